@@ -1,0 +1,1 @@
+"""Apps: one folder each."""

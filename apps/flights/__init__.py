@@ -1,0 +1,1 @@
+"""Flights: will it arrive 15 minutes late or more?"""

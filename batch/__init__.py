@@ -1,0 +1,1 @@
+"""Batch jobs: history into training rows, predictions and state."""

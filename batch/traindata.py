@@ -1,0 +1,292 @@
+"""Training rows: what was knowable at the moment of each prediction, with what then came to pass.
+
+    <out>/train/2013-01.parquet …      one file per month (UTC) of event time, rows by (event_time, event_id)
+    <out>/validate/…  <out>/test/…
+    <out>/_training.json               what made them, what was left out and why
+
+Columns: ``event_id``, ``event_time``, ``publish_time``, one per feature, ``label``. The same app and history give
+the same bytes, whatever the shards and the runner. A folder is written under another name and renamed when it is
+whole; if it was made from the same definitions and the same history, it is kept as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch import runner
+from batch.labels import LABEL_NULL, NO_LABEL
+from batch.rows import OUTSIDE, UNSPLIT, row_schema, write_rows
+from batch.splits import SPLITS_2013, Splits
+from batch.tables import History, open_history
+from shared_features.app import App
+from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.plan import Plan, make_plan
+from shared_features.schema import TIMESTAMP
+from shared_features.validate import MAX_FUTURE_S
+
+MANIFEST = "_training.json"
+FORMAT_VERSION = 1
+SHARDS = 8
+"""Into how many shards keys go by default: enough to spread over cores, few enough to cost nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSummary:
+    """What `make_training_rows` made, or found made.
+
+    Attributes:
+        folder: where the rows are.
+        reused: whether they were there already.
+        app, fingerprint: by which definitions.
+        history: URI of the history.
+        rows, label_share: rows and share of true labels per split.
+        events: events read.
+        events_left_out: events that were not folded, by reason.
+        rows_left_out: events predicted on that gave no row, by reason.
+        files, bytes: Parquet files written and their size together.
+        seconds: how long making them took, wall clock.
+    """
+
+    folder: str
+    reused: bool
+    app: str
+    fingerprint: str
+    history: str
+    rows: dict[str, int]
+    label_share: dict[str, float]
+    events: int
+    events_left_out: dict[str, int]
+    rows_left_out: dict[str, int]
+    files: int
+    bytes: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return dataclasses.asdict(self)
+
+
+def make_training_rows(
+    app: App,
+    history: str | Path,
+    out: str | Path,
+    *,
+    splits: Splits = SPLITS_2013,
+    shards: int = SHARDS,
+    runner_options: Sequence[str] = (),
+    progress: runner.Progress | None = None,
+) -> TrainingSummary:
+    """Write training rows to ``out``, or find that they are there already, and sum them up.
+
+    Args:
+        history: a folder or file of Parquet, or ``bq://project.dataset.table``; see `open_history`.
+        shards: into how many shards keys go; changes nothing in the rows.
+        runner_options: Beam's; see `runner.run`. Workers must see ``out`` and the history.
+        progress: called with the share done and the step at work.
+
+    Raises:
+        HistoryError: the history is missing, has not the app's columns, or gives no row.
+        ConfigurationError: the app has no label, or ``out`` cannot be written or holds something else.
+    """
+    started = time.monotonic()
+    watch = progress or _silent
+    watch(0.0, "look at the history")
+    if app.label is None:
+        raise ConfigurationError(f"app {app.name!r} has no label to train on: add label=Label(...) to it")
+    source = open_history(history, make_plan(app))
+    out = Path(out)
+    origin = _origin(app, source, splits)
+    held = _manifest(out)
+    if held is not None and source.version is not None and held["origin"] == origin and _intact(out, held):
+        watch(1.0, "reused")
+        return _summary(out, held, reused=True)
+    _check_target(out, held)
+    with _beside(out) as folder:
+        counts = write_rows(app, source, folder, splits, shards, runner_options, watch)
+        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.parquet"))}
+        if not files:
+            raise HistoryError(
+                f"history {source.uri} gives no training row for app {app.name!r} ({_listed(counts)}): "
+                "wanted events predicted on, within the splits, with a label"
+            )
+        seconds = round(time.monotonic() - started, 3)
+        manifest = {"origin": origin, "files": files, "counts": counts, "seconds": seconds}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        _put(folder, out)
+    watch(1.0, "written")
+    return _summary(out, manifest, reused=False)
+
+
+def features_of_history(
+    app: App,
+    history: str | Path,
+    *,
+    event_ids: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    published_until: datetime | None = None,
+    shards: int = SHARDS,
+    runner_options: Sequence[str] = (),
+    progress: runner.Progress | None = None,
+) -> pa.Table:
+    """The features that training rows would have, with or without a label, by the same steps.
+
+    Args:
+        event_ids: only these events; None takes all.
+        since, until: only events predicted on with event time in [since, until), aware datetimes. What their
+            windows can reach is folded all the same, so that they are as full as in training.
+        published_until: fold only what was published before; without it, all that came later is read too.
+
+    Returns:
+        ``event_id``, ``event_time``, ``publish_time`` and one column per feature, by (event_time, event_id).
+
+    Raises:
+        HistoryError: as for `make_training_rows`.
+    """
+    plan = make_plan(app)
+    source = open_history(history, plan, since=_warm_from(plan, since), until=published_until)
+    ids = None if event_ids is None else pa.array(list(event_ids), pa.string())
+    with tempfile.TemporaryDirectory(prefix="sameriver-") as name:
+        folder = Path(name)
+        write_rows(app, source, folder, None, shards, runner_options, progress or _silent)
+        schema = row_schema(app, labelled=False)
+        tables = []
+        for path in sorted((folder / UNSPLIT).glob("*.parquet")):
+            table = pq.read_table(path)
+            keep = pc.is_valid(table["event_time"])
+            if ids is not None:
+                keep = pc.and_(keep, pc.is_in(table["event_id"], ids))
+            if since is not None:
+                keep = pc.and_(keep, pc.greater_equal(table["event_time"], pa.scalar(since, TIMESTAMP)))
+            if until is not None:
+                keep = pc.and_(keep, pc.less(table["event_time"], pa.scalar(until, TIMESTAMP)))
+            tables.append(table.filter(keep))
+        return pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
+
+
+def _warm_from(plan: Plan, since: datetime | None) -> datetime | None:
+    """From which publish time on history decides the features of events from ``since`` on.
+
+    What is published before ``since`` - lateness - longest window - 10 min has an event time of at most
+    ``since`` - lateness - longest window: it lies in no window of an event from ``since`` on, and cannot be the
+    greatest event time of its key once that event is folded (contract C2).
+    """
+    if since is None:
+        return None
+    reach_us = plan.app.lateness_us + max((stage.longest_us for stage in plan.stages), default=0)
+    return since - timedelta(microseconds=reach_us, seconds=MAX_FUTURE_S)
+
+
+# -- the folder ---------------------------------------------------------------------------------------------
+def _origin(app: App, source: History, splits: Splits) -> dict[str, Any]:
+    """All that decides the rows."""
+    assert app.label is not None
+    return {
+        "format_version": FORMAT_VERSION,
+        "app": app.name,
+        "fingerprint": app.fingerprint,
+        "features": list(app.features),
+        "label": app.label.definition,
+        "splits": splits.as_dict(),
+        "history": source.uri,
+        "history_version": source.version,
+    }
+
+
+def _manifest(out: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and {"origin", "files", "counts"} <= set(manifest) else None
+
+
+def _intact(out: Path, manifest: dict[str, Any]) -> bool:
+    found = {path.relative_to(out).as_posix(): path.stat().st_size for path in out.rglob("*.parquet")}
+    return bool(found == manifest["files"])
+
+
+def _check_target(out: Path, held: dict[str, Any] | None) -> None:
+    """Refuse to replace what is not ours."""
+    if held is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigurationError(
+            f"training rows cannot be written to {out}, which holds something else: name an empty folder"
+        )
+
+
+class _beside:  # noqa: N801
+    """A new folder beside ``out``, gone at the end unless it was renamed."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def __enter__(self) -> Path:
+        try:
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.", dir=self._out.parent))
+        except OSError as error:
+            raise ConfigurationError(
+                f"training rows cannot be written to {self._out} ({error.strerror or error}): "
+                "make the folder writable or name another one"
+            ) from error
+        self._folder.chmod(0o755)
+        return self._folder
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Rename ``folder`` to ``out``; what was there is gone only once the new rows are in place."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.rename(old / "rows")
+    folder.rename(out)
+    shutil.rmtree(old)
+
+
+def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> TrainingSummary:
+    counts, origin = manifest["counts"], manifest["origin"]
+    splits = ("train", "validate", "test")
+    rows = {split: counts.get(f"rows.{split}", 0) for split in splits}
+    return TrainingSummary(
+        folder=str(out),
+        reused=reused,
+        app=origin["app"],
+        fingerprint=origin["fingerprint"],
+        history=origin["history"],
+        rows=rows,
+        label_share={split: counts.get(f"positive.{split}", 0) / rows[split] for split in splits if rows[split]},
+        events=counts.get("events.read", 0),
+        events_left_out=_starting("left_out.", counts),
+        rows_left_out={name: counts.get(f"rows.{name}", 0) for name in (NO_LABEL, LABEL_NULL, OUTSIDE)},
+        files=len(manifest["files"]),
+        bytes=sum(manifest["files"].values()),
+        seconds=manifest["seconds"],
+    )
+
+
+def _starting(prefix: str, counts: dict[str, int]) -> dict[str, int]:
+    return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nothing read"
+
+
+def _silent(share: float, step: str) -> None:
+    """The progress of someone who does not look."""

@@ -1,0 +1,280 @@
+"""Verify: recompute what was served through the batch path and compare it bit for bit.
+
+Four questions, each answered by count and by the first offence in full:
+
+1. *Features*: does the batch path, given the archived events and their positions, give the very bits served?
+2. *Predictions*: does the model, given those features again, answer within 1e-6? (TensorFlow's last bits vary
+   with the size of a batch.) A rule must answer the same bits.
+3. *Reactions*: do the conditions, given the archived predictions, fire for the same events?
+4. *Training rows*, where a history is given: is each served row the one that ``traindata`` makes for the same
+   event? A difference is allowed only if the folds really saw different events, and is named by its cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch.skew import COMMIT_ROW, Causes, TrainingRows
+from shared_features.app import App, Model, Rule
+from shared_features.compute import compute_block
+from shared_features.errors import FingerprintError, HistoryError
+from shared_features.plan import Plan, make_plan
+from streaming import archive as archives
+from streaming import results
+
+PREDICTION_TOLERANCE = 1e-6
+
+Predict = Callable[[pa.RecordBatch], Future[results.Answer]]
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was compared and what differed.
+
+    Attributes:
+        events: archived rows. predictions: rows served with a prediction. features: feature values compared.
+        feature_mismatches, prediction_mismatches, reaction_mismatches: values that differ.
+        predictions_unchecked: predictions of a model version that is not served any more.
+        training_compared: served rows found in the training rows. training_mismatches: those that differ without
+            a late arrival as the cause. training_causes: differing rows by cause.
+        first_mismatch: the first difference in full, or None.
+    """
+
+    events: int = 0
+    predictions: int = 0
+    features: int = 0
+    feature_mismatches: int = 0
+    prediction_mismatches: int = 0
+    predictions_unchecked: int = 0
+    reaction_mismatches: int = 0
+    training_compared: int = 0
+    training_mismatches: int = 0
+    training_causes: dict[str, int] = field(default_factory=dict)
+    first_mismatch: str | None = None
+
+    @property
+    def mismatches(self) -> int:
+        """Differences that must not be: features, predictions and reactions."""
+        return self.feature_mismatches + self.prediction_mismatches + self.reaction_mismatches
+
+    @property
+    def ok(self) -> bool:
+        return self.mismatches == 0 and self.training_mismatches == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All counts, for ``--json``."""
+        return {**asdict(self), "mismatches": self.mismatches}
+
+    def note(self, text: str) -> None:
+        if self.first_mismatch is None:
+            self.first_mismatch = text
+
+
+def verify(
+    app: App,
+    archive: Path,
+    *,
+    predict: Predict | None = None,
+    training: TrainingRows | None = None,
+) -> VerifyReport:
+    """Compare an archive with the batch path.
+
+    Args:
+        app: the app that served; its fingerprint must be the archive's.
+        archive: folder that the streaming job wrote.
+        predict: asks the model again; None leaves predictions of served models unchecked.
+        training: rows that ``traindata`` makes of the full history, or None to leave them out.
+
+    Raises:
+        FingerprintError: the archive was written with other features.
+        HistoryError: there is no archive, or it is damaged.
+    """
+    written = archives.identity(archive)
+    if written["fingerprint"] != app.fingerprint:
+        raise FingerprintError(
+            f"archive {archive} was written by fingerprint {written['fingerprint']}, the app has {app.fingerprint}: "
+            "verify it with the version of the app that wrote it"
+        )
+    report = VerifyReport()
+    served = read_served(archive)
+    if served is None:
+        return report
+    plan = make_plan(app)
+    replayed = replay(plan, served)
+    served = by_identity(served)
+    report.events = served.num_rows
+    asked = results.asked_rows(app, served)
+    _compare_features(app, served, replayed, asked, report)
+    _compare_predictions(app, served, replayed, predict, report)
+    _compare_reactions(app, served, replayed, report)
+    if training is not None:
+        _compare_training(plan, served, training, report)
+    return report
+
+
+def read_served(archive: Path) -> pa.RecordBatch | None:
+    """All archived rows as one block, in commit order; None if there are none."""
+    blocks = [commit.block for commit in archives.read_commits(archive) if commit.block.num_rows]
+    if not blocks:
+        return None
+    table = pa.concat_tables([pa.Table.from_batches([block]) for block in blocks], promote_options="default")
+    table = table.append_column(COMMIT_ROW, pa.array(np.arange(table.num_rows)))
+    return table.combine_chunks().to_batches()[0]
+
+
+def replay(plan: Plan, served: pa.RecordBatch) -> pa.RecordBatch:
+    """Features of the archived events by the batch path, sorted by identity."""
+    known = ("feature.", "prediction.", "reaction.", "outcome", "failure", "model", COMMIT_ROW)
+    bare = served.select([name for name in served.schema.names if not name.startswith(known)])
+    return by_identity(compute_block(plan, bare))
+
+
+def by_identity(block: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows sorted by (event type, event id).
+
+    Raises:
+        HistoryError: an identity comes twice; the archive holds each once.
+    """
+    order = [("event_type", "ascending"), ("event_id", "ascending")]
+    ordered = block.take(pc.sort_indices(pa.Table.from_batches([block]), sort_keys=order))
+    types, ids = ordered.column("event_type"), ordered.column("event_id")
+    if len(ids) > 1:
+        same = pc.and_(pc.equal(types[1:], types[:-1]), pc.equal(ids[1:], ids[:-1]))
+        if pc.any(same).as_py():
+            row = same.index(True).as_py()
+            raise HistoryError(f"event {ids[row]} of type {types[row]} stands twice in the archive, wanted it once")
+    return ordered
+
+
+def same_bits(a: pa.Array, b: pa.Array) -> np.ndarray:
+    """Where two arrays of one type are equal to the bit, null equal to null only; bool, shape [rows]."""
+    if pa.types.is_floating(a.type):
+        a, b = (pa.Array.from_buffers(pa.int64(), len(x), x.buffers(), offset=x.offset) for x in (a, b))
+    equal = pc.fill_null(pc.equal(a, b), False)
+    both_null = pc.and_(pc.is_null(a), pc.is_null(b))
+    return np.asarray(pc.or_(equal, both_null).to_numpy(zero_copy_only=False))
+
+
+def _describe(block: pa.RecordBatch, row: int) -> str:
+    return f"event {block.column('event_id')[row]} at {block.column('event_time')[row]}"
+
+
+def _compare_features(
+    app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, asked: np.ndarray, report: VerifyReport
+) -> None:
+    for name in (name for name in replayed.schema.names if name.startswith("stage.")):
+        differs = np.flatnonzero(~same_bits(served.column(name), replayed.column(name)))
+        report.feature_mismatches += len(differs)
+        if len(differs):
+            report.note(f"{name} of {_describe(served, int(differs[0]))} is not what the archive's rows give")
+    for name in app.features:
+        ours, theirs = served.column(f"feature.{name}"), replayed.column(f"feature.{name}")
+        differs = np.flatnonzero(~same_bits(ours, theirs))
+        report.features += len(asked)
+        report.feature_mismatches += len(differs)
+        if len(differs):
+            row = int(differs[0])
+            report.note(
+                f"feature {name!r} of {_describe(served, row)}: served {ours[row]}, batch gives {theirs[row]}; "
+                f"defined as {app.features[name].key}"
+            )
+
+
+def _compare_predictions(
+    app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, predict: Predict | None, report: VerifyReport
+) -> None:
+    rows = np.flatnonzero(pc.equal(served.column("outcome"), results.PREDICTED).to_numpy(zero_copy_only=False))
+    report.predictions = len(rows)
+    if not len(rows):
+        return
+    versions = served.column("model_version").take(pa.array(rows)).to_numpy(zero_copy_only=False)
+    for model in app.models:
+        mine = pc.fill_null(pc.equal(served.column("model"), model.name), False).to_numpy(zero_copy_only=False)[rows]
+        if not mine.any():
+            continue
+        answer = _ask_again(app, model, replayed, rows[mine], predict)
+        if answer is None:
+            report.predictions_unchecked += int(mine.sum())
+            continue
+        current = versions[mine] == answer.version
+        report.predictions_unchecked += int((~current).sum())
+        for name in model.outputs:
+            column = served.column(f"prediction.{model.name}.{name}")
+            wanted = column.take(pa.array(rows[mine])).to_numpy(zero_copy_only=False)
+            off = np.abs(wanted - answer.outputs[name]) > (0.0 if isinstance(model, Rule) else PREDICTION_TOLERANCE)
+            off[list(answer.refused)] = True
+            differs = np.flatnonzero(off & current)
+            report.prediction_mismatches += len(differs)
+            if len(differs):
+                i = int(differs[0])
+                report.note(
+                    f"prediction {name!r} of {_describe(served, int(rows[mine][i]))}: served {wanted[i]!r}, "
+                    f"model {model.name!r} version {answer.version} now answers {answer.outputs[name][i]!r}"
+                )
+
+
+def _ask_again(
+    app: App, model: Model, replayed: pa.RecordBatch, rows: np.ndarray, predict: Predict | None
+) -> results.Answer | None:
+    """The model's answer for ``rows``, in requests of at most 1,024 rows."""
+    if isinstance(model, Rule):
+        whole = results.apply_rule(app, model, replayed)
+        position = {int(row): i for i, row in enumerate(results.asked_rows(app, replayed))}
+        taken = [position[int(row)] for row in rows]
+        outputs = {name: values[taken] for name, values in whole.outputs.items()}
+        return results.Answer(outputs, {}, whole.version)
+    if predict is None:
+        return None
+    starts = range(0, len(rows), 1024)
+    waiting = [predict(results.feature_block(app, replayed, rows[start : start + 1024])) for start in starts]
+    answers = [future.result() for future in waiting]
+    refused = {start + i: why for start, a in zip(starts, answers, strict=True) for i, why in a.refused.items()}
+    outputs = {name: np.concatenate([a.outputs[name] for a in answers]) for name in model.outputs}
+    return results.Answer(outputs, refused, answers[0].version)
+
+
+def _compare_reactions(app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, report: VerifyReport) -> None:
+    ended = {
+        name: served.column(name) for name in served.schema.names if name.startswith("prediction.") or name == "outcome"
+    }
+    fired: Mapping[str, pa.Array] = {}
+    if any(name.startswith("reaction.") for name in served.schema.names):
+        fired = results.reactions(app, replayed, ended)
+    for name, theirs in fired.items():
+        ours = served.column(name)
+        differs = np.flatnonzero(~same_bits(ours, theirs))
+        report.reaction_mismatches += len(differs)
+        if len(differs):
+            row = int(differs[0])
+            report.note(f"{name} of {_describe(served, row)}: served {ours[row]}, replay gives {theirs[row]}")
+
+
+def _compare_training(plan: Plan, served: pa.RecordBatch, training: TrainingRows, report: VerifyReport) -> None:
+    rows, matching = training.match(served)
+    report.training_compared = len(rows)
+    causes: Causes | None = None
+    by_row: dict[int, dict[str, str]] = {}
+    for name, value in plan.app.features.items():
+        ours = served.column(f"feature.{name}").take(pa.array(rows))
+        theirs = training.features.column(f"feature.{name}").take(pa.array(matching))
+        for i in np.flatnonzero(~same_bits(ours, theirs)).tolist():
+            causes = causes or Causes(plan, served, training)
+            cause = causes.of(int(matching[i]), value)
+            by_row.setdefault(i, {})[name] = cause
+            if cause != "late_arrival":
+                report.note(
+                    f"training row of {_describe(served, int(rows[i]))} differs in feature {name!r} ({cause}): "
+                    f"served {ours[i]}, traindata gives {theirs[i]}"
+                )
+    for found in by_row.values():
+        cause = next((c for c in ("unexplained", "cold_state") if c in found.values()), "late_arrival")
+        report.training_causes[cause] = report.training_causes.get(cause, 0) + 1
+        report.training_mismatches += cause != "late_arrival"

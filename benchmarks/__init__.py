@@ -1,0 +1,1 @@
+"""What README quotes, measured: one program per table."""

@@ -1,0 +1,52 @@
+"""The `sameriver` command: what it can do stands in `commands`, one file per group."""
+
+from __future__ import annotations
+
+import click
+
+from commands.data import data
+from commands.demo import demo
+from commands.group import Commands, set_up_logging, stop_with_parent, unwind_on_termination
+from commands.publish import publish
+from commands.servers import broker, serve
+from commands.stream import stream
+from commands.tail import tail
+from commands.training import evaluate, train, traindata
+from commands.up import up
+from commands.verify import verify
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "auto_envvar_prefix": "SAMERIVER",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 110,
+    },
+)
+@click.version_option(package_name="sameriver", prog_name="sameriver")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="warning",
+    help="What is logged to standard error.",
+)
+def main(log_level: str) -> None:
+    """Streaming prediction without training-serving skew.
+
+    Every option can also be given as an environment variable: SAMERIVER_<COMMAND>_<OPTION>, for example
+    SAMERIVER_STREAM_ARCHIVE. Exit codes: 0 done; 1 a difference was found, or a defect; 2 something that the
+    sentence on standard error says how to mend.
+    """
+    unwind_on_termination()
+    stop_with_parent()
+    set_up_logging(log_level)
+
+
+for command in (demo, up, data, traindata, train, evaluate, verify, serve, broker, stream, publish, tail):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main(prog_name="sameriver")

@@ -1,0 +1,89 @@
+"""The three processes that make an app live: broker, model server and streaming job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from commands.options import PROJECT
+from commands.processes import Child, Record
+
+START_S = 120.0
+DRAIN_S = 120.0
+STOP_S = 20.0
+
+
+class Live:
+    """Broker, model server and job of one app, started in the order in which they need each other.
+
+    Args:
+        app_name: as given to ``--app``.
+        served: whether the app's model needs a server.
+        logs: folder for what they say.
+        on_exit: called with a child that ends, on a thread of its own; also when it was told to.
+    """
+
+    def __init__(
+        self, app_name: str, *, served: bool, logs: Path, on_exit: Callable[[Child], None] | None = None
+    ) -> None:
+        self._app_name, self._served, self._logs, self._on_exit = app_name, served, logs, on_exit
+        self.broker: Child | None = None
+        self.model_server: Child | None = None
+        self.job: Child | None = None
+
+    def start_broker(self, port: int = 0, data: Path | None = None) -> None:
+        """Start the broker; `broker_at` waits for it."""
+        kept = ["--in-memory"] if data is None else ["--data", str(data)]
+        self.broker = self._child("broker", ["broker", "--port", str(port), *kept])
+
+    def start_model_server(self, models: Path, port: int = 0) -> None:
+        """Start the model server, if the app's model needs one; `model_at` waits for it."""
+        if self._served:
+            arguments = ["serve", "--app", self._app_name, "--models", str(models), "--port", str(port)]
+            self.model_server = self._child("model server", arguments)
+
+    def start_job(self, archive: Path) -> None:
+        """Start the job towards broker and model server, which must be ready; `job_ready` waits for it."""
+        arguments = ["stream", "--app", self._app_name, "--archive", str(archive), "--emulator", self.broker_at()]
+        arguments += ["--project", PROJECT]
+        if self.model_server is not None:
+            arguments += ["--model-server", self.model_at()]
+        elif self._served:
+            arguments += ["--collect"]
+        self.job = self._child("streaming job", arguments)
+
+    def broker_at(self) -> str:
+        """``host:port`` of the broker, once it is ready. Raises ChildError."""
+        assert self.broker is not None
+        return str(self.broker.wait_ready(START_S)["host_port"])
+
+    def model_at(self) -> str:
+        """``host:port`` of the model server, once it is ready. Raises ChildError."""
+        assert self.model_server is not None
+        return str(self.model_server.wait_ready(START_S)["host_port"])
+
+    def job_ready(self) -> Record:
+        """What the job said when it was ready. Raises ChildError."""
+        assert self.job is not None
+        return self.job.wait_ready(START_S)
+
+    def drain(self) -> Record:
+        """Let the job finish what it has pulled and end; its totals. Raises ChildError."""
+        assert self.job is not None
+        self.job.stop(DRAIN_S)
+        return self.job.wait(10)
+
+    def children(self) -> list[Child]:
+        """What has been started: the job first, which drains through the two others, the broker last."""
+        return [child for child in (self.job, self.model_server, self.broker) if child is not None]
+
+    def stop(self) -> None:
+        """Stop what runs, in the order of `children`."""
+        with ExitStack() as stack:
+            for child in reversed(self.children()):
+                stack.callback(child.stop, DRAIN_S if child is self.job else STOP_S)
+
+    def _child(self, name: str, arguments: list[str]) -> Child:
+        log = self._logs / f"{name.replace(' ', '-')}.log"
+        return Child(name, ["cli", *arguments, "--json"], log, on_exit=self._on_exit)

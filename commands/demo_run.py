@@ -1,0 +1,318 @@
+"""The demo's course: prepare, go live, warm up, replay at a steady rate and in a burst, drain, verify, sum up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from commands import options
+from commands.children import Live
+from commands.demo_tally import Tally
+from commands.demo_verdict import summary, verdict
+from commands.demo_view import Stage, View, export_svg
+from commands.preparation import Preparation
+from commands.processes import Child, ChildError, Record, wait_until
+from commands.replay import BURST, STEADY, WARM, ReplaySettings, make_replay
+from shared_features.app import App
+from shared_features.errors import ConfigurationError
+from streaming.naming import reaction_topics, topic
+
+RATE = 255.0
+"""Events a second at which latency is measured."""
+
+QUIET_S = 20.0
+"""How long predictions may stay away before those missing count as lost."""
+
+STAGES = {
+    "data": "history",
+    "training rows": "training rows",
+    "model": "model",
+    "live": "processes",
+    "warm": "warm-up",
+    "steady": "steady, 255/s",
+    "burst": "burst",
+    "drain": "drain",
+    "verify": "verify",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What to show.
+
+    Attributes:
+        quick: three days instead of seven, 12 s of steady rate instead of 40 s.
+        seed: of what is made late or sent twice.
+        picture: file for one frame as SVG.
+    """
+
+    quick: bool = False
+    seed: int = 1
+    picture: Path | None = None
+
+    def replay(self) -> ReplaySettings:
+        """The first days of November 2013, UTC."""
+        days, steady_s = (3, 12) if self.quick else (7, 40)
+        since = datetime(2013, 11, 1, tzinfo=UTC)
+        return ReplaySettings(since, since.replace(day=1 + days), int(RATE * steady_s), seed=self.seed)
+
+
+class DemoRun:
+    """One demo in a folder of its own under ``var/demo``; as a context it stops all it started, whatever happens.
+
+    Args:
+        app, app_name: the app, and as given to ``--app``.
+        models: folder of its models.
+        settings: what to show.
+    """
+
+    def __init__(self, app: App, app_name: str, models: Path, settings: DemoSettings) -> None:
+        self.app, self._app_name, self._models, self._settings = app, app_name, models, settings
+        self._stages = {key: Stage(name) for key, name in STAGES.items()}
+        self.view = View(f"sameriver demo · {app.name}", list(self._stages.values()))
+        self._listeners: list[Callable[[Stage], None]] = []
+        self._stack = ExitStack()
+        self._began_s = time.monotonic()
+
+    def __enter__(self) -> DemoRun:
+        self._folder, lock = _new_folder(options.VAR / "demo")
+        self._stack.enter_context(lock)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def listen(self, listener: Callable[[Stage], None]) -> None:
+        """Call ``listener`` after each change of a stage."""
+        self._listeners.append(listener)
+
+    def play(self) -> dict[str, Any]:
+        """The whole demo; the summary as `--json` prints it.
+
+        Raises:
+            SameriverError: something is missing or cannot be used.
+            ChildError: one of the processes failed.
+        """
+        logs = self._folder / "logs"
+        live = Live(self._app_name, served=options.served_model(self.app) is not None, logs=logs)
+        self._stack.callback(live.stop)
+        live.start_broker(data=self._folder / "broker")
+        preparation = Preparation(
+            self.app,
+            self._app_name,
+            models=self._models,
+            quick=self._settings.quick,
+            logs=logs,
+            tell=self._progress,
+        )
+        self._stack.callback(preparation.stop)
+        auc = self._prepare(preparation)
+        tally, publisher, subscriber = self._go_live(live, preparation, logs)
+        self._replay(tally, publisher)
+        with self._stage("drain") as stage:
+            totals = live.drain()
+            wait_until(lambda: time.monotonic() - tally.changed_s > 0.5, 10)
+            lost = tally.lost()
+            stage.detail = f"{tally.predictions():,} predictions of {tally.departures():,} departures, {lost:,} lost"
+        publisher.stop(5)
+        subscriber.stop(5)
+        with self._stage("verify") as stage:
+            report = self._verify(live, preparation, logs)
+            compared, differ = report["features"], report["mismatches"]
+            stage.detail = f"{compared:,} features compared bit for bit, {differ:,} mismatches"
+        seconds = time.monotonic() - self._began_s
+        result = summary(tally, self._folder / "archive", totals, report, auc=auc, seconds=seconds)
+        self.view.verdict = verdict(result)
+        return result
+
+    def _prepare(self, preparation: Preparation) -> float:
+        with self._stage("data") as stage:
+            history = preparation.data()
+            events = sum(history["events"].values())
+            stage.detail = f"{history['scheduled']:,} flights of 2013, {events:,} events{_kept(history)}"
+        with self._stage("training rows") as stage:
+            rows = preparation.rows()
+            stage.detail = f"{sum(rows['rows'].values()):,} rows, {len(self.app.features)} features{_kept(rows)}"
+        with self._stage("model") as stage:
+            model = preparation.model()
+            auc = float(model["metrics"]["test"]["auc"])
+            stage.detail = f"{model['model']} version {model['version']}, test AUC {auc:.4f}{_kept(model)}"
+        return auc
+
+    def _go_live(self, live: Live, preparation: Preparation, logs: Path) -> tuple[Tally, Child, Child]:
+        """Start model server, job, publisher and subscriber; all are ready when this returns."""
+        with self._stage("live") as stage:
+            stage.detail = "starting model server and streaming job"
+            live.start_model_server(self._models)
+            replay = make_replay(self.app, preparation.history, self._settings.replay())
+            replay.write(self.app, self._folder / "replay.arrow")
+            tally = Tally(self.app, replay)
+            emulator = {"PUBSUB_EMULATOR_HOST": live.broker_at()}
+            names = [f"--predictions={topic(self.app.name, 'predictions')}"]
+            names += [f"--reactions={name}" for name in reaction_topics(self.app).values()]
+            names += [f"--dead-letters={topic(self.app.name, 'dead-letters')}", f"--project={options.PROJECT}"]
+            subscriber = Child(
+                "subscriber",
+                ["commands.replay_subscriber", *names],
+                logs / "subscriber.log",
+                environment=emulator,
+                on_record=lambda record: _receive(tally, record),
+            )
+            self._stack.callback(subscriber.stop, 5)
+            live.start_job(self._folder / "archive")
+            live.job_ready()
+            target = [f"--project={options.PROJECT}", f"--topic={topic(self.app.name, 'events')}"]
+            publisher = Child(
+                "publisher",
+                ["commands.replay_publisher", str(self._folder / "replay.arrow"), *target],
+                logs / "publisher.log",
+                environment=emulator,
+                on_record=lambda record: _note_sent(tally, record),
+            )
+            self._stack.callback(publisher.stop, 5)
+            subscriber.wait_ready(60)
+            publisher.wait_ready(60)
+            stage.detail = "broker, model server, streaming job; official publisher and subscriber"
+        self.view.tally = tally
+        self._live = live
+        return tally, publisher, subscriber
+
+    def _replay(self, tally: Tally, publisher: Child) -> None:
+        with self._stage("warm") as stage:
+            hours = (self.app.lateness_us // 3_600_000_000) + 24
+            self._phase(tally, publisher, WARM, None, stage)
+            stage.detail = f"{tally.published(WARM):,} events of the {hours} hours before, as long as windows reach"
+        with self._stage("steady") as stage:
+            self._phase(tally, publisher, STEADY, RATE, stage)
+            latency = tally.latency()
+            stage.detail = (
+                f"{tally.published(STEADY):,} events: publish to prediction {latency.p50_ms:.1f} ms (p50), "
+                f"{latency.p99_ms:.1f} ms (p99)"
+            )
+            if self._settings.picture is not None:
+                export_svg(self.view, self._settings.picture, "sameriver demo")
+        with self._stage("burst") as stage:
+            self._phase(tally, publisher, BURST, None, stage)
+            stage.detail = f"{tally.published(BURST):,} events, {tally.burst_events_per_s():,.0f} events/s"
+
+    def _phase(self, tally: Tally, publisher: Child, phase: int, rate: float | None, stage: Stage) -> None:
+        """Publish one phase and wait for its predictions."""
+        total = int((tally.replay.phase == phase).sum())
+        publisher.send({"phase": phase, "rate": rate})
+        tally.changed_s = time.monotonic()
+
+        def complete() -> bool:
+            self._check_alive(publisher)
+            self.view.observe()
+            published = tally.published(phase)
+            stage.share = published / total if total else 1.0
+            stage.detail = f"{published:,} of {total:,} events"
+            self._changed(stage)
+            done = tally.phases_done > phase and not len(tally.missing(phase))
+            return done or time.monotonic() - tally.changed_s > QUIET_S
+
+        wait_until(complete, 600)
+        if tally.phases_done <= phase:
+            raise ChildError(publisher, "did not get its messages acknowledged")
+
+    def _check_alive(self, *others: Child) -> None:
+        for child in (*self._live.children(), *others):
+            if child.exit_code is not None:
+                raise ChildError(child)
+
+    def _verify(self, live: Live, preparation: Preparation, logs: Path) -> Record:
+        arguments = ["--app", self._app_name, "--archive", str(self._folder / "archive")]
+        if live.model_server is not None:
+            arguments += ["--model-server", live.model_at()]
+        arguments += ["--history", str(preparation.history), "--json"]
+        child = Child("verify", ["cli", "verify", *arguments], logs / "verify.log")
+        self._stack.callback(child.stop, 5)
+        try:
+            return child.wait(300)
+        except ChildError:
+            if child.exit_code == 1 and child.result:  # it says that something differs
+                return child.result
+            raise
+
+    def _progress(self, step: str, share: float | None, line: str) -> None:
+        stage = self._stages[step]
+        stage.share, stage.detail = share, line
+        self._changed(stage)
+
+    @contextmanager
+    def _stage(self, key: str) -> Iterator[Stage]:
+        stage = self._stages[key]
+        stage.state, stage.began_s = "running", time.monotonic()
+        self._changed(stage)
+        yield stage
+        stage.state, stage.share, stage.seconds = "done", None, time.monotonic() - stage.began_s
+        self._changed(stage)
+
+    def _changed(self, stage: Stage) -> None:
+        for listener in self._listeners:
+            listener(stage)
+
+
+def _kept(made: dict[str, Any]) -> str:
+    return " (kept)" if made.get("reused") else ""
+
+
+def _receive(tally: Tally, record: Record) -> None:
+    """Take a report of the subscriber."""
+    if "predictions" in record:
+        tally.got(record["predictions"])
+        tally.reactions += record["reactions"]
+        tally.dead_letters.update(record["dead_letters"])
+
+
+def _note_sent(tally: Tally, record: Record) -> None:
+    """Take a report of the publisher."""
+    if "sent" in record:
+        tally.sent(record["sent"])
+    elif "phase_done" in record:
+        tally.failed += record["failed"]
+        tally.phases_done = record["phase_done"] + 1
+
+
+def _new_folder(home: Path) -> tuple[Path, IO[str]]:
+    """A folder for this run, held by a lock; those of earlier runs that have ended are removed.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for old in home.glob("run-*"):
+            _remove_unless_held(old)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=home))
+        lock = (folder / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ConfigurationError(
+            f"folder {home} cannot be written ({error.strerror}): make it writable, or run the demo elsewhere"
+        ) from None
+    return folder, lock
+
+
+def _remove_unless_held(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return  # another run is just making it, or is removing it
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""How every command ends: 0 only on success, 2 with one sentence for what can be mended, 1 for a defect."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import IO, Any
+
+import click
+
+log = logging.getLogger("sameriver")
+
+STOP_WITH_PARENT = "SAMERIVER_STOP_WITH_PARENT"
+"""Set for a child process: its standard input ends when its parent is gone, and then it stops too."""
+
+
+class CommandError(click.ClickException):
+    """A command failed in a way that was foreseen.
+
+    Args:
+        message: one sentence.
+        exit_code: of the command; click has it as a constant of the class.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.__dict__["exit_code"] = exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the sentence to standard error."""
+        click.echo(f"error: {self.format_message()}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """A group of commands that tells expected errors in one sentence and logs the others whole."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; expected errors exit 2, unexpected ones 1."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            # Whoever read our output has enough, as `head` has. Python would complain when it flushes at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(0)
+        except Exception as error:
+            from shared_features.errors import SameriverError  # numba and Arrow come with it
+
+            if isinstance(error, SameriverError):
+                click.echo(f"error: {one_line(error)}", err=True)
+                ctx.exit(2)
+            log.exception("unexpected error in `sameriver %s`; this is a defect", ctx.invoked_subcommand)
+            ctx.exit(1)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line."""
+    return " ".join(str(error).split())
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines on standard error; third parties' from WARNING on."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("sameriver", "batch", "commands", "serving", "streaming", "training"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def unwind_on_termination() -> None:
+    """Make SIGTERM end this process by an exception, so that what it started is stopped and tidied up."""
+
+    def end(signal_number: int, _frame: object) -> None:
+        raise SystemExit(128 + signal_number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+
+
+def stop_with_parent() -> None:
+    """In a child process (see `STOP_WITH_PARENT`): behave as on SIGTERM once the parent is gone."""
+    if os.environ.pop(STOP_WITH_PARENT, None) is None:
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -1,0 +1,130 @@
+"""Options that several commands share, and the folders and ports that they stand for where they are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from shared_features.app import App
+    from streaming.topics import Endpoint
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+BROKER_PORT = 8085
+"""The port that Google's own Pub/Sub emulator has."""
+
+MODEL_PORT = 8500
+"""The port that TensorFlow Serving's gRPC API has."""
+
+PROJECT = "sameriver"
+VAR = Path("var")
+
+
+def app_option(command: Command) -> Command:
+    """``--app``, the name of a bundled app or the path of one."""
+    return click.option("--app", "app_name", default="flights", help="Bundled app, or path of a folder with app.py.")(
+        command
+    )
+
+
+def json_option(command: Command) -> Command:
+    """``--json``: the last line of standard output is one JSON object."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, the last line.")(
+        command
+    )
+
+
+def folder_option(name: str, what: str, default: str) -> Callable[[Command], Command]:
+    """An option that names a folder; None stands for ``default``, which may depend on the app."""
+    return click.option(
+        name, type=click.Path(path_type=Path, file_okay=False), show_default=default, help=f"Folder of {what}."
+    )
+
+
+def pubsub_options(command: Command) -> Command:
+    """``--project`` and ``--emulator``: where the topics are."""
+    command = click.option(
+        "--emulator",
+        envvar="PUBSUB_EMULATOR_HOST",
+        metavar="HOST:PORT",
+        help="Broker or emulator to use; without it Google's Pub/Sub.  [env: PUBSUB_EMULATOR_HOST]",
+    )(command)
+    return click.option(
+        "--project",
+        default=PROJECT,
+        envvar=["PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"],
+        help="Project of the topics; brokers take any.  [env: PUBSUB_PROJECT_ID]",
+    )(command)
+
+
+def load(app_name: str) -> App:
+    """The app; ConfigurationError if there is none."""
+    from shared_features import load_app
+
+    return load_app(app_name)
+
+
+def endpoint(project: str, emulator: str | None) -> Endpoint:
+    """Where the topics are, as the options say."""
+    from streaming.topics import Endpoint
+
+    return Endpoint(project, emulator)
+
+
+@contextmanager
+def reaching(where: Endpoint) -> Iterator[None]:
+    """Say what to do where topics cannot be reached.
+
+    Raises:
+        ConfigurationError: in place of a `TopicError`.
+    """
+    from shared_features.errors import ConfigurationError
+    from streaming.topics import TopicError
+
+    try:
+        yield
+    except TopicError as error:
+        if error.code.name == "NOT_FOUND":
+            what, todo = "a topic is missing", "start the job, which makes it (`sameriver up` or `sameriver stream`)"
+        elif where.host_port is None:
+            what, todo = "Google's Pub/Sub refuses", "check project and permissions, or give --emulator"
+        else:
+            what, todo = "no broker answers", "start one (`sameriver up`) or correct PUBSUB_EMULATOR_HOST"
+        raise ConfigurationError(f"{what} in {where}: {todo} ({str(error).rstrip('.')})") from error
+
+
+def served_model(app: App) -> str | None:
+    """Name of the model that a server must serve for ``app``; None if it has none or its first is a rule."""
+    from shared_features.app import Rule
+
+    return None if not app.models or isinstance(app.models[0], Rule) else app.models[0].name
+
+
+def history_folder(app: App) -> Path:
+    """Where the history of ``app`` is unless an option says otherwise."""
+    return VAR / "history" / app.name
+
+
+def training_folder(app: App) -> Path:
+    """Where its training rows are."""
+    return VAR / "training" / app.name
+
+
+def models_folder(app: App) -> Path:
+    """Where its models are, one folder each."""
+    return VAR / "models" / app.name
+
+
+def archive_folder(app: App) -> Path:
+    """Where its streaming job writes its archive."""
+    return VAR / "archive" / app.name
+
+
+def reports_folder(app: App) -> Path:
+    """Where reports on its models are."""
+    return VAR / "reports" / app.name

@@ -1,0 +1,137 @@
+"""What must be there before an app can go live: history, training rows, a model; what is there and fits is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands import options
+from commands.processes import Child
+from shared_features.app import App
+from shared_features.errors import ConfigurationError
+from training.export import read_summary, versions
+
+Tell = Callable[[str, float | None, str], None]
+"""Called with the step (``data``, ``training rows`` or ``model``), the share done and a line."""
+
+WITH_DATA = ("flights",)
+"""Apps whose history `sameriver data` can make."""
+
+
+def has_model(models: Path, name: str) -> bool:
+    """Whether there is any version of the model."""
+    return bool(versions(models / name))
+
+
+def fitting_model(app: App, models: Path, name: str, rows: Path, *, quick: bool) -> dict[str, Any] | None:
+    """The summary of the latest version, if it was made from these features and no older than the rows.
+
+    Args:
+        quick: whether a model of few rows and epochs will do.
+    """
+    found = versions(models / name)
+    if not found:
+        return None
+    try:
+        summary = read_summary(models / name / str(found[-1]))
+        rows_made = (rows / "_training.json").stat().st_mtime
+    except (ConfigurationError, OSError):
+        return None
+    made = datetime.fromisoformat(summary["created"]).timestamp()
+    if summary["fingerprint"] != app.fingerprint or made < int(rows_made) or (summary["quick"] and not quick):
+        return None
+    wanted = {**json.loads(json.dumps(app.models[0].options))}
+    if any(summary["options"].get(option) != value for option, value in wanted.items() if option != "epochs"):
+        return None
+    return {**summary, "version": found[-1]}
+
+
+class Preparation:
+    """Makes what is missing, each step in a process of its own (TensorFlow and Beam go when they are done).
+
+    Args:
+        app, app_name: the app, and as given to ``--app``.
+        var: folder with ``history``, ``training`` and ``models``.
+        models: folder of the app's models.
+        quick: whether a quickly trained model will do.
+        logs: folder for what the steps say.
+        tell: called as they go.
+
+    `data`, `rows` and `model` raise ChildError, with the step's own sentence, if it fails.
+    """
+
+    def __init__(
+        self, app: App, app_name: str, *, models: Path, quick: bool, logs: Path, tell: Tell, var: Path = options.VAR
+    ) -> None:
+        if app.name not in WITH_DATA:
+            raise ConfigurationError(
+                f"app {app.name!r} has no data to prepare by itself: wanted one of {', '.join(WITH_DATA)}"
+            )
+        self._app, self._app_name, self._quick = app, app_name, quick
+        self._models, self._logs, self._tell = models, logs, tell
+        self.history = var / "history" / app.name
+        self.training = var / "training" / app.name
+        self.running: Child | None = None
+
+    def data(self) -> dict[str, Any]:
+        """The history's summary."""
+        return self._run("data", ["data", self._app.name, "--out", str(self.history)])
+
+    def rows(self) -> dict[str, Any]:
+        """The training rows' summary."""
+        arguments = ["--app", self._app_name, "--history", str(self.history), "--out", str(self.training)]
+        return self._run("training rows", ["traindata", *arguments])
+
+    def model(self) -> dict[str, Any]:
+        """The model's summary, with ``version`` and ``reused``."""
+        name = options.served_model(self._app)
+        if name is None:
+            raise ConfigurationError(f"app {self._app.name!r} has no model to train: add Model(...) to its file")
+        found = fitting_model(self._app, self._models, name, self.training, quick=self._quick)
+        if found is not None:
+            return {**found, "reused": True}
+        arguments = ["--app", self._app_name, "--rows", str(self.training), "--models", str(self._models)]
+        trained = self._run("model", ["train", *arguments, *(["--quick"] if self._quick else [])])
+        return {**trained, "reused": False}
+
+    def stop(self) -> None:
+        """Stop the step at work, if any."""
+        if self.running is not None:
+            self.running.stop(5)
+
+    def _run(self, step: str, arguments: list[str]) -> dict[str, Any]:
+        def note(record: dict[str, Any]) -> None:
+            if "progress" in record:
+                told = record["progress"]
+                self._tell(step, float(told.get("done", 0.0)), str(told.get("detail", "")))
+
+        log = self._logs / f"{step.replace(' ', '-')}.log"
+        self.running = Child(step, ["cli", *arguments, "--json"], log, on_record=note)
+        try:
+            return self.running.wait()
+        finally:
+            self.running.stop(5)
+            self.running = None
+
+
+def make_quick_model(app: App, app_name: str, models: Path) -> None:
+    """Make a model from nothing, quickly, and say how it goes on standard error."""
+    said = set()
+
+    def tell(step: str, _share: float | None, _line: str) -> None:
+        if step not in said:
+            said.add(step)
+            click.echo(f"making {step} …", err=True)
+
+    preparation = Preparation(app, app_name, models=models, quick=True, logs=options.VAR / "log" / app.name, tell=tell)
+    try:
+        preparation.data()
+        preparation.rows()
+        preparation.model()
+    finally:
+        preparation.stop()

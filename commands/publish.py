@@ -1,0 +1,94 @@
+"""`sameriver publish`: events from a file to the app's topic, checked before they are sent."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from commands import options, output
+from commands.group import CommandError
+from commands.options import app_option, json_option, pubsub_options
+from streaming.naming import topic
+
+SHOWN = 20
+
+
+@click.command()
+@click.argument("file", metavar="FILE|-", help="Path, or - for standard input.")
+@app_option
+@pubsub_options
+@click.option("--type", "event_type", help="Event type of every row; otherwise the row's own event_type.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["jsonl", "csv", "avro", "parquet"]),
+    show_default="by the file's ending; jsonl for -",
+    help="Format of the file.",
+)
+@click.option("--no-check", is_flag=True, help="Send bad rows too; the job dead-letters them.")
+@click.option("--wait", "wait_s", default=10.0, type=click.FloatRange(0), help="Seconds to try to reach the topic.")
+@json_option
+def publish(
+    file: str,
+    app_name: str,
+    project: str,
+    emulator: str | None,
+    event_type: str | None,
+    file_format: str | None,
+    no_check: bool,
+    wait_s: float,
+    as_json: bool,
+) -> None:
+    """Publish the events of a file: JSON lines, CSV, an Avro container or Parquet (a history too).
+
+    Each row is checked first, as the job will check it. Bad rows are named with their line and not sent; the good
+    ones are, and the exit code is 2.
+    """
+    app = options.load(app_name)
+    from commands.event_files import BadRow, EventFile, check_rows, chunks
+    from shared_features.decode import Decoder
+    from streaming.topics import Publisher
+
+    events = EventFile(app, file, file_format=file_format, event_type=event_type)
+    decoder = Decoder(app.event_types)
+    target = topic(app.name, "events")
+    published, bad = 0, list[BadRow]()
+    endpoint = options.endpoint(project, emulator)
+    publisher = Publisher(endpoint, deadline_s=wait_s)
+    size = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
+    read = 0
+    try:
+        with options.reaching(endpoint), output.progress(f"publishing to {target}") as tell:
+            for chunk in chunks(events.rows(sys.stdin.buffer)):
+                good, refused = check_rows(decoder, chunk, time.time_ns() // 1_000)
+                bad += refused
+                sent = chunk if no_check else good
+                if sent:
+                    publisher.publish(target, [row.message for row in sent])
+                published += len(sent)
+                read += sum(len(row.message.data) for row in chunk)
+                tell(min(0.99, read / size) if size else 0.0, f"{published:,} published, {len(bad):,} refused")
+    finally:
+        publisher.close()
+    for one in bad[:SHOWN]:
+        click.echo(f"{file}:{one.number}: {one.reason}: {one.detail}", err=True)
+    if len(bad) > SHOWN:
+        click.echo(f"{file}: {len(bad) - SHOWN:,} more bad rows", err=True)
+    if as_json:
+        output.print_json(
+            {
+                "topic": target,
+                "published": published,
+                "refused": 0 if no_check else len(bad),
+                "bad": len(bad),
+                "bad_rows": [{"line": one.number, "reason": one.reason, "detail": one.detail} for one in bad[:SHOWN]],
+            }
+        )
+    else:
+        click.echo(f"{published:,} events published to {target}")
+    if bad and not no_check:
+        total = published + len(bad)
+        raise CommandError(f"{len(bad):,} of {total:,} rows of {file} were not sent: mend the rows named above", 2)

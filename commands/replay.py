@@ -1,0 +1,124 @@
+"""A stretch of history as a demo replays it: in fold order, some events late, some twice, in three phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared_features.app import App
+from shared_features.compute import to_block
+from shared_features.encode import rows_to_messages
+from shared_features.errors import HistoryError
+from shared_features.plan import make_plan
+
+WARM, STEADY, BURST = 0, 1, 2
+MINUTE_US = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """What to replay, and what to do to it on purpose.
+
+    Attributes:
+        since, until: events published in [since, until) are measured; aware datetimes.
+        steady_events: how many of them go out at a steady rate; the rest is one burst.
+        late_share: of the measured events, held back by ``late_min_us`` to ``late_max_us`` of event time.
+        twice_share: of the measured events, sent again up to ``late_max_us`` later.
+        seed: of all that is drawn.
+    """
+
+    since: datetime
+    until: datetime
+    steady_events: int
+    late_share: float = 0.05
+    twice_share: float = 0.01
+    late_min_us: int = 10 * MINUTE_US
+    late_max_us: int = 60 * MINUTE_US
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Messages in the order in which they are published.
+
+    Attributes:
+        block: the events, a row per message, flattened.
+        phase: of each message: `WARM`, `STEADY` or `BURST`; int8, never falling.
+        late: whether it was held back; bool.
+        again: whether it is the second copy of an event; bool.
+    """
+
+    block: pa.RecordBatch
+    phase: npt.NDArray[np.int8]
+    late: npt.NDArray[np.bool_]
+    again: npt.NDArray[np.bool_]
+
+    def write(self, app: App, path: Path) -> None:
+        """The messages as an Arrow file: ``data``, ``event_type``, ``event_id`` and ``phase``."""
+        data = [message.data for message in rows_to_messages(self.block, app.event_types)]
+        columns = {
+            "data": pa.array(data, pa.binary()),
+            "event_type": self.block.column("event_type"),
+            "event_id": self.block.column("event_id"),
+            "phase": pa.array(self.phase),
+        }
+        table = pa.table(columns)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+
+def warm_up_us(app: App) -> int:
+    """How far back a feature can look: the longest window and the lateness, microseconds."""
+    longest_us = max((stage.longest_us for stage in make_plan(app).stages), default=0)
+    return longest_us + app.lateness_us
+
+
+def make_replay(app: App, history: Path, settings: ReplaySettings) -> Replay:
+    """The replay of a history.
+
+    Before the measured events come those of `warm_up_us` before them, untouched, so that the state is as full as
+    in training. All go by (publish time, identity), the fold order of a history (contract C1), but for what is
+    held back or sent again.
+
+    Raises:
+        HistoryError: there is no such history, or nothing in the measured time.
+    """
+    since_us, until_us = (int(time.timestamp()) * 1_000_000 for time in (settings.since, settings.until))
+    block = read_history(app, history, since_us - warm_up_us(app), until_us)
+    published = block.column("publish_time").cast(pa.int64()).to_numpy()
+    measured = np.flatnonzero(published >= since_us)
+    if not len(measured):
+        raise HistoryError(
+            f"history {history} has no event published from {settings.since} to {settings.until}: wanted some to replay"
+        )
+    draw = np.random.default_rng(settings.seed)
+    held = draw.choice(measured, round(len(measured) * settings.late_share), replace=False)
+    again = draw.choice(measured, round(len(measured) * settings.twice_share), replace=False)
+    at = published.copy()
+    at[held] += draw.integers(settings.late_min_us, settings.late_max_us, len(held))
+    at_again = at[again] + draw.integers(MINUTE_US, settings.late_max_us, len(again))
+    rows = np.concatenate([np.arange(block.num_rows), again])
+    order = np.argsort(np.concatenate([at, at_again]), kind="stable")
+    rows, is_again = rows[order], order >= block.num_rows
+    is_late = np.isin(rows, held) & ~is_again
+    phase = np.where(published[rows] < since_us, WARM, STEADY).astype(np.int8)
+    phase[np.flatnonzero(phase)[settings.steady_events :]] = BURST
+    return Replay(block.take(pa.array(rows)), phase, is_late, is_again)
+
+
+def read_history(app: App, history: Path, from_us: int, to_us: int) -> pa.RecordBatch:
+    """Events published in [from, to) in fold order."""
+    instant = pa.timestamp("us", tz="UTC")
+    bounds = [("publish_time", ">=", pa.scalar(from_us, instant)), ("publish_time", "<", pa.scalar(to_us, instant))]
+    try:
+        table = pq.read_table(history, filters=bounds)
+    except (OSError, pa.ArrowException) as error:
+        raise HistoryError(f"history {history} cannot be read ({error}): run `sameriver data {app.name}`") from error
+    by = [("publish_time", "ascending"), ("event_type", "ascending"), ("event_id", "ascending")]
+    return to_block(app, table.sort_by(by))

@@ -1,0 +1,110 @@
+"""`sameriver stream`: the streaming job, until it is told to stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands import options, output
+from commands.options import app_option, folder_option, json_option, pubsub_options
+from commands.signals import stop_signal
+
+if TYPE_CHECKING:
+    from shared_features.app import App
+    from streaming.job import JobSettings, StreamingJob
+
+
+@click.command()
+@app_option
+@pubsub_options
+@folder_option("--archive", "the job's archive, from which it comes back", "var/archive/<app>")
+@click.option(
+    "--model-server", default=f"127.0.0.1:{options.MODEL_PORT}", metavar="HOST:PORT", help="TF Serving's gRPC API."
+)
+@click.option("--collect", is_flag=True, help="No model: compute, archive and publish features only.")
+@click.option("--with-features", is_flag=True, help="Put the features into prediction messages.")
+@click.option("--horizon", "horizon_s", default=7 * 86_400, help="Deduplication horizon, seconds of event time.")
+@click.option("--max-future", "max_future_s", default=600, help="Seconds an event may lie after its publish time.")
+@click.option("--max-messages", default=1_000, type=click.IntRange(1), help="Messages of one pull: the largest block.")
+@json_option
+def stream(
+    app_name: str,
+    project: str,
+    emulator: str | None,
+    archive: Path | None,
+    model_server: str,
+    collect: bool,
+    with_features: bool,
+    horizon_s: int,
+    max_future_s: int,
+    max_messages: int,
+    as_json: bool,
+) -> None:
+    """Run the streaming job: events in, predictions and reactions out.
+
+    Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends.
+    """
+    app = options.load(app_name)
+    with stop_signal() as stop:
+        from streaming.job import JobSettings, StreamingJob
+
+        collect = collect or not app.models
+        settings = JobSettings(
+            endpoint=options.endpoint(project, emulator),
+            archive=archive or options.archive_folder(app),
+            model_server=None if collect or options.served_model(app) is None else model_server,
+            collect=collect,
+            with_features=with_features,
+            horizon_s=horizon_s,
+            max_future_s=max_future_s,
+            max_messages=max_messages,
+        )
+        job = StreamingJob(app, settings)
+        stop.drain = job.stop
+        _tell_ready(app, settings, job, as_json)
+        started_s = time.monotonic()
+        totals = asdict(job.run())
+        totals["seconds"] = round(time.monotonic() - started_s, 3)
+        if as_json:
+            output.print_json(totals)
+        else:
+            _tell_totals(totals)
+
+
+def _tell_totals(totals: dict[str, Any]) -> None:
+    outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(totals["outcomes"].items()))
+    click.echo(
+        f"drained after {totals['seconds']:.0f} s: received {totals['received']:,}: {outcomes or 'no event folded'}, "
+        f"{totals['duplicates']:,} duplicates, {totals['dead_letters']:,} dead letters"
+    )
+
+
+def _tell_ready(app: App, settings: JobSettings, job: StreamingJob, as_json: bool) -> None:
+    from streaming.naming import subscription_of, topics_of
+
+    model = "no model: collecting features" if settings.collect else app.models[0].name
+    if settings.model_server is not None:
+        model += f" at {settings.model_server}"
+    where = settings.endpoint.host_port or "Google's Pub/Sub"
+    if as_json:
+        output.print_json(
+            {
+                "ready": True,
+                "app": app.name,
+                "fingerprint": app.fingerprint,
+                "model": model,
+                "recovered_rows": job.recovered.rows,
+                "subscription": subscription_of(app),
+                "topics": topics_of(app),
+            }
+        )
+        return
+    recovered = f", {job.recovered.rows:,} events recovered" if job.recovered.rows else ""
+    click.echo(
+        f"streaming {app.name}: {topics_of(app)['events']} at {where}, project {settings.endpoint.project}; {model}; "
+        f"archive {settings.archive}{recovered}; Ctrl-C drains and ends"
+    )

@@ -1,0 +1,157 @@
+"""`sameriver traindata | train | evaluate`: from history to a model and to what it is worth.
+
+TensorFlow is loaded by a process of its own: it takes seconds and 600 MB, and stays out of whoever calls this.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from commands import options, output
+from commands.jobs import run_job
+from commands.options import app_option, folder_option, json_option
+
+if TYPE_CHECKING:
+    from shared_features.app import App
+
+
+@click.command()
+@app_option
+@click.option("--history", show_default="var/history/<app>", help="Folder of Parquet, or bq://project.dataset.table.")
+@folder_option("--out", "the training rows", "var/training/<app>")
+@click.option("--shards", default=4, type=click.IntRange(1), help="Into how many shards keys go; changes no row.")
+@click.option(
+    "--beam", "beam_options", multiple=True, metavar="OPTION", help="Beam option, such as --runner=FlinkRunner."
+)
+@json_option
+def traindata(
+    app_name: str, history: str | None, out: Path | None, shards: int, beam_options: tuple[str, ...], as_json: bool
+) -> None:
+    """Training rows: features as of each event, with what then came to pass."""
+    app = options.load(app_name)
+    with output.progress("training rows") as tell:
+        tell(0.0, "loading Beam")
+        from batch.traindata import make_training_rows
+
+        summary = make_training_rows(
+            app,
+            history or options.history_folder(app),
+            out or options.training_folder(app),
+            shards=shards,
+            runner_options=beam_options,
+            progress=tell,
+        )
+    if as_json:
+        output.print_json(summary.as_dict())
+        return
+    found = "found" if summary.reused else f"written in {summary.seconds:.0f} s"
+    click.echo(f"{summary.folder}: {found}, {summary.files} files, {summary.bytes / 1e6:.0f} MB")
+    shares = summary.label_share
+    lines = [[split, f"{rows:,}", f"{shares.get(split, 0):.1%}"] for split, rows in summary.rows.items()]
+    output.print_table(["split", "rows", "label true"], lines)
+    for what, left_out in (("events", summary.events_left_out), ("rows", summary.rows_left_out)):
+        for reason, count in left_out.items():
+            if count:
+                click.echo(f"{what} left out, {reason.replace('_', ' ')}: {count:,}")
+
+
+@click.command()
+@app_option
+@folder_option("--rows", "the training rows", "var/training/<app>")
+@folder_option("--models", "models, one folder each", "var/models/<app>")
+@click.option("--quick", is_flag=True, help="Fewer rows and epochs, for trying things out.")
+@click.option("--seed", default=1, help="Of shuffling, weights and dropout.")
+@json_option
+def train(app_name: str, rows: Path | None, models: Path | None, quick: bool, seed: int, as_json: bool) -> None:
+    """Train the app's model and export it as the next version."""
+    app = options.load(app_name)
+    name = _model(app)
+    model = app.models[0]
+    arguments = ["--rows", str(rows or options.training_folder(app))]
+    arguments += ["--models", str(models or options.models_folder(app)), "--model", name]
+    arguments += ["--fingerprint", app.fingerprint, "--options", json.dumps(model.options), "--seed", str(seed)]
+    with output.progress(f"training {name}") as tell:
+        trained = run_job("training.train", [*arguments, *(["--quick"] if quick else [])], tell)
+    if as_json:
+        output.print_json(trained)
+        return
+    test = trained["metrics"]["test"]
+    click.echo(
+        f"{trained['path']}: version {trained['version']} of {name}, trained in {trained['duration_s']:.0f} s; on the "
+        f"test split AUC {test['auc']:.4f}, log loss {test['log_loss']:.4f}"
+    )
+
+
+@click.command()
+@app_option
+@folder_option("--rows", "the training rows", "var/training/<app>")
+@folder_option("--models", "models, one folder each", "var/models/<app>")
+@click.option("--version", type=click.IntRange(1), show_default="the latest", help="Version of the model.")
+@folder_option("--out", "the report and the plot", "var/reports/<app>")
+@click.option("--resamples", default=500, type=click.IntRange(2), help="Of the bootstrap.")
+@json_option
+def evaluate(
+    app_name: str,
+    rows: Path | None,
+    models: Path | None,
+    version: int | None,
+    out: Path | None,
+    resamples: int,
+    as_json: bool,
+) -> None:
+    """Judge the model on the test split, beside baselines on the very same rows; plot ROC and calibration."""
+    from training.export import latest_version
+
+    app = options.load(app_name)
+    name = _model(app)
+    rows = rows or options.training_folder(app)
+    out = out or options.reports_folder(app)
+    home = models or options.models_folder(app)
+    folder = home / name / str(version) if version is not None else latest_version(home, name)
+    arguments = ["--rows", str(rows), "--version", str(folder), "--out", str(out), "--resamples", str(resamples)]
+    baseline = app.models[0].options.get("baseline")
+    if baseline is not None:
+        arguments += ["--baseline-feature", str(baseline)]
+    with TemporaryDirectory(prefix="sameriver-") as temporary, output.progress(f"evaluating {name}") as tell:
+        tell(0.0, "the app's rules")
+        report = run_job("training.evaluate", [*arguments, *_rules(app, rows, Path(temporary))], tell)
+    if as_json:
+        output.print_json(report)
+        return
+    from training.evaluate import report_table
+
+    headings, lines = report_table(report)
+    click.echo(f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}")
+    output.print_table(headings, lines)
+    for path in report["files"]:
+        click.echo(path)
+
+
+def _model(app: App) -> str:
+    """The name of the app's model; ConfigurationError if there is none to train."""
+    from shared_features.errors import ConfigurationError
+
+    name = options.served_model(app)
+    if name is None:
+        raise ConfigurationError(
+            f"app {app.name!r} has no model to train: wanted models=[Model(...)] first in its file"
+        )
+    return name
+
+
+def _rules(app: App, rows: Path, folder: Path) -> list[str]:
+    """Arguments that hand over, as a file in ``folder``, what the app's rules say of the test rows."""
+    import pyarrow.parquet as pq
+
+    from commands.rules import rule_probabilities
+
+    table = rule_probabilities(app, rows / "test") if (rows / "test").is_dir() else None
+    if table is None:
+        return []
+    pq.write_table(table, folder / "rules.parquet")
+    return ["--rules", str(folder / "rules.parquet")]

@@ -1,0 +1,145 @@
+"""`sameriver up`: broker, model server and streaming job of one app, on fixed ports, until Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import click
+
+from commands import options, output
+from commands.children import Live
+from commands.group import CommandError
+from commands.options import app_option, folder_option, json_option
+from commands.processes import Child, ChildError, check_port_free
+from commands.signals import stop_signal
+
+if TYPE_CHECKING:
+    from shared_features.app import App
+
+
+@click.command()
+@app_option
+@folder_option("--models", "models, one folder each", "var/models/<app>")
+@folder_option("--archive", "the job's archive, from which it comes back", "var/archive/<app>")
+@folder_option("--data", "the broker's messages, which survive a restart", "var/broker")
+@click.option("--in-memory", is_flag=True, help="The broker keeps nothing over a restart.")
+@click.option("--broker-port", default=options.BROKER_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--model-port", default=options.MODEL_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--make", "make_model", is_flag=True, help="No model yet: make one first, quickly.")
+@folder_option("--logs", "what the three processes say", "var/log/<app>")
+@json_option
+def up(
+    app_name: str,
+    models: Path | None,
+    archive: Path | None,
+    data: Path | None,
+    in_memory: bool,
+    broker_port: int,
+    model_port: int,
+    make_model: bool,
+    logs: Path | None,
+    as_json: bool,
+) -> None:
+    """Start broker, model server and job of an app, and stay. Publish events, read predictions.
+
+    Ctrl-C drains the job, then stops the others. If one of them dies, all are stopped and the exit code is 1.
+    """
+    app = options.load(app_name)
+    models = models or options.models_folder(app)
+    served = options.served_model(app)
+    check_port_free(broker_port, "broker", "--broker-port")
+    if served is not None:
+        check_port_free(model_port, "model server", "--model-port")
+        _ensure_model(app, app_name, models, make_model)
+    ended: SimpleQueue[Child | None] = SimpleQueue()
+    live = Live(app_name, served=served is not None, logs=logs or options.VAR / "log" / app.name, on_exit=ended.put)
+    with stop_signal() as stop:
+        try:
+            live.start_broker(broker_port, None if in_memory else data or options.VAR / "broker")
+            live.start_model_server(models, model_port)
+            live.start_job(archive or options.archive_folder(app))
+            live.job_ready()
+            _tell_ready(app, live, as_json)
+            stop.drain = lambda: ended.put(None)
+            dead = ended.get()
+            if dead is not None:
+                raise ChildError(dead)
+            if not as_json:
+                click.echo("\nstopping: the job drains first", err=True)
+        finally:
+            stop.drain = lambda: None
+            live.stop()
+        totals = live.job.result if live.job is not None else {}
+        _check_ends(live)
+        if as_json:
+            output.print_json({"stopped": True, "totals": totals})
+        else:
+            click.echo(f"stopped; {totals.get('received', 0):,} events were received")
+
+
+def _check_ends(live: Live) -> None:
+    for child in live.children():
+        if child.exit_code != 0:
+            raise CommandError(str(ChildError(child)))
+
+
+def _ensure_model(app: App, app_name: str, models: Path, make_model: bool) -> None:
+    """Make a model where there is none and we were asked to.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    from commands.preparation import has_model, make_quick_model
+    from commands.servers import check_model
+
+    name = options.served_model(app)
+    assert name is not None
+    if make_model and not has_model(models, name):
+        make_quick_model(app, app_name, models)
+    check_model(models, name, app.name, "or let `sameriver up --make` do it")
+
+
+def _tell_ready(app: App, live: Live, as_json: bool) -> None:
+    from streaming.naming import reaction_topics, topic
+
+    host_port = live.broker_at()
+    topics = {
+        "events": topic(app.name, "events"),
+        "predictions": topic(app.name, "predictions"),
+        **{f"reaction {name}": of for name, of in reaction_topics(app).items()},
+        "dead letters": topic(app.name, "dead-letters"),
+    }
+    model_server = None if live.model_server is None else live.model_at()
+    if as_json:
+        output.print_json(
+            {
+                "ready": True,
+                "pubsub_emulator_host": host_port,
+                "project": options.PROJECT,
+                "topics": topics,
+                "model_server": model_server,
+                "process_ids": {child.name: child.process.pid for child in live.children()},
+            }
+        )
+        return
+    lines = "\n".join(f"  {role:<18}{name}" for role, name in topics.items())
+    click.echo(
+        f"""{app.name} is up. Any Pub/Sub client on this machine reaches it with
+
+  export PUBSUB_EMULATOR_HOST={host_port}
+
+in project {options.PROJECT}:
+
+{lines}
+
+From Python:
+
+  from google.cloud import pubsub_v1
+  publisher = pubsub_v1.PublisherClient()
+  publisher.publish("projects/{options.PROJECT}/topics/{topics["events"]}", data, event_type="{app.predict_on.name}")
+
+From the command line: sameriver publish FILE, sameriver tail.{f" The model: {model_server}." if model_server else ""}
+Ctrl-C drains and stops everything."""
+    )

@@ -1,0 +1,1 @@
+"""Model server and client that speak the API of TensorFlow Serving."""

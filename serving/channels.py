@@ -1,0 +1,56 @@
+"""One gRPC channel per process, target and credentials, shared by all clients that use it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import grpc
+
+_LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
+_MESSAGE_LIMIT = -1  # the server's affair; gRPC's default of 4 MB would refuse blocks of a few thousand rows
+
+_lock = threading.Lock()
+_channels: dict[tuple[int, str, int], tuple[grpc.Channel, int]] = {}
+
+
+def acquire(target: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """The process's channel to `target`; hand it back with `release`."""
+    key = (os.getpid(), target, id(credentials))
+    with _lock:
+        channel, users = _channels.get(key, (None, 0))
+        if channel is None:
+            options = _options(target)
+            if credentials is None:
+                channel = grpc.insecure_channel(target, options)
+            else:
+                channel = grpc.secure_channel(target, credentials, options)
+        _channels[key] = (channel, users + 1)
+        return channel
+
+
+def release(channel: grpc.Channel) -> None:
+    """Give a channel back; the last user closes it."""
+    with _lock:
+        for key, (known, users) in _channels.items():
+            if known is channel:
+                if users > 1:
+                    _channels[key] = (known, users - 1)
+                    return
+                del _channels[key]
+                break
+    channel.close()
+
+
+def _options(target: str) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_send_message_length", _MESSAGE_LIMIT),
+        ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
+        # gRPC's own pauses between connection attempts grow to two minutes: a server that is back must be found.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        # http_proxy in the environment is not for this machine's own servers.
+        ("grpc.enable_http_proxy", 0 if target.startswith(_LOOPBACK) else 1),
+    ]

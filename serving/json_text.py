@@ -1,0 +1,80 @@
+"""JSON text as TensorFlow Serving writes it.
+
+Source: tensorflow_serving/util/json_tensor.cc (WriteDecimal) and RapidJSON's PrettyWriter. A float is written with 6
+digits if these give it back, else 9 (17 for a double), always with a point; NaN and Infinity are bare words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+
+def decimal(value: float, single: bool = False) -> str:
+    """A float as the real server writes it.
+
+    >>> [decimal(v) for v in (2.0, 0.1, 1 / 3, 9e6, float("nan"))]
+    ['2.0', '0.1', '0.33333333333333331', '9e+06', 'NaN']
+    """
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "-Infinity" if value < 0 else "Infinity"
+    text = f"{value:g}"
+    back = float(np.float32(text)) if single else float(text)
+    if back != value:
+        text = f"{value:.9g}" if single else f"{value:.17g}"
+    return text if "." in text or "e" in text else text + ".0"
+
+
+class PrettyWriter:
+    """Writes JSON with RapidJSON's PrettyWriter's white space, which clients' golden files have."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._levels: list[list[Any]] = []  # [is array, values so far]
+        self.single_line_arrays = False
+
+    def text(self) -> str:
+        """All that was written."""
+        return "".join(self._parts)
+
+    def raw(self, token: str) -> None:
+        """A value that is JSON already."""
+        self._prefix()
+        self._parts.append(token)
+
+    def string(self, value: str) -> None:
+        """A string or a key."""
+        self.raw(json.dumps(value, ensure_ascii=False))
+
+    def start(self, bracket: str) -> None:
+        """Begin an array or an object."""
+        self.raw(bracket)
+        self._levels.append([bracket == "[", 0])
+
+    def end(self, bracket: str) -> None:
+        """End the innermost."""
+        is_array, count = self._levels.pop()
+        if count and not (is_array and self.single_line_arrays):
+            self._parts.append("\n" + " " * 4 * len(self._levels))
+        self._parts.append(bracket)
+
+    def _prefix(self) -> None:
+        if not self._levels:
+            return
+        level = self._levels[-1]
+        is_array, count = level
+        if is_array:
+            if count:
+                self._parts.append(", " if self.single_line_arrays else ",")
+            if not self.single_line_arrays:
+                self._parts.append("\n" + " " * 4 * len(self._levels))
+        elif count % 2:
+            self._parts.append(": ")
+        else:
+            self._parts.append((",\n" if count else "\n") + " " * 4 * len(self._levels))
+        level[1] += 1

@@ -1,0 +1,102 @@
+"""Answers of the REST API: tensors to JSON, in rows or columns as they were asked."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from serving.json_text import PrettyWriter, decimal
+from serving.rest_json import INTEGERS, TYPE_NAMES
+from serving.status import invalid
+from serving.tensors import numbers, strings
+from serving.wire import DataType
+
+_STRING = int(DataType.DT_STRING)
+
+
+def predictions(outputs: Any, in_rows: bool) -> str:
+    """The body of an answer to predict."""
+    if not outputs:
+        raise invalid("Cannot convert empty tensor map to JSON")
+    tensors = {name: _tokens(name, proto) for name, proto in sorted(outputs.items())}
+    writer = PrettyWriter()
+    writer.start("{")
+    named = len(tensors) > 1
+    if not in_rows:
+        writer.string("outputs")
+        if named:
+            writer.start("{")
+        for name, (shape, tokens) in tensors.items():
+            if named:
+                writer.string(name)
+            _write_values(writer, shape, tokens, 0, 0)
+        if named:
+            writer.end("}")
+        writer.end("}")
+        return writer.text()
+    size = -1
+    for name, (shape, _) in tensors.items():
+        if not shape:
+            raise invalid(f"Tensor name: {name} has no shape information ")
+        if size not in (-1, shape[0]):
+            raise invalid(f"Tensor name: {name} has inconsistent batch size: {shape[0]} expecting: {size}")
+        size = shape[0]
+    writer.string("predictions")
+    writer.start("[")
+    offsets = dict.fromkeys(tensors, 0)
+    for _ in range(size):
+        if named:
+            writer.start("{")
+        writer.single_line_arrays = True
+        for name, (shape, tokens) in tensors.items():
+            if named:
+                writer.string(name)
+            offsets[name] = _write_values(writer, shape, tokens, 1, offsets[name])
+        writer.single_line_arrays = False
+        if named:
+            writer.end("}")
+    writer.end("]")
+    writer.end("}")
+    return writer.text()
+
+
+def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[str], dim: int, offset: int) -> int:
+    if dim >= len(shape):
+        writer.raw(tokens[offset])
+        return offset + 1
+    writer.start("[")
+    for _ in range(shape[dim]):
+        offset = _write_values(writer, shape, tokens, dim + 1, offset)
+    writer.end("]")
+    return offset
+
+
+def _tokens(name: str, proto: Any) -> tuple[tuple[int, ...], list[str]]:
+    """Shape and elements as JSON."""
+    if proto.dtype == _STRING:
+        values, shape = strings(proto)
+        if name.endswith("_bytes"):
+            encoded = [base64.b64encode(value).decode() for value in values]
+            return shape, [f'{{"b64": {json.dumps(text)}}}' for text in encoded]
+        return shape, [json.dumps(value.decode("utf-8", "replace"), ensure_ascii=False) for value in values]
+    array = numbers(proto)
+    flat = array.ravel().tolist()
+    if proto.dtype in (DataType.DT_FLOAT, DataType.DT_HALF, DataType.DT_DOUBLE):
+        single = proto.dtype != DataType.DT_DOUBLE
+        return array.shape, [decimal(value, single) for value in flat]
+    if proto.dtype == DataType.DT_BOOL:
+        return array.shape, ["true" if value else "false" for value in flat]
+    if proto.dtype in INTEGERS:
+        return array.shape, [str(value) for value in flat]
+    raise invalid(f"Failed to write JSON value for tensor type: {TYPE_NAMES.get(proto.dtype, str(proto.dtype))}")
+
+
+def error_body(text: str) -> str:
+    """The body of every refusal."""
+    writer = PrettyWriter()
+    writer.start("{")
+    writer.string("error")
+    writer.string(text)
+    writer.end("}")
+    return writer.text()

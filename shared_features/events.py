@@ -1,0 +1,55 @@
+"""Event types: a schema whose fields can be used in expressions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from shared_features.errors import DefinitionError
+from shared_features.expressions import Field
+from shared_features.schema import EventSchema
+
+_DTYPES = {pa.int64(): "int64", pa.float64(): "float64", pa.bool_(): "bool", pa.string(): "string"}
+
+
+class EventType(EventSchema):
+    """One kind of event, described by an Avro record schema.
+
+    Args:
+        name: lower-case name; it prefixes the columns of the event in a block.
+        schema: path of the ``.avsc`` file, relative to the file that calls this.
+        time: field with the event time (``timestamp-micros`` or ``timestamp-millis``, UTC, not null).
+        id: field with the event's identity (string), or None to take it from the message.
+
+    Fields are attributes: ``departed.departure_delay`` is an expression.
+
+    Raises:
+        DefinitionError: the schema cannot be read or uses a type that features cannot carry.
+    """
+
+    def __init__(self, name: str, schema: str | Path, *, time: str, id: str | None = "event_id") -> None:
+        path = Path(schema)
+        if not path.is_absolute():
+            caller = sys._getframe(1).f_globals.get("__file__")
+            path = (Path(caller).parent if caller else Path.cwd()) / path
+        super().__init__(name, path, time=time, id=id)
+
+    def __getattr__(self, field: str) -> Field:
+        fields = self.__dict__.get("fields")
+        if fields is None or field.startswith("__"):
+            raise AttributeError(field)
+        if field not in fields:
+            raise DefinitionError(f"event type {self.name!r} has no field {field!r}: it has {sorted(fields)}")
+        return self.field(field)
+
+    def field(self, field: str) -> Field:
+        """The field as an expression, also where its name is taken by a Python attribute."""
+        if field == self.time:
+            return Field(self.name, field, "event_time", "timestamp")
+        if field == self.id:
+            return Field(self.name, field, "event_id", "string")
+        arrow = self.fields[field].arrow
+        dtype = "timestamp" if pa.types.is_timestamp(arrow) else _DTYPES[arrow]
+        return Field(self.name, field, f"{self.name}.{field}", dtype)

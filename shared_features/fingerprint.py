@@ -1,0 +1,93 @@
+"""The fingerprint: a hash of all that decides a feature's value (contract C8).
+
+It covers the definitions with their scales, the keys, the lateness, the schemas, the version of the kernel and
+the edition of the time-zone data. It stands in the training rows, the exported model and every prediction; a
+job whose fingerprint differs from its model's refuses to start and says which feature differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shared_features import timezones
+from shared_features.errors import FingerprintError
+from shared_features.nodes import Calendar
+
+if TYPE_CHECKING:
+    from shared_features.app import App
+
+KERNEL_VERSION = 1
+"""Raised whenever the kernel gives another value for the same definition; CHANGELOG.md says why."""
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, ASCII only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def of(definitions: Mapping[str, Any]) -> str:
+    """The fingerprint, 32 hexadecimal digits (BLAKE2b-128 of the canonical JSON)."""
+    return hashlib.blake2b(canonical(definitions).encode("ascii"), digest_size=16).hexdigest()
+
+
+def definitions(app: App) -> dict[str, Any]:
+    """All that decides the values of the app's features, as plain JSON values."""
+    used = {app.predict_on.name} | {event_type for key in app.keys for event_type in key.fields}
+    zoned = any(
+        isinstance(node, Calendar) and node.zone != "UTC"
+        for value in app.features.values()
+        for part in value.walk()
+        for node in _with_inputs(part)
+    )
+    return {
+        "app": app.name,
+        "predict_on": app.predict_on.name,
+        "features": {name: [value.dtype, value.definition] for name, value in app.features.items()},
+        "lateness_us": app.lateness_us,
+        "schemas": {name: app.event_types[name].canonical for name in sorted(used)},
+        "times": {name: [app.event_types[name].time, app.event_types[name].id] for name in sorted(used)},
+        "kernel_version": KERNEL_VERSION,
+        "timezone_edition": timezones.EDITION if zoned else None,
+    }
+
+
+def _with_inputs(node: Any) -> list[Any]:
+    """The node, and for an aggregate all nodes of its inputs."""
+    found = [node]
+    for part in (getattr(node, "value", None), getattr(node, "where", None)):
+        if part is not None and hasattr(part, "walk"):
+            found += list(part.walk())
+    return found
+
+
+def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], of_what: str) -> None:
+    """Raise unless two sets of definitions are equal.
+
+    Args:
+        ours: definitions of the running app.
+        theirs: definitions that ``of_what`` (for example "model wide_and_deep") was made with.
+
+    Raises:
+        FingerprintError: names the first feature, or other part, that differs and both definitions.
+    """
+    if canonical(ours) == canonical(theirs):
+        return
+    for part in sorted(set(ours) | set(theirs)):
+        mine, other = ours.get(part), theirs.get(part)
+        if canonical(mine) == canonical(other):
+            continue
+        if part == "features" and isinstance(mine, Mapping) and isinstance(other, Mapping):
+            for name in [*mine, *(name for name in other if name not in mine)]:
+                if canonical(mine.get(name)) != canonical(other.get(name)):
+                    raise FingerprintError(
+                        f"feature {name!r} differs from the one that {of_what} was made with: "
+                        f"the app has {canonical(mine.get(name))}, {of_what} has {canonical(other.get(name))}; "
+                        "run `sameriver traindata` and `sameriver train` to make one that matches"
+                    )
+        raise FingerprintError(
+            f"{part} differs from that of {of_what}: the app has {canonical(mine)[:300]}, "
+            f"{of_what} has {canonical(other)[:300]}; run `sameriver traindata` and `sameriver train`"
+        )

@@ -1,0 +1,1 @@
+"""The live road: topics, broker, streaming job, archive."""

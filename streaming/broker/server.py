@@ -1,0 +1,147 @@
+"""The broker as a thing to start and stop, in a process of its own or inside another one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from shared_features.errors import ConfigurationError
+from streaming.broker.clock import Clock, SystemClock
+from streaming.broker.commits import Commits
+from streaming.broker.core import Core
+from streaming.broker.database import Database
+from streaming.broker.recovery import recover
+from streaming.broker.service import Service
+from streaming.broker.storage import InMemory, Storage
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+STOP_GRACE_S = 2.0
+
+_OPTIONS = [
+    # Requests above 10 MB must reach the broker, to be refused as INVALID_ARGUMENT: a transport limit answers
+    # RESOURCE_EXHAUSTED, which clients retry for ten minutes.
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.so_reuseport", 0),  # a second broker on the same port is an error, not a lottery
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+]
+
+
+class Broker:
+    """An embedded Pub/Sub on loopback.
+
+    >>> broker = Broker()
+    >>> port = broker.start()
+    >>> port > 0
+    True
+    >>> broker.stop()
+
+    Args:
+        port: TCP port on 127.0.0.1; 0 takes a free one.
+        data_dir: folder for topics, subscriptions and messages; None keeps them in memory only.
+        clock: for tests.
+    """
+
+    def __init__(self, port: int = 0, data_dir: Path | None = None, clock: Clock | None = None) -> None:
+        self.port = port
+        self.data_dir = data_dir
+        self._clock = clock or SystemClock()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+
+    def start(self) -> int:
+        """Serve from a thread of its own; the port.
+
+        Raises:
+            ConfigurationError: the port is in use or the folder cannot be used.
+        """
+        storage = self._open_storage()
+        self._thread = threading.Thread(target=self._run, args=(storage,), name="broker", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self.port
+
+    def stop(self) -> None:
+        """End all calls with UNAVAILABLE, write what is left, and return. Harmless if not started."""
+        if self._thread is None or self._loop is None or self._stop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._thread = None
+
+    def __enter__(self) -> Broker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _open_storage(self) -> Storage:
+        if self.data_dir is None:
+            return InMemory()
+        return Database(self.data_dir)
+
+    def _run(self, storage: Storage) -> None:
+        try:
+            with contextlib.closing(storage):
+                asyncio.run(self._serve(storage))
+        except BaseException as error:
+            if self._ready.is_set():
+                log.error("the broker ended", exc_info=error)
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self, storage: Storage) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        core = Core(self._clock, storage)
+        for sentence in recover(core):
+            log.error("%s", sentence)
+        commits = Commits(core)
+        service = Service(core, commits)
+        server: Any = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers(service.handlers())
+        _check_port(self.port)
+        try:
+            self.port = server.add_insecure_port(f"{HOST}:{self.port}")
+        except RuntimeError:
+            raise _port_in_use(self.port) from None
+        await server.start()
+        commits.start()
+        self._ready.set()
+        await self._stop.wait()
+        service.stop()
+        await server.stop(STOP_GRACE_S)
+        await commits.close()
+
+
+def _check_port(port: int) -> None:
+    """Refuse a port in use before gRPC does, which would print lines of its own."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError):
+            raise _port_in_use(port) from None
+
+
+def _port_in_use(port: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"Port {port} on {HOST} cannot be listened on: stop what uses it, or choose another with --port."
+    )

@@ -1,0 +1,226 @@
+"""Delivery: predictions may overtake each other, commits may not. Archive, then publish, then acknowledge.
+
+Calls to the model outlive the bundle that started them. The queue restores the fold order: a row is durable only
+with or after every row folded before it (contract C6). One thread commits; it takes along everything at the head
+of the queue whose predictions have come, so that a burst shares one sync to disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shared_features.app import App, Model, Rule
+from shared_features.blocks import concat_blocks
+from streaming import results
+from streaming.archive import Archive
+from streaming.naming import topic
+from streaming.outgoing import dead_letter, outgoing
+from streaming.topics import Message, OutgoingMessage
+from streaming.work import Work
+
+log = logging.getLogger(__name__)
+
+MAX_GROUP_ROWS = 20_000
+
+Predictor = Callable[[pa.RecordBatch], Future[results.Answer]]
+Publish = Callable[[str, Sequence[OutgoingMessage]], object]
+Acknowledge = Callable[[Sequence[str]], None]
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts since the job started, for people to look at; the archive's commit records are what counts."""
+
+    received: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    commits: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    work: Work
+    answer: Future[results.Answer] | None
+
+
+class Delivery:
+    """The end of the road: a bounded queue in fold order and the thread that commits it.
+
+    Args:
+        app: the app; its first model predicts.
+        predict: starts a prediction of a feature block; None in collect mode. A rule needs no server.
+        archive, publish, acknowledge: where commits, outgoing messages and acknowledgements go.
+        max_waiting: works in the queue before `submit` blocks, which stops the pull (back-pressure).
+        with_features: whether prediction messages carry the features.
+        collect: record features only, whatever models the app names.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        predict: Predictor | None,
+        archive: Archive,
+        publish: Publish,
+        acknowledge: Acknowledge,
+        max_waiting: int = 64,
+        with_features: bool = False,
+        collect: bool = False,
+    ) -> None:
+        self.app, self.predict, self.archive = app, predict, archive
+        self.model: Model | None = None if collect or not app.models else app.models[0]
+        if predict is None and not isinstance(self.model, Rule):
+            self.model = None
+        self.publish, self.acknowledge = publish, acknowledge
+        self.max_waiting, self.with_features = max_waiting, with_features
+        self.totals = Totals()
+        self._queue: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Take one folded work; returns when the queue has room. Raises what made the committing thread fail."""
+        answer = self._ask(work.block) if work.block is not None and work.block.num_rows else None
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._queue) < self.max_waiting or self._failure is not None)
+            self._raise_failure()
+            self._queue.append(_Waiting(work, answer))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Commit everything that was submitted, then stop. Raises what made the committing thread fail."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("the job cannot commit any more") from self._failure
+
+    def _ask(self, block: pa.RecordBatch) -> Future[results.Answer] | None:
+        if self.model is None:
+            return None
+        rows = results.asked_rows(self.app, block)
+        if isinstance(self.model, Rule) or len(rows) == 0 or self.predict is None:
+            return None
+        return self.predict(results.feature_block(self.app, block, rows))
+
+    def _run(self) -> None:
+        try:
+            while group := self._next_group():
+                self._commit(group)
+                with self._changed:
+                    for _ in group:
+                        self._queue.popleft()
+                    self._changed.notify_all()
+        except BaseException as error:  # whatever it is, submit and close must know
+            log.error("the job stops: a commit failed", exc_info=error)
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _next_group(self) -> list[_Waiting]:
+        """Works at the head of the queue that are ready, at least one; empty when all is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            waiting = list(self._queue)
+        if not waiting:
+            return []
+        first = waiting[0]
+        if first.answer is not None:
+            first.answer.exception()  # waits; what went wrong is raised when the result is used
+        group, rows = [first], _rows(first)
+        for following in waiting[1:]:
+            rows += _rows(following)
+            if rows > MAX_GROUP_ROWS or not (following.answer is None or following.answer.done()):
+                break
+            group.append(following)
+        return group
+
+    def _commit(self, group: Sequence[_Waiting]) -> None:
+        blocks = [self._with_results(waiting) for waiting in group if _rows(waiting)]
+        works = [waiting.work for waiting in group]
+        refused = [(work.messages[one.index], one) for work in works for one in work.refused]
+        counts: dict[str, Any] = {
+            "received": sum(len(work.messages) for work in works),
+            "duplicates": sum(work.duplicates for work in works),
+            "dead_letters": {},
+        }
+        for _, one in refused:
+            counts["dead_letters"][one.reason] = counts["dead_letters"].get(one.reason, 0) + 1
+        outcomes: dict[str, int] = {}
+        for block in blocks:
+            for outcome, number in results.count_outcomes(block).items():
+                outcomes[outcome] = outcomes.get(outcome, 0) + number
+        counts["outcomes"] = outcomes
+        sent: dict[str, list[OutgoingMessage]] = {}
+        if blocks:
+            whole = concat_blocks(blocks)
+            counts["committed_at_us"] = time.time_ns() // 1000
+            sequence = self.archive.append(whole, counts)
+            sent = outgoing(self.app, whole, with_features=self.with_features)
+        elif works and (refused or counts["duplicates"]):
+            sequence = self.archive.append(pa.RecordBatch.from_pylist([], pa.schema([])), counts)
+        else:
+            return
+        letters = [part for message, one in refused for part in dead_letter(self.app, message, one.reason, one.detail)]
+        letters += self._failed_letters(group, blocks)
+        if letters:
+            sent[topic(self.app.name, "dead-letters")] = letters
+        for destination, messages in sent.items():
+            self.publish(destination, messages)
+        self.archive.mark_published(sequence)
+        self.acknowledge([message.ack_id for work in works for message in work.messages])
+        self._count(counts)
+
+    def _with_results(self, waiting: _Waiting) -> pa.RecordBatch:
+        block = waiting.work.block
+        assert block is not None
+        model, answer = self.model, None
+        if isinstance(model, Rule):
+            answer = results.apply_rule(self.app, model, block)
+        elif waiting.answer is not None:
+            answer = waiting.answer.result()
+        elif model is not None:
+            answer = results.Answer({name: np.zeros(0) for name in model.outputs}, {}, 0)
+        return results.with_results(self.app, block, model, answer)
+
+    def _failed_letters(self, group: Sequence[_Waiting], blocks: Sequence[pa.RecordBatch]) -> list[OutgoingMessage]:
+        """Dead letters of rows that the model refused, with their original bytes."""
+        letters = []
+        with_rows = [waiting.work for waiting in group if _rows(waiting)]
+        for work, block in zip(with_rows, blocks, strict=True):
+            for row, outcome in enumerate(block.column("outcome").to_pylist()):
+                if outcome == results.FAILED:
+                    message: Message = work.messages[work.rows[row]]
+                    letters += dead_letter(self.app, message, results.FAILED, str(block.column("failure")[row]))
+        return letters
+
+    def _count(self, counts: dict[str, Any]) -> None:
+        totals = self.totals
+        totals.received += counts["received"]
+        totals.duplicates += counts["duplicates"]
+        totals.dead_letters += sum(counts["dead_letters"].values())
+        totals.commits += 1
+        for outcome, number in counts["outcomes"].items():
+            totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + number
+
+
+def _rows(waiting: _Waiting) -> int:
+    return 0 if waiting.work.block is None else int(waiting.work.block.num_rows)

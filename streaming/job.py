@@ -1,0 +1,225 @@
+"""The streaming job: topic -> decode -> keyed stages -> features -> predict -> archive -> publish -> ack.
+
+It runs on Beam's in-process runner, named explicitly. Everything after the source fuses into one stage and runs
+inside the source's ``yield``; a test on the optimised graph keeps it so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, fn_runner
+
+from serving.client import ModelClient
+from shared_features.app import App, Rule
+from shared_features.compute import warm_up
+from shared_features.decode import Decoder
+from shared_features.fingerprint import check_same
+from shared_features.plan import Plan, make_plan
+from streaming import runtime
+from streaming.archive import Archive
+from streaming.deduplication import Deduplicator
+from streaming.delivery import Delivery, Totals
+from streaming.naming import subscription_of, topics_of
+from streaming.recovery import recover
+from streaming.results import Answer
+from streaming.source import PullMessages
+from streaming.stages import Decode, Deliver, Features, KeyedStage
+from streaming.topics import Endpoint, Publisher, Subscriber, create_subscription, create_topic
+from streaming.work import Work
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """Settings of one streaming job.
+
+    Attributes:
+        endpoint: where topics and subscriptions are.
+        archive: folder of the archive.
+        model_server: ``host:port`` of the model server; None for collect mode or a rule.
+        collect: compute, archive and publish features only, whatever models the app names.
+        with_features: put the features into prediction messages.
+        horizon_s: deduplication horizon, seconds of event time.
+        max_future_s: how far an event time may lie after its publish time.
+        max_messages: messages of one pull, the largest block.
+        max_waiting: blocks waiting for predictions before the pull stops.
+        max_event_bytes: larger messages are dead-lettered unread.
+    """
+
+    endpoint: Endpoint
+    archive: Path
+    model_server: str | None = None
+    collect: bool = False
+    with_features: bool = False
+    horizon_s: int = 7 * 86_400
+    max_future_s: int = 600
+    max_messages: int = 1_000
+    max_waiting: int = 64
+    max_event_bytes: int = 1 << 20
+
+
+def create_topics(app: App, endpoint: Endpoint) -> None:
+    """Make the app's topics and the job's subscription where they do not exist."""
+    for topic in topics_of(app).values():
+        create_topic(endpoint, topic)
+    create_subscription(endpoint, subscription_of(app), topics_of(app)["events"])
+
+
+class StreamingJob:
+    """One streaming job in this process.
+
+    Args:
+        app: the app.
+        settings: see `JobSettings`.
+
+    Raises:
+        ConfigurationError: the archive or a topic cannot be used.
+        FingerprintError: the served model was made with other features.
+    """
+
+    def __init__(self, app: App, settings: JobSettings) -> None:
+        self.app, self.settings = app, settings
+        self.job_id = os.urandom(8).hex().encode("ascii")
+        self.plan = make_plan(app)
+        archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
+        self._client = self._connect_model()
+        self._archive = Archive(settings.archive, archive_of)
+        create_topics(app, settings.endpoint)
+        warm_up(self.plan)
+        self._publisher = Publisher(settings.endpoint)
+        deduplicator = Deduplicator(settings.horizon_s * 1_000_000)
+        self.recovered = recover(
+            self.plan, settings.archive, deduplicator, self._publisher.publish, with_features=settings.with_features
+        )
+        subscriber = Subscriber(settings.endpoint, subscription_of(app))
+        self._delivery = Delivery(
+            app,
+            predict=None if self._client is None else predictor(self._client),
+            archive=self._archive,
+            publish=self._publisher.publish,
+            acknowledge=subscriber.acknowledge,
+            max_waiting=settings.max_waiting,
+            with_features=settings.with_features,
+            collect=settings.collect,
+        )
+        decoder = Decoder(app.event_types, max_event_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s)
+        states = runtime.StateCache(self.recovered.states)
+        self._job = runtime.Job(
+            self.plan, decoder, deduplicator, states, subscriber, self._delivery, settings.max_messages
+        )
+
+    @property
+    def totals(self) -> Totals:
+        """Counts since the start."""
+        return self._delivery.totals
+
+    def stop(self) -> None:
+        """Ask the job to drain: pull nothing more, finish what was pulled. Safe in a signal handler."""
+        self._job.stopping.set()
+
+    def run(self) -> Totals:
+        """Run until `stop` is called, then drain. Raises what made the job fail."""
+        runtime.register(self.job_id, self._job)
+        try:
+            with _bounded_monitoring():
+                pipeline = beam.Pipeline(runner=FnApiRunner(), options=pipeline_options())
+                build(pipeline, self.plan, self.job_id)
+                pipeline.run().wait_until_finish()
+            self._delivery.close()
+        finally:
+            runtime.forget(self.job_id)
+            self._job.subscriber.close()
+            self._publisher.close()
+            if self._client is not None:
+                self._client.close()
+            self._archive.close()
+        return self.totals
+
+    def _connect_model(self) -> ModelClient | None:
+        app, settings = self.app, self.settings
+        if settings.collect or not app.models or isinstance(app.models[0], Rule) or settings.model_server is None:
+            return None
+        client = ModelClient(settings.model_server, app.models[0].name)
+        described = client.describe()
+        if described.fingerprint != app.fingerprint:
+            check_same(app.definitions, described.definitions, f"model {app.models[0].name!r}")
+        return client
+
+
+def build(pipeline: beam.Pipeline, plan: Plan, job_id: bytes) -> None:
+    """The graph: one source element, no shuffle on the way, elements with explicit coders."""
+    keyed = tuple[bytes, Work]
+    pull, decode, features, deliver = PullMessages(), Decode(), Features(), Deliver()  # type: ignore[no-untyped-call]
+    works = (
+        pipeline
+        | "Job" >> beam.Create([job_id])
+        | "Pull" >> beam.ParDo(pull).with_output_types(keyed)
+        | "Decode" >> beam.ParDo(decode).with_output_types(keyed)
+    )
+    for number, stage in enumerate(plan.stages):
+        works = works | f"Stage {stage.name}" >> beam.ParDo(KeyedStage(number)).with_output_types(keyed)
+    works = works | "Features" >> beam.ParDo(features).with_output_types(keyed)
+    _ = works | "Deliver" >> beam.ParDo(deliver)
+
+
+def pipeline_options() -> PipelineOptions:
+    """Options of the in-process runner: one worker in this very process."""
+    return PipelineOptions(["--direct_num_workers=1", "--direct_running_mode=in_memory"])
+
+
+def predictor(client: ModelClient) -> Callable[[pa.RecordBatch], Future[Answer]]:
+    """The client's predictions as the delivery queue takes them."""
+
+    def predict(block: pa.RecordBatch) -> Future[Answer]:
+        answer: Future[Answer] = Future()
+
+        def take(done: Future[Any]) -> None:
+            error = done.exception()
+            if error is not None:
+                answer.set_exception(error)
+                return
+            prediction = done.result()
+            answer.set_result(Answer(prediction.outputs, prediction.refused, prediction.model_version))
+
+        client.predict(block).add_done_callback(take)
+        return answer
+
+    return predict
+
+
+_patching = threading.Lock()
+
+
+@contextmanager
+def _bounded_monitoring() -> Iterator[None]:
+    """Keep the runner's memory flat.
+
+    apache-beam 2.77.0 chains each bundle's monitoring infos on a generator over all earlier ones, about 5 KB a
+    bundle for ever; a list in its place lets the old ones go.
+    """
+    original: Callable[..., Any] = fn_runner.consolidate_monitoring_infos
+
+    def consolidated(*args: Any, **kwargs: Mapping[str, Any]) -> list[Any]:
+        return list(itertools.chain(original(*args, **kwargs)))
+
+    with _patching:
+        fn_runner.consolidate_monitoring_infos = consolidated
+    try:
+        yield
+    finally:
+        with _patching:
+            fn_runner.consolidate_monitoring_infos = original

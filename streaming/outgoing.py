@@ -1,0 +1,97 @@
+"""What goes out for a committed block: a pure function of it, so that a restart publishes the same again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shared_features.app import App
+from shared_features.columns import Evaluator
+from shared_features.encode import rows_to_messages
+from shared_features.expressions import Expression
+from streaming import results
+from streaming.dead_letters import DeadLetter
+from streaming.messages import columns_under, prediction_ids, prediction_messages, reaction_messages
+from streaming.naming import topic
+from streaming.topics import Message, OutgoingMessage
+
+
+def outgoing(app: App, block: pa.RecordBatch, *, with_features: bool) -> dict[str, list[OutgoingMessage]]:
+    """Topic to messages: the predictions (or recorded features) and the reactions of an archived block.
+
+    Args:
+        block: rows after `streaming.results.with_results`.
+        with_features: whether prediction messages carry the features; recorded ones always do.
+    """
+    ended = pc.is_in(block.column("outcome"), pa.array([results.PREDICTED, results.RECORDED]))
+    if not pc.any(ended, min_count=0).as_py():
+        return {}
+    uses = [value for reaction in app.reactions for value in reaction.payload.values()]
+    dropped = _not_needed(app, block, uses, with_features=with_features)
+    done = block.select([name for name in block.schema.names if name not in dropped]).filter(ended)
+    model = next((name for name in pc.unique(done.column("model")).to_pylist() if name), "")
+    versions = pc.fill_null(done.column("model_version"), 0)
+    ids = prediction_ids(done, app=app.name, fingerprint=app.fingerprint, model=model, model_version=versions)
+    keys = _keys(app, done)
+    sent = {
+        topic(app.name, "predictions"): prediction_messages(
+            done,
+            ids,
+            app=app.name,
+            fingerprint=app.fingerprint,
+            keys=keys,
+            model=model,
+            model_version=versions,
+            with_features=with_features or not model,
+        )
+    }
+    for reaction in app.reactions:
+        name = f"reaction.{reaction.name}"
+        if name not in done.schema.names or not pc.any(done.column(name)).as_py():
+            continue
+        rows = pc.indices_nonzero(done.column(name))
+        evaluator = results.feature_evaluator(app, done, uses)
+        payload = {field: evaluator.array(value) for field, value in reaction.payload.items()}
+        payload = payload or columns_under(done, f"prediction.{model}.")
+        sent[topic(app.name, f"reaction-{reaction.name}")] = reaction_messages(
+            done.take(rows),
+            [ids[row] for row in rows.to_pylist()],
+            app=app.name,
+            reaction=reaction.name,
+            keys={key: values.take(rows) for key, values in keys.items()},
+            payload={field: values.take(rows) for field, values in payload.items()},
+        )
+    return sent
+
+
+def _not_needed(app: App, block: pa.RecordBatch, uses: Sequence[Expression], *, with_features: bool) -> set[str]:
+    """Columns that no message is made of: they are many, and filtering them all costs more than the rest."""
+    others = tuple(f"{name}." for name in app.event_types if name != app.predict_on.name)
+    dropped = {name for name in block.schema.names if name.startswith(others)}
+    recorded = results.RECORDED in pc.unique(block.column("outcome")).to_pylist()
+    if not with_features and not recorded:
+        used = {part.key for value in uses for part in value.walk()}
+        dropped |= {f"feature.{name}" for name, value in app.features.items() if value.key not in used}
+    return dropped
+
+
+def _keys(app: App, block: pa.RecordBatch) -> dict[str, pa.Array]:
+    """The value of every key on each row."""
+    evaluator = Evaluator(block)
+    return {key.name: evaluator.array(key.fields[app.predict_on.name]) for key in app.keys}
+
+
+def dead_letter(app: App, message: Message, reason: str, detail: str) -> list[OutgoingMessage]:
+    """A received message for the dead-letter topic."""
+    return DeadLetter.of(message, reason, detail, app=app.name).messages()
+
+
+def dead_letter_of_row(app: App, block: pa.RecordBatch, row: int) -> list[OutgoingMessage]:
+    """An archived row that the model refused, encoded anew: its message was acknowledged or comes no more."""
+    one = block.slice(row, 1)
+    event = rows_to_messages(one, app.event_types)[0]
+    published = one.column("publish_time").cast(pa.int64())[0].as_py() or 0
+    message = Message(event.data, event.attributes, one.column("message_id")[0].as_py() or "", published)
+    return dead_letter(app, message, results.FAILED, one.column("failure")[0].as_py() or "")

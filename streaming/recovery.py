@@ -1,0 +1,94 @@
+"""Coming back: state, deduplication and unpublished results from the job's own archive (contract C6, C9)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from shared_features.columns import Evaluator
+from shared_features.errors import HistoryError
+from shared_features.kernel import fold
+from shared_features.plan import Plan
+from shared_features.state import StageState
+from streaming import results
+from streaming.archive import Commit, read_commits, segments
+from streaming.deduplication import Deduplicator
+from streaming.naming import topic
+from streaming.outgoing import dead_letter_of_row, outgoing
+from streaming.topics import OutgoingMessage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """State as it was after the last commit, and how many rows it was made from."""
+
+    states: list[StageState]
+    rows: int
+    republished: int
+
+
+def recover(
+    plan: Plan,
+    archive: Path,
+    deduplicator: Deduplicator,
+    publish: Callable[[str, Sequence[OutgoingMessage]], object],
+    *,
+    with_features: bool,
+) -> Recovered:
+    """Fold the archive again and publish what its last commits did not get out, before anything is pulled.
+
+    Raises:
+        HistoryError: positions found do not follow from the archive; it is damaged or not whole.
+    """
+    states = [StageState(stage) for stage in plan.stages]
+    rows = republished = 0
+    if not segments(archive):
+        return Recovered(states, 0, 0)
+    for commit in read_commits(archive):
+        if commit.block.num_rows:
+            fold_archived(plan, states, commit.block)
+            deduplicator.accept(commit.block)
+            rows += commit.block.num_rows
+        if not commit.published:
+            republished += _publish_again(plan, commit, publish, with_features=with_features)
+    if rows:
+        log.info("recovered %d rows from the archive, published %d messages again", rows, republished)
+    return Recovered(states, rows, republished)
+
+
+def fold_archived(plan: Plan, states: Sequence[StageState], block: pa.RecordBatch) -> None:
+    """Fold one archived block and check that it stands at the positions at which it was folded live."""
+    evaluator = Evaluator(block)
+    for stage, state in zip(plan.stages, states, strict=True):
+        folded = fold(state, evaluator)
+        column = f"stage.{stage.name}.position"
+        if not folded[column].equals(block.column(column)):
+            raise HistoryError(
+                f"archive has other positions in stage {stage.name!r} than its rows give: wanted them without gaps; "
+                "restore the archive from a copy"
+            )
+
+
+def _publish_again(
+    plan: Plan, commit: Commit, publish: Callable[[str, Sequence[OutgoingMessage]], object], *, with_features: bool
+) -> int:
+    if commit.block.num_rows == 0:
+        return 0
+    sent = outgoing(plan.app, commit.block, with_features=with_features)
+    failed = [
+        part
+        for row, outcome in enumerate(commit.block.column("outcome").to_pylist())
+        if outcome == results.FAILED
+        for part in dead_letter_of_row(plan.app, commit.block, row)
+    ]
+    if failed:
+        sent[topic(plan.app.name, "dead-letters")] = failed
+    for destination, messages in sent.items():
+        publish(destination, messages)
+    return sum(len(messages) for messages in sent.values())

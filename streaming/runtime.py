@@ -1,0 +1,76 @@
+"""What one process of a job holds: connections, state and queue, found again by every step of the pipeline.
+
+Beam makes and drops instances of its steps as it likes; clients, live state and the queue belong to the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from shared_features.decode import Decoder
+from shared_features.plan import Plan
+from shared_features.state import StageState
+from streaming.deduplication import Deduplicator
+from streaming.delivery import Delivery
+from streaming.topics import Subscriber
+
+RECOVERED = b"recovered"
+"""The token of state that came from the archive, before the first fold."""
+
+
+class StateCache:
+    """Live kernel state by stage, each under the token of its last fold."""
+
+    def __init__(self, states: list[StageState]) -> None:
+        self._held: dict[int, tuple[bytes, StageState]] = {i: (RECOVERED, state) for i, state in enumerate(states)}
+
+    def take(self, stage: int, token: bytes) -> StageState:
+        """The state, out of the cache.
+
+        Raises:
+            RuntimeError: it is not there under this token: a fold before this one failed. The job must restart,
+                which rebuilds the state from the archive.
+        """
+        held = self._held.pop(stage, None)
+        if held is None or held[0] != token:
+            raise RuntimeError(f"state of stage {stage} does not match its token: restart the job to rebuild it")
+        return held[1]
+
+    def put(self, stage: int, token: bytes, state: StageState) -> None:
+        self._held[stage] = (token, state)
+
+    def nbytes(self) -> int:
+        return sum(state.nbytes for _, state in list(self._held.values()))
+
+
+@dataclass(slots=True)
+class Job:
+    """All that the steps of one running job share in this process."""
+
+    plan: Plan
+    decoder: Decoder
+    deduplicator: Deduplicator
+    states: StateCache
+    subscriber: Subscriber
+    delivery: Delivery
+    max_messages: int
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+_JOBS: dict[bytes, Job] = {}
+
+
+def register(job_id: bytes, job: Job) -> None:
+    """Make ``job`` known to the steps that run in this process."""
+    _JOBS[job_id] = job
+
+
+def get(job_id: bytes) -> Job:
+    """The job of this id in this process."""
+    return _JOBS[job_id]
+
+
+def forget(job_id: bytes) -> None:
+    """Let go of a job that has ended."""
+    _JOBS.pop(job_id, None)

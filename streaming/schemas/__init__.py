@@ -1,0 +1,1 @@
+"""Avro schemas of the messages that Sameriver publishes; ``docs/messages.md`` explains them."""

@@ -1,0 +1,91 @@
+"""The Beam steps between source and sink. They hold no arithmetic: each calls the code that batch calls too."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.coders import BytesCoder
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
+
+from shared_features.blocks import append_columns
+from shared_features.kernel import feature_columns, fold, out_of_range
+from streaming import runtime
+from streaming.work import Refused, Work
+
+
+class Decode(beam.DoFn):
+    """Messages -> rows: validated, in range, each identity once. What is refused is noted, nothing is lost."""
+
+    def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
+        job_id, work = element
+        job = runtime.get(job_id)
+        decoded = job.decoder.decode(work.messages)
+        refused = [Refused(one.index, one.reason, one.detail) for one in decoded.rejected]
+        block, rows = decoded.block, np.asarray(decoded.rows)
+        outside = out_of_range(job.plan, block)
+        if outside:
+            refused += [Refused(int(rows[row]), "out_of_range", detail) for row, detail in outside.items()]
+            keep = np.ones(block.num_rows, bool)
+            keep[list(outside)] = False
+            block, rows = block.filter(pa.array(keep)), rows[keep]
+        duplicate, beyond = job.deduplicator.accept(block)
+        if duplicate.any() or beyond.any():
+            horizon_s = job.deduplicator.horizon_us // 1_000_000
+            detail = f"event time is more than the deduplication horizon of {horizon_s} s behind the newest event"
+            refused += [Refused(int(index), "beyond_horizon", detail) for index in rows[beyond]]
+            keep = ~(duplicate | beyond)
+            block, rows = block.filter(pa.array(keep)), rows[keep]
+        yield job_id, Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()))
+
+
+class KeyedStage(beam.DoFn):
+    """One keyed stage: folds the block into the shard's state and appends what each event could see.
+
+    The state lives in the process; Beam's state holds the random token of the last fold. A fold takes the state
+    out of the cache and puts it back only when it has returned, under a fresh token: what a failed bundle left
+    half done is never used again, and another worker's state never fits.
+    """
+
+    TOKEN = ReadModifyWriteStateSpec("token", BytesCoder())
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def process(
+        self,
+        element: tuple[bytes, Work],
+        token: Any = beam.DoFn.StateParam(TOKEN),  # noqa: B008
+    ) -> Iterator[tuple[bytes, Work]]:
+        job_id, work = element
+        job = runtime.get(job_id)
+        state = job.states.take(self.number, token.read() or runtime.RECOVERED)
+        added = fold(state, work.evaluator())
+        fresh = secrets.token_bytes(16)
+        token.write(fresh)
+        job.states.put(self.number, fresh, state)
+        yield job_id, replace(work, added=work.added | added, stages=(*work.stages, state.stage))
+
+
+class Features(beam.DoFn):
+    """After the last stage: aggregates become features."""
+
+    def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
+        job_id, work = element
+        assert work.block is not None
+        features = feature_columns(runtime.get(job_id).plan, work.evaluator())
+        block = append_columns(work.block, work.added | features)
+        yield job_id, replace(work, block=block, added={}, known=None, stages=())
+
+
+class Deliver(beam.DoFn):
+    """Hands the block to the delivery queue; blocks while that is full."""
+
+    def process(self, element: tuple[bytes, Work]) -> None:
+        job_id, work = element
+        runtime.get(job_id).delivery.submit(work)

@@ -1,0 +1,104 @@
+"""Official Pub/Sub clients on a broker, closed properly, and what they received."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from google.cloud import pubsub_v1
+
+PROJECT = "p1"
+
+
+def topic_path(name: str) -> str:
+    return f"projects/{PROJECT}/topics/{name}"
+
+
+def subscription_path(name: str) -> str:
+    return f"projects/{PROJECT}/subscriptions/{name}"
+
+
+class Clients:
+    """A publisher and a subscriber of the official library, pointed at one broker.
+
+    Attributes:
+        publisher, subscriber: the clients; `ordered` publishes with ordering keys.
+    """
+
+    def __init__(self, host_port: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PUBSUB_EMULATOR_HOST", host_port)
+            self.publisher: Any = pubsub_v1.PublisherClient()
+            self.ordered: Any = pubsub_v1.PublisherClient(
+                publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=True)
+            )
+            self.subscriber: Any = pubsub_v1.SubscriberClient()
+
+    def topic(self, name: str = "events") -> str:
+        self.publisher.create_topic(name=topic_path(name))
+        return topic_path(name)
+
+    def subscription(self, name: str = "job", topic: str = "events", **settings: Any) -> str:
+        path = subscription_path(name)
+        self.subscriber.create_subscription(request={"name": path, "topic": topic_path(topic), **settings})
+        return path
+
+    def close(self) -> None:
+        self.publisher.stop()
+        self.ordered.stop()
+        for client in (self.publisher, self.ordered):
+            client.transport.close()
+        self.subscriber.close()
+
+
+@contextmanager
+def clients(host_port: str) -> Iterator[Clients]:
+    """Official clients that are closed at the end."""
+    made = Clients(host_port)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Inbox:
+    """A streaming subscriber's callback that keeps what came and wakes whoever waits for it.
+
+    Args:
+        handle: what to do with a message; acknowledges if not given.
+    """
+
+    def __init__(self, handle: Callable[[Any], object] | None = None) -> None:
+        self.messages: list[Any] = []
+        self._handle = handle or (lambda message: message.ack())
+        self._changed = threading.Condition()
+
+    def __call__(self, message: Any) -> None:
+        self._handle(message)
+        with self._changed:
+            self.messages.append(message)
+            self._changed.notify_all()
+
+    def wait_for(self, number: int, timeout_s: float = 20.0) -> list[Any]:
+        """The messages so far, at least `number` of them."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.messages) >= number, timeout_s):
+                raise AssertionError(f"{len(self.messages)} of {number} messages came within {timeout_s:g} s")
+            return list(self.messages)
+
+
+@contextmanager
+def streaming(client: Any, subscription: str, inbox: Inbox, **options: Any) -> Iterator[Any]:
+    """Receive into `inbox`; the stream's future. The stream is shut down at the end."""
+    future = client.subscribe(subscription, inbox, **options)
+    try:
+        yield future
+    finally:
+        future.cancel()
+        with contextlib.suppress(Exception):  # what ended the stream is for the test to look at
+            future.result(20)
+        assert future.done(), "the subscriber did not stop"

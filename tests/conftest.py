@@ -1,0 +1,80 @@
+"""What every test may ask for: real processes that always end, free ports, fixed property-test settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests import processes
+from tests.processes import Started
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from apps.flights.history import HistorySummary
+    from batch.bigquery import Endpoints
+
+# A run must not depend on the machine's speed: no deadline per example. CI draws the same examples each time,
+# so that a red run can be repeated; a person's runs draw new ones and keep what failed in .hypothesis.
+settings.register_profile("person", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("person"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "person")
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that returns a free TCP port on loopback, a new one each call."""
+    return processes.free_port
+
+
+@contextmanager
+def _starter() -> Iterator[Callable[..., Started]]:
+    running: list[Started] = []
+
+    def start(*args: Any, **kwargs: Any) -> Started:
+        started = processes.start(*args, **kwargs)
+        running.append(started)
+        return started
+
+    try:
+        yield start
+    finally:
+        for started in reversed(running):
+            started.kill()
+
+
+@pytest.fixture
+def start_process() -> Iterator[Callable[..., Started]]:
+    """`processes.start`, with everything it started killed at the end of the test, newest first."""
+    with _starter() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def start_session_process() -> Iterator[Callable[..., Started]]:
+    """As `start_process`, for servers that all tests of the run share."""
+    with _starter() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def bigquery_endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    """A BigQuery emulator that the whole run shares: load into a dataset of your own."""
+    from tests.bigquery_server import bigquery_server  # 1 s of imports, for those who ask only
+
+    with bigquery_server(tmp_path_factory.mktemp("bigquery")) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HistorySummary]:
+    """The whole history of flights, written once: its folder and its summary."""
+    from apps.flights.history import write_history
+
+    folder = tmp_path_factory.mktemp("history") / "flights"
+    return folder, write_history(folder)

@@ -1,0 +1,1 @@
+"""A small app for tests: sales and visits of shops."""

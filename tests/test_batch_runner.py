@@ -1,0 +1,38 @@
+"""How a pipeline is run: in this process or in others, and which ways are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from batch import runner
+from batch.traindata import features_of_history
+from shared_features.errors import ConfigurationError, HistoryError
+from tests import histories
+from tests.histories import block_of, computed, event
+from tests.shop.app import app
+
+
+@pytest.mark.parametrize(
+    "option", ["--direct_running_mode=multi_threading", "--experiments=data_buffer_time_limit_ms=9"]
+)
+def test_a_way_of_running_that_damages_elements_is_refused(option: str) -> None:
+    with pytest.raises(ConfigurationError, match="flushes half-written elements"):
+        runner.run(print, [option])
+
+
+def test_steps_run_in_another_process(tmp_path: Path) -> None:
+    """As on a cluster: functions and blocks travel to a worker's process, and an error comes back as its sentence."""
+    block = block_of([event("sale", at, shop="ab"[at % 2], till=at % 3, amount=at / 3) for at in range(30)])
+    elsewhere = ["--direct_running_mode=multi_processing", "--direct_num_workers=1"]
+    folder = histories.write(tmp_path / "history", block)
+    rows = features_of_history(app, folder, shards=3, runner_options=elsewhere).drop_columns("publish_time")
+    assert rows.replace_schema_metadata(None).equals(computed(app, block))
+    wide = block.set_column(
+        block.schema.get_field_index("sale.units"), "sale.units", pa.array([2**63] * 30, pa.uint64())
+    )
+    folder = histories.write(tmp_path / "wide", wide)
+    with pytest.raises(HistoryError, match=r"^column 'sale\.units' of history .* has a value that is no int64: .*$"):
+        features_of_history(app, folder, runner_options=elsewhere)

@@ -1,0 +1,255 @@
+"""Google's own Python clients against the embedded broker, as users will run them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.api_core import exceptions
+from google.cloud import pubsub_v1
+from google.pubsub_v1 import types
+
+from streaming.broker import Broker
+from tests.broker_clients import Clients, Inbox, clients, streaming, subscription_path, topic_path
+from tests.processes import wait_until
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with Broker() as running:
+        yield running
+
+
+@pytest.fixture
+def official(broker: Broker) -> Iterator[Clients]:
+    with clients(f"127.0.0.1:{broker.port}") as made:
+        yield made
+
+
+def test_publish_and_subscribe(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    inbox = Inbox()
+    with streaming(official.subscriber, subscription, inbox):
+        ids = [official.publisher.publish(topic, b"%d" % n, number=str(n)) for n in range(300)]
+        got = inbox.wait_for(300)
+    assert {one.message_id for one in got} == {one.result(10) for one in ids}
+    assert all(one.data.decode() == one.attributes["number"] for one in got)
+    assert official.subscriber.pull(subscription=subscription, max_messages=10, timeout=1).received_messages == []
+
+
+def test_ordering_keys(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription(enable_message_ordering=True)
+    inbox = Inbox()
+    with streaming(official.subscriber, subscription, inbox):
+        for n in range(600):
+            official.ordered.publish(topic, b"%d" % n, ordering_key=f"key-{n % 7}")
+        got = inbox.wait_for(600)
+    for key in range(7):
+        mine = [int(one.data) for one in got if one.ordering_key == f"key-{key}"]
+        assert mine == list(range(key, 600, 7))
+
+
+def test_a_nack_brings_the_message_and_its_followers_again_in_order(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription(enable_message_ordering=True)
+    refused_once = threading.Event()
+
+    def handle(message: Any) -> None:
+        if message.data == b"2" and not refused_once.is_set():
+            refused_once.set()
+            message.nack()
+        else:
+            message.ack()
+
+    inbox = Inbox(handle)
+    for n in range(5):
+        official.ordered.publish(topic, b"%d" % n, ordering_key="key").result(10)
+    with streaming(official.subscriber, subscription, inbox):
+        wait_until(lambda: inbox.messages and _ended_again(inbox), what="2, 3 and 4 came again")
+    data = [int(one.data) for one in inbox.messages]
+    assert data[:3] == [0, 1, 2]
+    again = len(data) - 1 - data[::-1].index(2)  # the client may have handled 3 and 4 before the nack arrived
+    assert data[again:] == [2, 3, 4]
+
+
+def _ended_again(inbox: Inbox) -> bool:
+    data = [int(one.data) for one in inbox.messages]
+    return data.count(2) == 2 and data[-1] == 4 and data[-3:] == [2, 3, 4]
+
+
+def test_flow_control_bounds_what_is_outstanding(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    release = threading.Event()
+    inbox = Inbox(lambda message: (release.wait(20), message.ack()))
+    for n in range(50):
+        official.publisher.publish(topic, b"%d" % n).result(10)
+    flow = pubsub_v1.types.FlowControl(max_messages=5)
+    with streaming(official.subscriber, subscription, inbox, flow_control=flow):
+        other = official.subscriber.pull(subscription=subscription, max_messages=100, timeout=10)
+        assert len(other.received_messages) >= 45  # the stream took no more than it may hold
+        release.set()
+        inbox.wait_for(50 - len(other.received_messages))
+
+
+def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription(enable_exactly_once_delivery=True)
+    answers: list[Any] = []
+    inbox = Inbox(lambda message: answers.append((message.ack_id, message.ack_with_response())))
+    with streaming(official.subscriber, subscription, inbox):
+        official.publisher.publish(topic, b"1").result(10)
+        inbox.wait_for(1)
+        assert answers[0][1].result(10) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
+    with pytest.raises(exceptions.FailedPrecondition) as caught:
+        official.subscriber.acknowledge(subscription=subscription, ack_ids=[answers[0][0]])
+    error: Any = caught.value
+    assert error.metadata == {answers[0][0]: "PERMANENT_FAILURE_INVALID_ACK_ID"}
+
+
+def test_unary_pull_acknowledge_and_deadlines(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    official.publisher.publish(topic, b"1").result(10)
+    official.publisher.publish(topic, b"2").result(10)
+    pull = official.subscriber.pull
+    first = pull(subscription=subscription, max_messages=1, timeout=10).received_messages
+    second = pull(subscription=subscription, max_messages=10, timeout=10).received_messages
+    assert [one.message.data for one in [*first, *second]] == [b"1", b"2"]
+    assert pull(subscription=subscription, max_messages=1, timeout=0.5).received_messages == []
+    official.subscriber.acknowledge(subscription=subscription, ack_ids=[first[0].ack_id])
+    official.subscriber.modify_ack_deadline(
+        subscription=subscription, ack_ids=[second[0].ack_id], ack_deadline_seconds=0
+    )
+    again = pull(subscription=subscription, max_messages=10, timeout=10).received_messages
+    assert [one.message.data for one in again] == [b"2"]
+
+
+def test_a_waiting_pull_gets_a_message_the_moment_it_is_published(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    got: list[Any] = []
+    waiting = threading.Thread(
+        target=lambda: got.extend(
+            official.subscriber.pull(subscription=subscription, max_messages=1, timeout=20).received_messages
+        )
+    )
+    waiting.start()
+    official.publisher.publish(topic, b"now").result(10)
+    waiting.join(10)
+    assert [one.message.data for one in got] == [b"now"]
+
+
+def test_five_megabytes_come_through_and_more_than_ten_are_refused(official: Clients, broker: Broker) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    inbox = Inbox()
+    # In emulator mode the official subscriber itself receives 4 MB at most, unless it is given a channel.
+    unlimited = [("grpc.max_receive_message_length", -1)]
+    channel = grpc.insecure_channel(f"127.0.0.1:{broker.port}", options=unlimited)
+    transport = pubsub_v1.SubscriberClient.get_transport_class("grpc")(channel=channel)
+    with pubsub_v1.SubscriberClient(transport=transport) as subscriber, streaming(subscriber, subscription, inbox):
+        official.publisher.publish(topic, b"x" * 5_000_000).result(20)
+        assert len(inbox.wait_for(1)[0].data) == 5_000_000
+    request = types.PublishRequest.pb()(topic=topic, messages=[types.PubsubMessage.pb()(data=b"x" * 10_000_001)])
+    with grpc.insecure_channel(f"127.0.0.1:{broker.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
+        call = channel.unary_unary("/google.pubsub.v1.Publisher/Publish", None, None)
+        with pytest.raises(grpc.RpcError, match="request_size is too large") as caught:
+            call(request.SerializeToString(), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_deleting_a_subscription_ends_its_stream_with_not_found(official: Clients) -> None:
+    official.topic()
+    subscription = official.subscription()
+    future = official.subscriber.subscribe(subscription, Inbox())
+    official.publisher.publish(topic_path("events"), b"1").result(10)
+    official.subscriber.delete_subscription(subscription=subscription)
+    with pytest.raises(exceptions.NotFound, match="resource=job"):
+        future.result(20)
+
+
+def test_detaching_ends_pulls_with_failed_precondition(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    official.publisher.detach_subscription(request={"subscription": subscription})
+    with pytest.raises(exceptions.FailedPrecondition, match="detached"):
+        official.subscriber.pull(subscription=subscription, max_messages=1, timeout=5)
+    assert list(official.publisher.list_topic_subscriptions(topic=topic)) == []
+
+
+def test_resources_are_listed_updated_and_deleted(official: Clients) -> None:
+    names = [official.topic(f"topic-{n:02}") for n in range(12)]
+    for n in range(3):
+        official.subscription(f"sub-{n}", "topic-00")
+    publisher, subscriber = official.publisher, official.subscriber
+    listed = publisher.list_topics(request={"project": "projects/p1", "page_size": 5})
+    assert [one.name for one in listed] == names
+    assert [one.name for one in subscriber.list_subscriptions(request={"project": "projects/p1", "page_size": 2})] == [
+        subscription_path(f"sub-{n}") for n in range(3)
+    ]
+    assert len(list(publisher.list_topic_subscriptions(request={"topic": names[0], "page_size": 1}))) == 3
+    assert publisher.get_topic(topic=names[0]).name == names[0]
+    changed = subscriber.update_subscription(
+        request={
+            "subscription": {"name": subscription_path("sub-0"), "ack_deadline_seconds": 44},
+            "update_mask": {"paths": ["ack_deadline_seconds"]},
+        }
+    )
+    assert changed.ack_deadline_seconds == 44
+    assert subscriber.get_subscription(subscription=subscription_path("sub-0")) == changed
+    publisher.delete_topic(topic=names[0])
+    assert subscriber.get_subscription(subscription=subscription_path("sub-0")).topic == "_deleted-topic_"
+    with pytest.raises(exceptions.NotFound, match="resource=topic-00"):
+        publisher.get_topic(topic=names[0])
+    with pytest.raises(exceptions.AlreadyExists, match="resource=topic-01"):
+        publisher.create_topic(name=names[1])
+    with pytest.raises(exceptions.InvalidArgument, match="Invalid resource name"):
+        publisher.create_topic(name="nonsense")
+
+
+def test_what_the_broker_does_not_do_is_said(official: Clients) -> None:
+    official.topic()
+    with pytest.raises(exceptions.MethodNotImplemented, match="does not support push delivery"):
+        official.subscription(push_config={"push_endpoint": "https://example.com/push"})
+
+
+@pytest.mark.parametrize(
+    ("later", "text"),
+    [
+        ({"max_outstanding_messages": 5}, "may only be in the first request"),
+        ({"modify_deadline_ack_ids": ["x"]}, "differ in length"),
+        ({"ack_ids": ["nonsense"]}, "invalid ack ID"),
+        ({"stream_ack_deadline_seconds": 5}, "stream_ack_deadline_seconds is too small"),
+        ({"subscription": subscription_path("other")}, "cannot change its subscription"),
+    ],
+)
+def test_a_stream_that_breaks_the_rules_ends_with_invalid_argument(
+    official: Clients, broker: Broker, later: dict[str, Any], text: str
+) -> None:
+    official.topic()
+    first = {"subscription": official.subscription(), "stream_ack_deadline_seconds": 10}
+    made = types.StreamingPullRequest.pb()
+    with grpc.insecure_channel(f"127.0.0.1:{broker.port}") as channel:
+        call = channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull", None, None)
+        requests = iter([made(**first).SerializeToString(), made(**later).SerializeToString()])
+        with pytest.raises(grpc.RpcError, match=text) as caught:
+            list(call(requests, timeout=20))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_two_streams_share_a_backlog_without_a_message_in_both(official: Clients) -> None:
+    topic, subscription = official.topic(), official.subscription()
+    inboxes = Inbox(), Inbox()
+    with (
+        streaming(official.subscriber, subscription, inboxes[0]),
+        streaming(official.subscriber, subscription, inboxes[1]),
+    ):
+        sent = [official.publisher.publish(topic, b"%d" % n) for n in range(200)]
+        ids = {one.result(10) for one in sent}
+        both = _wait_for_both(inboxes, 200)
+    assert sorted(both) == sorted(ids)
+
+
+def _wait_for_both(inboxes: tuple[Inbox, Inbox], number: int) -> list[str]:
+    def seen() -> list[str]:
+        return [one.message_id for inbox in inboxes for one in inbox.messages]
+
+    wait_until(lambda: len(seen()) >= number, 20, "all messages in either inbox")
+    return seen()

@@ -1,0 +1,138 @@
+"""The demo from nothing: real processes, figures from official clients, and the promises it must show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from apps.flights.app import app
+from batch.skew import training_rows
+from batch.verify import same_bits
+from commands.replay import read_history, warm_up_us
+from shared_features.plan import make_plan
+from streaming.archive import read_commits
+from tests.processes import REPOSITORY
+from tests.quick_demo import QuickDemo, quick_demo
+
+WANTED = (
+    "events predictions dead_letters duplicates late lost events_per_s p50_ms p99_ms auc mismatches training_mismatches"
+)
+
+
+@pytest.fixture(scope="module")
+def demo() -> QuickDemo:
+    found = quick_demo()
+    assert found.exit_code == 0, "\n".join(found.lines[-30:])
+    return found
+
+
+def test_nothing_is_lost_and_nothing_differs(demo: QuickDemo) -> None:
+    result = demo.result
+    assert set(WANTED.split()) <= set(result)
+    assert (result["lost"], result["mismatches"], result["training_mismatches"], result["dead_letters"]) == (0, 0, 0, 0)
+    assert result["predictions"] == result["departures"] > 3_000
+    assert result["not_acknowledged"] == 0
+
+
+def test_late_and_repeated_events_are_there_as_asked_for(demo: QuickDemo) -> None:
+    result = demo.result
+    measured = result["events"] - result["sent_twice"] - result["warm_up_events"]
+    assert result["late"] == round(0.05 * measured)
+    assert result["sent_twice"] == round(0.01 * measured)
+    assert result["duplicates"] == result["sent_twice"]
+    assert result["verify"]["training_compared"] > 1_000
+
+
+def test_the_account_of_the_archive_is_the_same(demo: QuickDemo) -> None:
+    """received = predicted + folded + duplicates + dead letters (contract C6), by commit records alone."""
+    (run,) = (demo.folder / "var" / "demo").glob("run-*")
+    received = duplicates = rows = 0
+    outcomes: dict[str, int] = {}
+    for commit in read_commits(run / "archive"):
+        received += commit.counts["received"]
+        duplicates += commit.counts["duplicates"]
+        rows += commit.block.num_rows
+        for outcome, count in commit.counts["outcomes"].items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+    assert received == demo.result["events"] == rows + duplicates
+    assert sum(outcomes.values()) == rows
+    assert outcomes["predicted"] == demo.result["predictions"]
+
+
+def test_figures_are_sane(demo: QuickDemo) -> None:
+    result = demo.result
+    assert 0 < result["p50_ms"] <= result["p99_ms"]
+    assert result["events_per_s"] > 255
+    assert 0.85 < result["auc"] < 1
+    assert 0.85 < result["auc_live"] < 1
+    assert result["flights_landed"] > 1_000
+
+
+def test_it_says_what_it_does(demo: QuickDemo) -> None:
+    text = "\n".join(demo.lines)
+    for word in ("336,776 flights", "test AUC", "features compared bit for bit", "to the last bit"):
+        assert word in text
+
+
+def test_the_picture_is_a_frame_of_it(demo: QuickDemo) -> None:
+    picture = (demo.folder / "demo.svg").read_text()
+    assert picture.startswith("<svg")
+    for word in ("sameriver&#160;demo", "latency&#160;p99", "✓"):
+        assert word in picture
+
+
+def test_verify_runs_again_on_what_the_demo_left_and_finds_damage(demo: QuickDemo, tmp_path: Path) -> None:
+    """The archive is all it needs; other definitions in the archive's name are refused, exit code 2."""
+    (run,) = (demo.folder / "var" / "demo").glob("run-*")
+    command = [sys.executable, "-P", "-m", "cli", "verify", "--archive", str(run / "archive"), "--json"]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["mismatches"] == 0
+    assert report["features"] == demo.result["verify"]["features"]
+
+
+def test_the_model_of_the_demo_is_judged_beside_baselines_and_the_rule(demo: QuickDemo, tmp_path: Path) -> None:
+    """On one month for training and one for testing: the whole year takes the baselines half a minute."""
+    rows, ours = demo.folder / "var" / "training" / "flights", tmp_path / "rows"
+    for name in ("train/2013-06.parquet", "validate/2013-10.parquet", "test/2013-11.parquet"):
+        (ours / name).parent.mkdir(parents=True)
+        shutil.copy(rows / name, ours / name)
+    command = [sys.executable, "-P", "-m", "cli", "evaluate", "--rows", str(ours), "--resamples", "20", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=demo.folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    auc = {model["name"]: model["auc"] for model in report["models"]}
+    assert set(auc) == {"wide_and_deep", "departure_delay alone", "HistGradientBoosting", "late_at_departure"}
+    assert auc["wide_and_deep"] > auc["departure_delay alone"] > auc["late_at_departure"]
+    assert [Path(file).suffix for file in report["files"]] == [".json", ".png"]
+    assert all((demo.folder / file).is_file() for file in report["files"])
+
+
+def test_what_verify_compares_with_are_the_rows_that_the_model_was_trained_by(demo: QuickDemo) -> None:
+    """`verify` folds a stretch of history; `traindata` folded the year. The rows are the same to the bit."""
+    var = demo.folder / "var"
+    since_us, until_us = (int(datetime(2013, 11, day, tzinfo=UTC).timestamp()) * 1_000_000 for day in (1, 4))
+    block = read_history(app, var / "history" / "flights", since_us - 2 * warm_up_us(app), until_us)
+    stretch = training_rows(make_plan(app), block, since_us).features
+    row_of = {event_id: row for row, event_id in enumerate(stretch.column("event_id").to_pylist())}
+    year = pq.read_table(var / "training" / "flights" / "test" / "2013-11.parquet").combine_chunks()
+    mine = pc.less(year["event_time"].cast(pa.int64()), until_us)
+    year = year.filter(mine).combine_chunks()
+    rows = pa.array([row_of[event_id] for event_id in year["event_id"].to_pylist()])
+    assert len(rows) > 2_000
+    for name in app.features:
+        ours = stretch.column(f"feature.{name}").take(rows)
+        assert same_bits(year[name].combine_chunks(), ours).all(), name

@@ -1,0 +1,74 @@
+"""The README's app goes live as it stands; its publisher and its consumer meet through `sameriver up`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests import repository
+from tests.processes import Started
+from tests.quick_demo import quick_demo
+
+Start = Callable[..., Started]
+README = repository.text(Path("README.md"))
+
+
+def block(language: str, word: str) -> str:
+    """The README's block in that language with that word in it."""
+    found = [one for one in re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if word in one]
+    assert len(found) == 1, f"{len(found)} blocks of {language} with {word!r}"
+    return str(found[0])
+
+
+def start_up(start_process: Start, folder: Path, *arguments: str) -> tuple[Started, dict[str, Any], dict[str, str]]:
+    """`sameriver up` on free ports: the process, what it said, and the environment that points clients at it."""
+    command = ["-m", "cli", "up", "--json", "--broker-port", "0", "--model-port", "0", *arguments]
+    process = start_process(command, ready='"ready"', cwd=folder)
+    ready = json.loads(process.line)
+    return process, ready, {"PUBSUB_EMULATOR_HOST": ready["pubsub_emulator_host"]}
+
+
+def test_the_app_of_the_readme_goes_live(start_process: Start, tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "app.py").write_text(block("python", 'name="cards"'))
+    (tmp_path / "cards" / "payment.avsc").write_text(block("json", "Payment"))
+    assert len(block("python", 'name="cards"').splitlines()) <= 22
+    process, ready, environment = start_up(start_process, tmp_path, "--app", str(tmp_path / "cards"))
+    tail = ["-m", "cli", "tail", "reactions", "--app", str(tmp_path / "cards"), "--json", "--max", "1"]
+    asked = start_process(tail, ready="tailing", env=environment)
+    payments = tmp_path / "payments.csv"
+    rows = [f"p{number},{1_700_000_000_000_000 + number},c,{amount}" for number, amount in enumerate((10, 12, 14, 99))]
+    payments.write_text("event_id,paid_at,card,amount\n" + "\n".join(rows))
+    command = ["-m", "cli", "publish", str(payments), "--app", str(tmp_path / "cards")]
+    assert start_process(command, env=environment).wait() == 0
+    assert asked.wait() == 0
+    reaction = json.loads(asked.lines[-1])
+    assert (reaction["event_id"], reaction["payload"]) == ("p3", {"card": "c", "usual": 12.0})
+    assert ready["model_server"] is None
+    assert process.stop() == 0
+
+
+def test_the_publisher_and_the_consumer_of_the_readme_meet(start_process: Start, tmp_path: Path) -> None:
+    """As second and third processes, with Google's own client, against `sameriver up --app flights`."""
+    models = quick_demo().folder / "var" / "models" / "flights"
+    process, ready, environment = start_up(start_process, tmp_path, "--app", "flights", "--models", str(models))
+    assert ready["model_server"].startswith("127.0.0.1:")
+    for name in ("flights-events", "flights-predictions", "flights-reaction-rebook", "flights-dead-letters"):
+        assert name in README
+        assert name in ready["topics"].values()
+    for name, word in (("consumer", "def show"), ("publisher", "departed_at")):
+        code = block("python", word)
+        assert len([line for line in code.splitlines() if line.strip()]) <= 15
+        (tmp_path / f"{name}.py").write_text(code)
+    consumer = start_process([str(tmp_path / "consumer.py")], ready="waiting", env=environment)
+    assert start_process([str(tmp_path / "publisher.py")], env=environment).wait() == 0
+    event_id, probability = consumer.wait_for_line("UA1-EWR-today-departed").split()
+    assert event_id == "UA1-EWR-today-departed"
+    assert 0.5 < float(probability) < 1  # it left 40 minutes late
+    os.kill(process.process.pid, signal.SIGINT)
+    assert process.wait() == 0

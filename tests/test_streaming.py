@@ -1,0 +1,226 @@
+"""The streaming job as a process, on a real broker: bad input, duplicates, draining, kill -9 and coming back."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from batch.verify import verify
+from streaming.archive import read_commits
+from streaming.dead_letters import read_dead_letters
+from streaming.job import create_topics
+from streaming.messages import plain
+from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subscriber, create_subscription
+from tests.processes import Started, wait_until
+from tests.serving_steps import to_messages
+from tests.shop.app import app
+from tests.test_verify import sales
+
+Start = Callable[..., Started]
+
+
+class Bench:
+    """A broker with the app's topics, a publisher, and what has arrived on the result topics so far."""
+
+    def __init__(self, start: Start, folder: Path) -> None:
+        self.start, self.archive = start, folder / "archive"
+        broker = start(["-m", "streaming.broker", "--port", "0"], ready="listening on")
+        self.host_port = broker.line.rsplit(" ", 1)[-1]
+        self.endpoint = Endpoint("sameriver", self.host_port)
+        create_topics(app, self.endpoint)
+        self._subscribers = {}
+        for topic in ("predictions", "dead-letters", "reaction-praise"):
+            create_subscription(self.endpoint, f"test-{topic}", f"shop-{topic}")
+            self._subscribers[topic] = Subscriber(self.endpoint, f"test-{topic}")
+        self.received: dict[str, list[Message]] = {topic: [] for topic in self._subscribers}
+        self._publisher = Publisher(self.endpoint)
+
+    def stream(self, *options: str) -> Started:
+        """The job, ready to pull."""
+        command = ["-m", "cli", "stream", "--app", "tests/shop", "--emulator", self.host_port, *options]
+        return self.start([*command, "--archive", str(self.archive), "--json"], ready='"ready"', timeout_s=120)
+
+    def publish(self, messages: list[OutgoingMessage]) -> None:
+        self._publisher.publish("shop-events", messages)
+
+    def take(self, topic: str) -> list[Message]:
+        """All that has arrived on ``topic`` so far, newly arrived ones included and acknowledged."""
+        subscriber = self._subscribers[topic]
+        while messages := subscriber.pull(1000, 0.05):
+            self.received[topic] += messages
+            subscriber.acknowledge([message.ack_id for message in messages])
+        return self.received[topic]
+
+    def ids(self) -> set[str]:
+        return {message.attributes["event_id"] for message in self.take("predictions")}
+
+    def archived_rows(self) -> int:
+        if not (self.archive / "archive.json").exists():
+            return 0
+        return sum(commit.block.num_rows for commit in read_commits(self.archive))
+
+    def has_archived_more_than(self, rows: int) -> bool:
+        return self.archived_rows() > rows
+
+    def close(self) -> None:
+        for subscriber in self._subscribers.values():
+            subscriber.close()
+        self._publisher.close()
+
+
+@pytest.fixture
+def bench(start_process: Start, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(start_process, tmp_path)
+    yield bench
+    bench.close()
+
+
+def outgoing(block: pa.RecordBatch) -> list[OutgoingMessage]:
+    return [OutgoingMessage(message.data, message.attributes) for message in to_messages(app, block)]
+
+
+def sale_ids(block: pa.RecordBatch) -> set[str]:
+    types, ids = block.column("event_type").to_pylist(), block.column("event_id").to_pylist()
+    return {event_id for event_type, event_id in zip(types, ids, strict=True) if event_type == "sale"}
+
+
+def drained(job: Started) -> dict[str, Any]:
+    assert job.stop() == 0, job.tail()
+    totals: dict[str, Any] = json.loads(job.lines[-1])
+    return totals
+
+
+def poison(rng: random.Random) -> list[tuple[str, OutgoingMessage]]:
+    """Messages that cannot be used, each with the reason that its dead letter must give."""
+    good = {"event_id": "x", "sold_at": 1_700_000_000_000_000, "amount": 1.0}
+
+    def one(reason: str, data: bytes | dict[str, Any], **attributes: str) -> tuple[str, OutgoingMessage]:
+        payload = data if isinstance(data, bytes) else json.dumps(data).encode()
+        return reason, OutgoingMessage(payload, {"event_type": "sale", **attributes})
+
+    cases = [
+        one("malformed_json", b"{"),
+        one("malformed_json", b'{"event_id": "\xff"}'),
+        one("malformed_json", b"[" * 100_000),
+        one("malformed_avro", b"\x01", encoding="avro"),
+        one("unknown_event_type", good, event_type="refund"),
+        one("missing_field", {"event_id": "x"}),
+        one("wrong_type", {**good, "amount": "much"}),
+        one("not_finite", b'{"event_id": "x", "sold_at": 1700000000000000, "amount": NaN}'),
+        one("timestamp_out_of_range", {**good, "sold_at": -1}),
+        one("in_the_future", {**good, "sold_at": 4_000_000_000_000_000}),
+        one("out_of_range", {**good, "amount": 1e300}),
+        one("oversized", {**good, "kind": "x" * (1 << 20)}),
+    ]
+    rng.shuffle(cases)
+    return cases
+
+
+def test_bad_input_goes_to_the_dead_letters_and_touches_nothing_else(bench: Bench) -> None:
+    history = sales(120)
+    good, bad = outgoing(history), poison(random.Random(7))
+    mixed = list(good)
+    for i, (_, message) in enumerate(bad):
+        mixed.insert(i * 9 + 4, message)
+    bench.publish(mixed)
+    job = bench.stream()
+    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
+    wait_until(lambda: len(bench.take("dead-letters")) == len(bad), 60, "every bad message is a dead letter")
+    letters = read_dead_letters(bench.received["dead-letters"])
+    assert sorted((letter.reason, letter.data) for letter in letters) == sorted(
+        (reason, message.data) for reason, message in bad
+    )
+    totals = drained(job)
+    assert (totals["received"], totals["dead_letters"], totals["duplicates"]) == (132, len(bad), 0)
+    assert totals["outcomes"] == {"predicted": 90, "folded": 30}
+    report = verify(app, bench.archive)
+    assert (report.events, report.mismatches) == (120, 0)
+
+
+def test_each_event_published_three_times_is_predicted_once(bench: Bench) -> None:
+    history = sales(200)
+    messages = outgoing(history) * 3
+    random.Random(3).shuffle(messages)
+    bench.publish(messages)
+    job = bench.stream()
+    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
+    totals = drained(job)
+    assert (totals["duplicates"], totals["outcomes"]) == (400, {"predicted": 150, "folded": 50})
+    assert len(bench.take("predictions")) == 150
+    assert len({message.attributes["prediction_id"] for message in bench.received["predictions"]}) == 150
+    amounts = dict(zip(history.column("event_id").to_pylist(), history.column("sale.amount").to_pylist(), strict=True))
+    praised = {message.attributes["event_id"] for message in bench.take("reaction-praise")}
+    assert praised == {event_id for event_id, amount in amounts.items() if amount is not None and amount > 2.0}
+    assert verify(app, bench.archive).mismatches == 0
+
+
+def test_kill_9_loses_nothing_and_state_comes_back_exactly(bench: Bench) -> None:
+    """Two kills while events flow; in each the work was not finished. The archive verifies as a whole."""
+    history = sales(4000)
+    messages = outgoing(history)
+    archived = 0
+    for start in (0, 1500):
+        job = bench.stream()
+        bench.publish(messages[start : start + 500])
+        wait_until(partial(bench.has_archived_more_than, archived), 60, "rows are archived after the restart")
+        bench.publish(messages[start + 500 : start + 1500])
+        job.process.kill()
+        job.wait()
+        archived = bench.archived_rows()
+        assert archived < start + 1500, "the work was finished before the kill, which then proves nothing"
+    job = bench.stream()
+    recovered = json.loads(job.line)["recovered_rows"]
+    assert recovered == archived
+    bench.publish(messages[3000:])
+    wait_until(lambda: bench.ids() == sale_ids(history), 90, "every sale is predicted")
+    drained(job)
+    by_id: dict[str, set[bytes]] = {}
+    for message in bench.take("predictions"):
+        by_id.setdefault(message.attributes["prediction_id"], set()).add(message.data)
+    assert len(by_id) == 3000
+    assert all(len(versions) == 1 for versions in by_id.values())  # published again: the same bits
+    report = verify(app, bench.archive)
+    assert (report.events, report.predictions, report.mismatches) == (4000, 3000, 0)
+
+
+def test_a_restart_publishes_what_was_archived_but_not_marked_published(bench: Bench) -> None:
+    history = sales(20)
+    bench.publish(outgoing(history))
+    job = bench.stream()
+    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
+    drained(job)
+    (segment,) = (path for path in bench.archive.glob("*.log") if path.stat().st_size)
+    data = segment.read_bytes()
+    last_mark = data.rindex(b"SRF1P")
+    first_mark = data.index(b"SRF1P")
+    segment.write_bytes(data[:first_mark] if first_mark == last_mark else data[:last_mark])
+    before = len(bench.take("predictions"))
+    job = bench.stream()
+    wait_until(lambda: len(bench.take("predictions")) > before, 30, "predictions come again")
+    drained(job)
+    again = bench.received["predictions"]
+    assert len({message.attributes["prediction_id"] for message in again}) == 15
+    assert {message.data for message in again[before:]} <= {message.data for message in again[:before]}
+
+
+def test_collect_mode_publishes_features_and_ctrl_c_drains(bench: Bench) -> None:
+    """A team without history or model collects: every event is recorded with its features."""
+    history = sales(40)
+    bench.publish(outgoing(history))
+    job = bench.stream("--collect")
+    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is recorded")
+    assert job.stop(signal.SIGINT) == 0
+    assert json.loads(job.lines[-1])["outcomes"] == {"recorded": 30, "folded": 10}
+    recorded = [plain(message.data) for message in bench.received["predictions"]]
+    assert all(record["model"] == "" and record["outputs"] == {} for record in recorded)
+    assert {frozenset(record["features"]) for record in recorded} == {frozenset(app.features)}
+    report = verify(app, bench.archive)
+    assert (report.events, report.predictions, report.mismatches) == (40, 0, 0)

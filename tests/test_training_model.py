@@ -1,0 +1,349 @@
+"""The wide & deep model from rows to a served artefact, trained by the command that people run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import processes, training_rows
+from training.export import SavedModel, read_summary, versions
+from training.rows import number_column, open_rows
+
+pytestmark = pytest.mark.tensorflow
+
+OPTIONS = json.dumps({"crosses": [["shop", "carrier"]], "embeddings": ["carrier"], "units": [32, 32], "epochs": 3})
+
+
+def _start(module: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments), "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, cwd=processes.REPOSITORY, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]], str]:
+    try:
+        output, complaints = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, [json.loads(line) for line in output.splitlines()], complaints
+
+
+class Trained:
+    """Two runs of the same command, the first one's artefact, and the rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows_folder = training_rows.write(folder / "rows", shards=2)
+        self.homes = [folder / "one", folder / "two"]
+        started = [
+            _start("training.train", "--rows", self.rows_folder, "--models", home, "--options", OPTIONS, "--seed", "3")
+            for home in self.homes
+        ]
+        self.lines: list[list[dict[str, Any]]] = []
+        for process in started:
+            code, lines, complaints = _end(process)
+            assert code == 0, complaints
+            self.lines.append(lines)
+        self.rows = open_rows(self.rows_folder)
+        self.test = self.rows.table("test")
+        self.version = self.homes[0] / "wide_and_deep" / "1"
+        self.model = SavedModel(self.version)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return Trained(tmp_path_factory.mktemp("trained"))
+
+
+def test_it_tells_how_far_it_is_and_what_came_out(trained: Trained) -> None:
+    *progress, result = trained.lines[0]
+    done = [line["progress"]["done"] for line in progress]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0.0, 1.0)
+    assert {line["progress"]["stage"] for line in progress} == {"read", "train", "export", "measure"}
+    assert (result["version"], result["path"]) == (1, str(trained.version))
+    assert result["fingerprint"] == training_rows.FINGERPRINT
+    assert result["metrics"]["test"]["auc"] > 0.8
+    assert result["metrics"]["test"]["rows"] == 2_000
+
+
+def test_the_same_command_gives_the_same_model(trained: Trained) -> None:
+    first, second = (lines[-1] for lines in trained.lines)
+    for name in ("metrics", "epochs"):
+        assert first[name] == second[name]
+    other = SavedModel(trained.homes[1] / "wide_and_deep" / "1")
+    np.testing.assert_array_equal(trained.model.probabilities(trained.test), other.probabilities(trained.test))
+
+
+def test_the_summary_tells_what_made_the_model(trained: Trained) -> None:
+    summary = read_summary(trained.version)
+    assert summary["app"] == "shop"
+    assert summary["fingerprint"] == training_rows.FINGERPRINT
+    assert summary["definitions"] == json.loads(training_rows.DEFINITIONS)
+    assert [feature["name"] for feature in summary["features"]] == list(training_rows.FEATURES)
+    assert summary["metrics"] == trained.lines[0][-1]["metrics"]
+    assert summary["seed"] == 3
+    assert summary["data"]["train"]["rows"] == 6_000
+    assert summary["data"]["test"]["from"].startswith("2013-")
+    assert summary["options"]["crosses"] == [["shop", "carrier"]]
+    assert summary["statistics"]["numbers"]["busy"]["missing"] > 0
+    assert set(summary["libraries"]) == {"keras", "numpy", "pyarrow", "python", "tensorflow"}
+    assert not list(trained.version.rglob("*.keras")) + list(trained.version.rglob("*.h5"))
+
+
+def test_signatures_are_the_contract(trained: Trained) -> None:
+    assert trained.model.inputs == {
+        "busy": "float32",
+        "carrier": "string",
+        "delay": "float32",
+        "hour": "float32",
+        "shop": "string",
+    }
+    assert trained.model.fingerprint == training_rows.FINGERPRINT
+    assert trained.model.definitions == training_rows.DEFINITIONS
+
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((trained.version / "saved_model.pb").read_bytes())
+    signatures = saved.meta_graphs[0].signature_def
+    served, described = signatures["serving_default"], signatures["describe"]
+    for name, one in served.inputs.items():
+        assert [size.size for size in one.tensor_shape.dim] == [-1], name
+    assert list(served.outputs) == ["probability"]
+    assert [size.size for size in served.outputs["probability"].tensor_shape.dim] == [-1]
+    assert not described.inputs
+    assert {name: [size.size for size in one.tensor_shape.dim] for name, one in described.outputs.items()} == {
+        "definitions": [1],
+        "fingerprint": [1],
+    }
+
+
+def test_no_device_is_pinned_in_what_predicts(trained: Trained) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((trained.version / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    functions = {function.signature.name: function for function in graph.library.function}
+    pending = [name for name in functions if "signature_wrapper" in name]
+    assert pending
+    seen, devices = set(), set()
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        for node in functions[name].node_def:
+            devices.add(node.device)
+            called = [value.func.name for value in node.attr.values() if value.func.name]
+            pending += [one for one in called if one in functions and one not in seen]
+    assert len(seen) > 2
+    assert devices == {""}
+
+
+def test_it_loads_as_tensorflow_serving_loads_it(trained: Trained) -> None:
+    """By running the graph's restore and initialisation in a session, not by rebuilding Python objects."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(trained.version))
+        served, described = (loaded.signature_def[name] for name in ("serving_default", "describe"))
+        feeds = {}
+        for name, one in served.inputs.items():
+            column = trained.test[name]
+            feeds[one.name] = (
+                number_column(column) if name in trained.rows.numbers else column.fill_null("").to_pylist()
+            )
+        probabilities = session.run(served.outputs["probability"].name, feeds)
+        assert session.run(described.outputs["fingerprint"].name).tolist() == [training_rows.FINGERPRINT.encode()]
+    np.testing.assert_allclose(probabilities, trained.model.probabilities(trained.test), atol=1e-6)
+
+
+def test_missing_and_unseen_values_are_predicted(trained: Trained) -> None:
+    row = trained.test.slice(0, 1)
+
+    def predicted(**changed: Any) -> float:
+        columns = {name: pa.array(changed.get(name, row[name].to_pylist())) for name in training_rows.FEATURES}
+        for name in changed:
+            columns[name] = columns[name].cast(row.schema.field(name).type)
+        return float(trained.model.probabilities(pa.table(columns))[0])
+
+    for name in training_rows.FEATURES:
+        assert 0 < predicted(**{name: [None]}) < 1, name
+    assert predicted(shop=["moon"]) == predicted(shop=["mars"])
+    assert predicted(shop=[""]) == predicted(shop=[None]) != predicted(shop=["moon"])
+    # Flat outside the range of training, and no number is too large.
+    assert predicted(delay=[1e30]) == predicted(delay=[1e6])
+    assert predicted(delay=[float("inf")]) == predicted(delay=[None])
+    assert predicted(delay=[60.0]) > predicted(delay=[-5.0])
+
+
+def test_a_row_alone_is_predicted_as_in_its_block(trained: Trained) -> None:
+    block = trained.test.slice(0, 50)
+    alone = np.concatenate([trained.model.probabilities(block.slice(row, 1)) for row in range(50)])
+    np.testing.assert_allclose(alone, trained.model.probabilities(block), atol=1e-6, rtol=0)
+    assert trained.model.probabilities(block.slice(0, 0)).shape == (0,)
+
+
+def test_the_report_sets_the_model_beside_its_baselines(trained: Trained, tmp_path: Path) -> None:
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    rule = pa.table(
+        {"event_id": trained.test["event_id"], "late already": pa.array(number_column(trained.test["delay"]) > 15)}
+    )
+    rules = tmp_path / "rules.parquet"
+    pq.write_table(rule.take(np.arange(len(rule))[::-1].copy()), rules)  # in another order: joined by identity
+    arguments: list[str | Path] = ["--rows", trained.rows_folder, "--version", trained.version]
+    arguments += ["--baseline-feature", "delay"]
+    code, lines, complaints = _end(
+        _start("training.evaluate", *arguments, "--rules", rules, "--out", tmp_path / "report", "--resamples", "100")
+    )
+    assert code == 0, complaints
+    report = lines[-1]
+    assert [line["progress"]["done"] for line in lines[:-1]] == [0.0, 0.3, 0.7, 0.9]
+    names = [one["name"] for one in report["models"]]
+    assert names == ["wide_and_deep", "delay alone", "HistGradientBoosting", "late already"]
+
+    labels = number_column(trained.test["label"])
+    probabilities = trained.model.probabilities(trained.test)
+    assert report["auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-9)
+    assert report["log_loss"] == pytest.approx(log_loss(labels, probabilities.astype(float)), abs=1e-6)
+    assert report["auc_baseline"] == report["models"][2]["auc"]
+    assert report["auc"] > report["auc_baseline"] - 0.02
+    assert 0 < report["calibration_error"] < 0.1
+    alone = np.nan_to_num(number_column(trained.test["delay"]), nan=np.nanmedian(number_column(trained.test["delay"])))
+    assert report["models"][1]["auc"] == pytest.approx(roc_auc_score(labels, alone), abs=0.01)
+    assert report["models"][1]["log_loss"] < 0.69
+    against = {one["against"]: one for one in report["differences"]}
+    assert against["delay alone"]["low"] > 0
+    assert against["delay alone"]["excludes_zero"]
+    assert against["late already"]["low"] < against["late already"]["auc"] < against["late already"]["high"]
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == report
+    assert (tmp_path / "report" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_exported_is_what_was_trained(tmp_path: Path, trained: Trained) -> None:
+    import keras
+    import tensorflow as tf
+
+    from training import wide_and_deep
+    from training.export import write_saved_model
+    from training.options import WideAndDeepOptions
+    from training.statistics import compute_statistics
+
+    keras.utils.set_random_seed(1)
+    options = WideAndDeepOptions(crosses=(("shop", "carrier"), ("hour", "carrier")), cross_hash_buckets=7)
+    model = wide_and_deep.build(compute_statistics(trained.rows), options)
+    for variable in model.trainable_variables:
+        variable.assign(keras.random.normal(variable.shape, stddev=0.1))
+    write_saved_model(model, trained.rows, tmp_path)
+    numbers, texts, _ = trained.rows.packed(trained.test).take(np.arange(len(trained.test)))
+    logits = model([tf.constant(numbers), tf.constant(texts.tolist())]).numpy()[:, 0]
+    expected = tf.sigmoid(logits).numpy()
+    np.testing.assert_allclose(SavedModel(tmp_path).probabilities(trained.test), expected, atol=1e-6)
+    assert expected.std() > 0.05
+
+
+def test_numbers_are_encoded_as_their_docstring_says() -> None:
+    from training.statistics import NumberStatistics
+    from training.wide_and_deep import NumberEncoding
+
+    statistics = [
+        NumberStatistics(9, 0.0, 2.0, 1.0, (0.0, 1.0, 1.0, 3.0)),  # buckets [0, 1) and [1, 3]
+        NumberStatistics(9, 0.5, 5.0, 0.0, (5.0, 5.0, 5.0, 5.0)),  # always 5, or missing
+        NumberStatistics(9, 1.0, 0.0, 0.0, ()),  # never there
+    ]
+    nan, inf = np.nan, np.inf
+    rows = np.array([[0.25, 5, nan], [2, nan, 7], [nan, 9, nan], [-9, 5, inf], [99, 5, nan]], np.float32)
+    steps, dense, places = (part.numpy() for part in NumberEncoding(statistics)(rows))
+    #                        >=1 >=3  2nd and 3rd missing
+    assert steps.tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]]
+    #              along [0,1) along [1,3]  scaled (mean 2)
+    expected = np.array([[0.25, 0, -1.75], [1, 0.5, 0], [1, 0.5, 0], [0, 0, -4], [1, 1, 4]])
+    np.testing.assert_allclose(dense[:, :3], expected)
+    np.testing.assert_array_equal(dense[:, 3:5], 0)  # no spread: nothing to scale by
+    np.testing.assert_array_equal(dense[:, 5:], steps[:, 2:])
+    np.testing.assert_array_equal(places, [[1, 1, 0], [2, 0, 1], [0, 1, 0], [1, 1, 0], [3, 1, 0]])
+
+
+@pytest.mark.parametrize("kind", ["numbers", "texts"])
+def test_an_app_may_have_numbers_only_or_texts_only(kind: str, tmp_path: Path) -> None:
+    from training.export import write_saved_model
+    from training.options import WideAndDeepOptions
+    from training.statistics import compute_statistics
+    from training.wide_and_deep import build
+
+    dropped = ["shop", "carrier"] if kind == "numbers" else ["delay", "hour", "busy"]
+    few = training_rows.table(60, 1).drop(dropped)
+    rows = open_rows(training_rows.write(tmp_path / "rows", {"train": few, "validate": few, "test": few}))
+    model = build(compute_statistics(rows, min_rows=1_000), WideAndDeepOptions(units=(4,)))
+    write_saved_model(model, rows, tmp_path / "model")
+    probabilities = SavedModel(tmp_path / "model").probabilities(few)
+    assert probabilities.shape == (60,)
+    assert np.isfinite(probabilities).all()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        ("training.train", ["--models", "{new}", "--model", "forest"], "must be one of wide_and_deep, but is 'forest'"),
+        ("training.train", ["--models", "{new}", "--options", '{"depth": 9}'], "no option 'depth'"),
+        ("training.train", ["--models", "{new}", "--options", "depth"], "--options must be a JSON object"),
+        ("training.train", ["--models", "{new}", "--fingerprint", "0" * 32], "run `sameriver traindata` again"),
+        ("training.evaluate", ["--version", "{new}"], "cannot be read: train it"),
+        ("training.evaluate", ["--version", "{version}", "--rows", "{other}"], "train again on these rows"),
+        ("training.evaluate", ["--version", "{version}", "--out", "{file}"], "a folder that can be written"),
+        ("training.evaluate", ["--version", "{version}", "--baseline-feature", "shop"], "needs a number, but 'shop'"),
+    ],
+)
+def test_expected_errors_are_one_sentence_and_exit_code_2(
+    trained: Trained, tmp_path: Path, module: str, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from training import evaluate, train
+
+    (tmp_path / "file").write_text("")
+    places = {"{new}": tmp_path / "new", "{version}": trained.version, "{file}": tmp_path / "file"}
+    if "{other}" in arguments:
+        few = training_rows.table(20, 1)
+        splits = {"train": few, "validate": few, "test": few}
+        places["{other}"] = training_rows.write(tmp_path / "other", splits, fingerprint="0" * 32)
+    filled = [str(places.get(one, one)) for one in arguments]
+    given = ["--rows", str(trained.rows_folder), *filled, "--json"]
+    assert (train if module == "training.train" else evaluate).main(given) == 2
+    output, complaints = capfd.readouterr()
+    last = json.loads(output.splitlines()[-1])
+    assert said in last["error"]
+    assert f"error: {last['error']}" in complaints
+    assert versions(tmp_path / "new" / "wide_and_deep") == []
+
+
+def test_rows_of_one_outcome_teach_nothing(tmp_path: Path) -> None:
+    from shared_features.errors import HistoryError
+    from training.train import train
+
+    few = training_rows.table(50, 1)
+    few = few.set_column(few.column_names.index("label"), "label", pa.array([False] * 50))
+    rows = training_rows.write(tmp_path / "rows", {"train": few, "validate": few, "test": few})
+    with pytest.raises(HistoryError, match=r"all 50 labels in .*train are the same"):
+        train(rows, tmp_path / "models")
+    assert list((tmp_path / "models" / "wide_and_deep").iterdir()) == []
+
+
+def test_a_training_that_is_ended_leaves_nothing_behind(trained: Trained, tmp_path: Path) -> None:
+    process = _start(
+        "training.train", "--rows", trained.rows_folder, "--models", tmp_path, "--options", '{"epochs": 900}'
+    )
+    assert process.stdout is not None
+    try:
+        while json.loads(process.stdout.readline())["progress"]["stage"] != "train":
+            pass
+        assert [path.name[0] for path in (tmp_path / "wide_and_deep").iterdir()] == ["."]
+        process.terminate()
+    finally:
+        code, _, complaints = _end(process)
+    assert code == 143, complaints
+    assert list((tmp_path / "wide_and_deep").iterdir()) == []

@@ -1,0 +1,61 @@
+"""How a long piece of work tells people and programs how far it is, what came out and what went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared_features.errors import SameriverError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a piece of work is.
+
+    Attributes:
+        stage: one word, such as ``read``, ``train``, ``export``, ``measure``.
+        done: share of the whole, in [0, 1].
+        detail: one line for people.
+    """
+
+    stage: str
+    done: float
+    detail: str
+
+
+Tell = Callable[[Progress], None]
+
+
+def quiet(_: Progress) -> None:
+    """Tell no one."""
+
+
+def run_command(work: Callable[[Tell], dict[str, Any]], show: Callable[[dict[str, Any]], str], as_json: bool) -> int:
+    """Run a command's work and print what it has to say.
+
+    For programs: one JSON object a line, ``{"progress": …}`` while it works; the last line is the result, or
+    ``{"error": …, "kind": …}`` for an expected error. For people: progress on standard error, then what
+    ``show`` makes of the result.
+
+    Returns:
+        The exit code: 0, or 2 for an expected error.
+    """
+
+    def tell(progress: Progress) -> None:
+        if as_json:
+            print(json.dumps({"progress": asdict(progress)}), flush=True)
+        else:
+            print(f"{progress.done:4.0%} {progress.stage}: {progress.detail}", file=sys.stderr, flush=True)
+
+    try:
+        result = work(tell)
+    except SameriverError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
+        return 2
+    print(json.dumps(result) if as_json else show(result), flush=True)
+    return 0

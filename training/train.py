@@ -1,0 +1,223 @@
+"""Train a model on training rows, export it, and measure the exported artefact.
+
+    python -m training.train --rows var/training/flights --models var/models --model wide_and_deep --json
+
+As a process of its own it keeps TensorFlow (seconds to load, 600 MB) out of the caller's; see
+``training.progress`` for what it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from shared_features.errors import ConfigurationError, HistoryError
+from training.batches import ShuffledBatches
+from training.export import SavedModel, staged_version, write_saved_model, write_summary
+from training.metrics import figures
+from training.options import MODELS, WideAndDeepOptions
+from training.progress import Progress, Tell, quiet, run_command
+from training.rows import LABEL, TrainingRows, open_rows
+from training.statistics import compute_statistics
+
+QUICK_ROWS = 80_000
+QUICK_EPOCHS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """An exported model.
+
+    Attributes:
+        model: its name.
+        version: its number.
+        path: its folder.
+        fingerprint: of the features it was trained on.
+        metrics: split -> figures of the exported model (auc, log_loss, calibration_error, …).
+        epochs: what was measured on the validation split after each.
+        duration_s: of the whole training.
+    """
+
+    model: str
+    version: int
+    path: Path
+    fingerprint: str
+    metrics: Mapping[str, Mapping[str, float]]
+    epochs: tuple[Mapping[str, float], ...]
+    duration_s: float
+
+    def summary(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def train(
+    rows_folder: Path | str,
+    models_folder: Path | str,
+    model_name: str = "wide_and_deep",
+    *,
+    fingerprint: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 1,
+    quick: bool = False,
+    progress: Tell = quiet,
+) -> TrainedModel:
+    """Train a model and export it as the next version.
+
+    Fingerprint and definitions come from the rows' metadata and go into the model. On one machine the same
+    rows, options and seed give the same model. This sets TensorFlow's seed and deterministic operations for
+    the process: call it in a process of its own.
+
+    Args:
+        rows_folder: as written by ``sameriver traindata``; holds train, validate and test.
+        models_folder: the version goes to ``<models_folder>/<model_name>/<version>``.
+        model_name: one of ``training.options.MODELS``.
+        fingerprint: refuse rows with another; None takes the rows' own.
+        options: see ``WideAndDeepOptions``.
+        seed: of shuffling, weights and dropout.
+        quick: fewer rows and epochs, for trying things out.
+        progress: called as the work goes on, from this thread.
+
+    Raises:
+        HistoryError: rows are missing or unusable.
+        FingerprintError: rows were made by other features.
+        ConfigurationError: unknown model or option, or a folder that cannot be written.
+    """
+    started = time.monotonic()
+    if model_name not in MODELS:
+        raise ConfigurationError(
+            f"A model must be one of {', '.join(MODELS)}, but is {model_name!r}: correct the app file or --model."
+        )
+    rows = open_rows(rows_folder)
+    rows.require_fingerprint(fingerprint)
+    chosen = WideAndDeepOptions.from_mapping(options or {}, rows.numbers, rows.texts)
+    if quick:
+        chosen = replace(chosen, epochs=min(chosen.epochs, QUICK_EPOCHS))
+    with staged_version(models_folder, model_name) as staged:
+        progress(Progress("read", 0.0, f"constants of {rows.counts['train']:,} training rows"))
+        _require_both_outcomes(rows)
+        statistics = compute_statistics(rows, buckets=chosen.buckets, min_rows=chosen.min_rows)
+        sample_rows = min(QUICK_ROWS, rows.counts["train"]) if quick else None
+        batches = ShuffledBatches(rows, batch_rows=chosen.batch_rows, seed=seed, sample_rows=sample_rows)
+        progress(Progress("read", 0.05, "loading TensorFlow"))
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of CPU instructions helps nobody
+        from training.fit import fit  # loads TensorFlow
+
+        model, epochs = fit(
+            rows,
+            statistics,
+            chosen,
+            batches,
+            seed,
+            lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
+        )
+        progress(Progress("export", 0.9, "exporting the model"))
+        write_saved_model(model, rows, staged.folder)
+        progress(Progress("measure", 0.93, "measuring the exported model"))
+        metrics = _measure(rows, staged.folder)
+        summary = {
+            "app": rows.app,
+            "model": model_name,
+            "fingerprint": rows.fingerprint,
+            "definitions": json.loads(rows.definitions),
+            "features": [asdict(feature) for feature in rows.features],
+            "options": chosen.summary(),
+            "seed": seed,
+            "quick": quick,
+            "data": {
+                split: {"rows": rows.counts[split], **dict(zip(("from", "to"), rows.time_range(split), strict=True))}
+                for split in rows.counts
+            },
+            "trained_rows": batches.rows,
+            "statistics": statistics.summary(),
+            "epochs": epochs,
+            "metrics": metrics,
+            "libraries": {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")}
+            | {"python": platform.python_version()},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_summary(staged.folder, summary)
+        version, path = staged.publish()
+    progress(Progress("measure", 1.0, f"version {version}: test AUC {metrics['test']['auc']:.4f}"))
+    duration_s = time.monotonic() - started
+    return TrainedModel(model_name, version, path, rows.fingerprint, metrics, tuple(epochs), duration_s)
+
+
+def _require_both_outcomes(rows: TrainingRows) -> None:
+    for split, count in rows.counts.items():
+        positives = sum(pc.sum(block[LABEL]).as_py() for block in rows.blocks(split, [LABEL]))
+        if positives in (0, count):
+            raise HistoryError(
+                f"Training needs both outcomes, but all {count} labels in {rows.folder / split} are the same: use a "
+                "longer period or another label."
+            )
+
+
+def _measure(rows: TrainingRows, folder: Path) -> dict[str, dict[str, float]]:
+    exported = SavedModel(folder)
+    metrics = {}
+    for split in ("validate", "test"):
+        labels, probabilities = [], []
+        for block in rows.blocks(split):
+            labels.append(block[LABEL].to_numpy(zero_copy_only=False))
+            probabilities.append(exported.probabilities(block))
+        metrics[split] = figures(np.concatenate(labels), np.concatenate(probabilities))
+    return metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of ``python -m training.train``; exit code 2 on an expected error."""
+    parser = argparse.ArgumentParser(prog="python -m training.train", description="Train, export and measure a model.")
+    parser.add_argument("--rows", required=True, type=Path, help="folder of training rows")
+    parser.add_argument("--models", required=True, type=Path, help="folder of models")
+    parser.add_argument("--model", default=MODELS[0], help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("--options", default="{}", help="the model's options as a JSON object")
+    parser.add_argument("--fingerprint", help="refuse rows of other features than these")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="fewer rows and epochs")
+    parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
+    given = parser.parse_args(arguments)
+
+    def work(tell: Tell) -> dict[str, Any]:
+        trained = train(
+            given.rows,
+            given.models,
+            given.model,
+            fingerprint=given.fingerprint,
+            options=_options(given.options),
+            seed=given.seed,
+            quick=given.quick,
+            progress=tell,
+        )
+        return trained.summary()
+
+    return run_command(work, lambda result: f"{result['path']}: {json.dumps(result['metrics']['test'])}", given.json)
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigurationError(f"--options must be a JSON object, but is {text!r}: quote it for the shell.")
+    return options
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves no half-written version
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The wide & deep model (Cheng et al., 2016, arXiv:1606.07792) with everything a raw feature needs inside.
+
+    numbers ─┬─ quantile steps, missing ──────────────┐
+             ├─ piecewise linear, scaled, missing ─┐  │
+    texts ───┼─ embeddings ────────────────────────┴──┼── dense layers, residual ── deep ─┐
+             ├─ one weight a value ───────────────────┼── wide ──────────────────────────┴─ logit
+             └─ crosses ──────────────────────────────┘
+
+Numbers go into the deep part by the piecewise linear encoding of Gorishniy, Rubachev and Babenko (2022,
+arXiv:2203.05556): between two quantiles the encoding moves from 0 to 1, so that a network of plain dense
+layers bends where the data is; it is flat outside the range seen in training, so nothing is extrapolated.
+
+Importing this module loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from training.options import WideAndDeepOptions
+from training.statistics import NumberStatistics, Statistics, TextStatistics
+
+MISSING_TEXT, UNSEEN_TEXT, FIRST_TEXT = 0, 1, 2
+SCALED_LIMIT = 4.0
+
+
+class NumberEncoding(keras.layers.Layer):  # type: ignore[misc]
+    """Encode numbers [rows, n] (float32; NaN or infinite is missing) by constants of the training split.
+
+    A missing number takes the mean; where training saw missing values, an indicator says so.
+
+    Returns from ``call``:
+        steps: float32 [rows, sum of buckets], 1 where the value is at or above a quantile.
+        dense: float32 [rows, …], piecewise linear encoding, scaled values in [-4, 4], indicators.
+        places: int64 [rows, n], quantile bucket from 1, 0 where missing.
+    """
+
+    def __init__(self, statistics: list[NumberStatistics]) -> None:
+        super().__init__(name="number_encoding")
+        edges = [_edges(one.quantiles) for one in statistics]
+        width = max((len(one) for one in edges), default=1)
+        shape = (len(statistics), max(width - 1, 1))
+        self._lower = np.zeros(shape, np.float32)
+        self._upper = np.full(shape, np.inf, np.float32)
+        self._slope = np.zeros(shape, np.float32)
+        for row, one in enumerate(edges):
+            steps = len(one) - 1
+            if steps > 0:
+                self._lower[row, :steps], self._upper[row, :steps] = one[:-1], one[1:]
+                self._slope[row, :steps] = 1 / (one[1:] - one[:-1])
+        self._used = np.flatnonzero(self._slope)
+        self._mean = np.array([one.mean for one in statistics], np.float32)
+        self._inverse_std = np.array([1 / one.std if one.std > 0 else 0.0 for one in statistics], np.float32)
+        self._nullable = np.array([i for i, one in enumerate(statistics) if one.missing > 0], np.int64)
+        self.sizes = [int(np.count_nonzero(row)) + 2 for row in self._slope]
+
+    def call(self, numbers: Any) -> tuple[Any, Any, Any]:
+        """See the class."""
+        present = tf.math.is_finite(numbers)
+        filled = tf.where(present, numbers, self._mean)
+        above = tf.cast(filled[:, :, None] >= self._upper, tf.float32)
+        along = tf.clip_by_value((filled[:, :, None] - self._lower) * self._slope, 0.0, 1.0)
+        scaled = tf.clip_by_value((filled - self._mean) * self._inverse_std, -SCALED_LIMIT, SCALED_LIMIT)
+        absent = tf.gather(1 - tf.cast(present, tf.float32), self._nullable, axis=1)
+        steps = tf.concat([self._used_only(above), absent], axis=1)
+        dense = tf.concat([self._used_only(along), scaled, absent], axis=1)
+        places = tf.where(present, 1 + tf.cast(tf.reduce_sum(above, axis=2), tf.int64), 0)
+        return steps, dense, places
+
+    def _used_only(self, encoded: Any) -> Any:
+        return tf.gather(tf.reshape(encoded, [-1, self._slope.size]), self._used, axis=1)
+
+
+class TextPlaces(keras.layers.Layer):  # type: ignore[misc]
+    """Look texts [rows, n] up: 0 for "" (missing), 1 for unseen or rare values, from 2 the vocabulary.
+
+    Not ``keras.layers.StringLookup``: it refuses an empty vocabulary and one that contains its "[UNK]".
+    """
+
+    def __init__(self, statistics: list[TextStatistics]) -> None:
+        super().__init__(name="text_places")
+        self.sizes = [len(one.vocabulary) + FIRST_TEXT for one in statistics]
+        self.tables = [_lookup(one) for one in statistics]
+
+    def call(self, texts: Any) -> Any:
+        """See the class; int64 [rows, n]."""
+        columns = [table.lookup(texts[:, column]) for column, table in enumerate(self.tables)]
+        return tf.stack(columns, axis=1)
+
+
+class CrossPlaces(keras.layers.Layer):  # type: ignore[misc]
+    """Combine pairs of places [rows, n]: int64 [rows, crosses], shared by remainder beyond a size.
+
+    Args:
+        pairs: columns to combine.
+        sizes: number of places of each column.
+        hash_buckets: greatest number of places of a cross (best a prime).
+    """
+
+    def __init__(self, pairs: list[tuple[int, int]], sizes: list[int], hash_buckets: int) -> None:
+        super().__init__(name="cross_places")
+        self._pairs = pairs
+        self._all_sizes = sizes
+        self.sizes = [min(sizes[a] * sizes[b], hash_buckets) for a, b in pairs]
+
+    def call(self, places: Any) -> Any:
+        """See the class."""
+        crossed = [
+            tf.math.floormod(places[:, a] * self._all_sizes[b] + places[:, b], size)
+            for (a, b), size in zip(self._pairs, self.sizes, strict=True)
+        ]
+        return tf.stack(crossed, axis=1)
+
+
+class Column(keras.layers.Layer):  # type: ignore[misc]
+    """One column of a matrix: [rows, n] to [rows]."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__()
+        self._column = column
+
+    def call(self, matrix: Any) -> Any:
+        """See the class."""
+        return matrix[:, self._column]
+
+
+class OneHot(keras.layers.Layer):  # type: ignore[misc]
+    """Places [rows] to float32 [rows, size], 1 at the place."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def call(self, places: Any) -> Any:
+        """See the class."""
+        return tf.one_hot(places, self._size)
+
+
+def build(statistics: Statistics, options: WideAndDeepOptions) -> keras.Model:
+    """The untrained model: (numbers float32 [rows, n], texts string [rows, m]) to logits float32 [rows, 1].
+
+    Columns are in the order of ``statistics.numbers`` and ``statistics.texts``.
+    """
+    names = [*statistics.numbers, *statistics.texts]
+    numbers = keras.Input((len(statistics.numbers),), dtype="float32", name="numbers")
+    texts = keras.Input((len(statistics.texts),), dtype="string", name="texts")
+    wide, deep, places, sizes = [], [], [], []
+    if statistics.numbers:
+        encoding = NumberEncoding(list(statistics.numbers.values()))
+        steps, dense, buckets = encoding(numbers)
+        wide.append(keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="wide")(steps))
+        deep.append(dense)
+        places.append(buckets)
+        sizes += encoding.sizes
+    if statistics.texts:
+        lookup = TextPlaces(list(statistics.texts.values()))
+        found = lookup(texts)
+        places.append(found)
+        for column, (name, size) in enumerate(zip(statistics.texts, lookup.sizes, strict=True)):
+            place = Column(column)(found)
+            if options.embeddings is None or name in options.embeddings:
+                width = min(options.embedding, (size + 1) // 2)
+                deep.append(keras.layers.Embedding(size, width, name=f"embedding_{column}")(place))
+            else:
+                deep.append(OneHot(size)(place))
+            wide.append(_weight_of_each(size, f"wide_text_{column}")(place))
+        sizes += lookup.sizes
+    if options.crosses:
+        pairs = [(names.index(a), names.index(b)) for a, b in options.crosses]
+        cross = CrossPlaces(pairs, sizes, options.cross_hash_buckets)
+        crossed = cross(keras.layers.Concatenate()(places) if len(places) > 1 else places[0])
+        for column, size in enumerate(cross.sizes):
+            wide.append(_weight_of_each(size, f"wide_cross_{column}")(Column(column)(crossed)))
+    hidden = keras.layers.Concatenate()(deep) if len(deep) > 1 else deep[0]
+    for units in options.units:
+        layer = keras.layers.Dense(units, activation="relu")(hidden)
+        layer = keras.layers.Dropout(options.dropout)(layer)
+        hidden = keras.layers.Add()([layer, hidden]) if hidden.shape[-1] == units else layer
+    start = keras.initializers.Constant(_log_odds(statistics.positives))
+    wide.append(keras.layers.Dense(1, bias_initializer=start, name="deep")(hidden))
+    return keras.Model([numbers, texts], keras.layers.Add(name="logit")(wide), name="wide_and_deep")
+
+
+def _weight_of_each(size: int, name: str) -> keras.layers.Layer:
+    return keras.layers.Embedding(size, 1, embeddings_initializer="zeros", name=name)
+
+
+def _edges(quantiles: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    edges = np.unique(np.array(quantiles, np.float32))
+    if len(edges) < 2:
+        return edges
+    apart = np.diff(edges) > np.finfo(np.float32).tiny * 8  # closer ones would have an infinite slope
+    kept: npt.NDArray[np.float32] = edges[np.concatenate([[True], apart])]
+    return kept
+
+
+def _lookup(statistics: TextStatistics) -> Any:
+    keys = ["", *(value for value, _ in statistics.vocabulary)]
+    places = [MISSING_TEXT, *range(FIRST_TEXT, FIRST_TEXT + len(statistics.vocabulary))]
+    content = tf.lookup.KeyValueTensorInitializer(tf.constant(keys, tf.string), tf.constant(places, tf.int64))
+    return tf.lookup.StaticHashTable(content, default_value=UNSEEN_TEXT)
+
+
+def _log_odds(share: float) -> float:
+    inside = min(max(share, 1e-6), 1 - 1e-6)
+    return float(np.log(inside / (1 - inside)))
