@@ -60,8 +60,7 @@ def _fields(expressions: Iterable[Expression | None]) -> list[str]:
 
 
 def _stage_fields(stage: Stage) -> list[str]:
-    keys = [field.column for field in stage.key.fields.values()]
-    return keys + _fields(part for track in stage.tracks for part in (track.value, track.where))
+    return stage.key.columns + _fields(part for track in stage.tracks for part in (track.value, track.where))
 
 
 def columns_before(plan: Plan, index: int, extra: Iterable[str] = ()) -> list[str]:

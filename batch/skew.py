@@ -100,7 +100,8 @@ class Causes:
         group = self._groups[stage].get(self._keys[stage][row], np.empty(0, np.int64))
         at = self._times[row]
         times = self._times[group]
-        inside = group[np.searchsorted(times, at - aggregate.window_us) : np.searchsorted(times, at, side="right")]
+        earliest = np.searchsorted(times, at - aggregate.window_us) if aggregate.window_us else 0
+        inside = group[earliest : np.searchsorted(times, at, side="right")]
         inside = inside[self._types[inside] == aggregate.event_type]
         seen_in_training = self._trained[inside] <= self._trained[row]
         seen_live = self._live[inside] <= self._live[row]

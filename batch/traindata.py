@@ -181,9 +181,10 @@ def _warm_from(plan: Plan, since: datetime | None) -> datetime | None:
 
     What is published before ``since`` - lateness - longest window - 10 min has an event time of at most
     ``since`` - lateness - longest window: it lies in no window of an event from ``since`` on, and cannot be the
-    greatest event time of its key once that event is folded (contract C2).
+    greatest event time of its key once that event is folded (contract C2). A window of the last n events
+    reaches back without limit: all history is needed.
     """
-    if since is None:
+    if since is None or any(stage.counts_events for stage in plan.stages):
         return None
     reach_us = plan.app.lateness_us + max((stage.longest_us for stage in plan.stages), default=0)
     return since - timedelta(microseconds=reach_us, seconds=MAX_FUTURE_S)

@@ -1,15 +1,23 @@
 """The feature library that batch and streaming share: definitions, expressions, windows and their kernel."""
 
 from shared_features.aggregates import (
-    Key,
     count,
+    decayed_mean,
+    decayed_sum,
+    difference,
+    distinct_count,
     first,
     lag,
     last,
+    last_values,
     max,
     mean,
     min,
+    most_frequent,
+    rate,
     seconds_since_last,
+    share,
+    slope,
     std,
     sum,
     variance,
@@ -17,6 +25,7 @@ from shared_features.aggregates import (
 from shared_features.app import App, Label, Model, Prediction, Reaction, Rule, load_app, prediction
 from shared_features.compute import compute
 from shared_features.events import EventType
+from shared_features.keys import Key
 from shared_features.nodes import coalesce, where
 
 __all__ = [
@@ -31,15 +40,24 @@ __all__ = [
     "coalesce",
     "compute",
     "count",
+    "decayed_mean",
+    "decayed_sum",
+    "difference",
+    "distinct_count",
     "first",
     "lag",
     "last",
+    "last_values",
     "load_app",
     "max",
     "mean",
     "min",
+    "most_frequent",
     "prediction",
+    "rate",
     "seconds_since_last",
+    "share",
+    "slope",
     "std",
     "sum",
     "variance",

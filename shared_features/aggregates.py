@@ -4,6 +4,10 @@ A window of length w at an event of time t covers the events of the same key tha
 itself, with event time in (t − w, t]; ``closed="both"`` makes it [t − w, t], ``include_self=False`` leaves the
 event out. Nulls are skipped; an empty window gives null, and a count of 0 (contract C2, C4).
 
+A window ``over="10 events"`` holds the last ten events of the key that carry the value, by (event time, identity),
+with event time up to t. It has no limit in time; behind the lateness L it reaches the ten latest of the events
+older than M - L, where M is the newest event time of the key.
+
 Means, sums and variances are computed in integers: a value is rounded once to its ``scale`` (1 for integers and
 booleans, 1e-6 for floats unless said), so that the result does not depend on the order of adding (C3).
 ``min``, ``max``, ``first``, ``last`` and ``lag`` return values as they came, unrounded.
@@ -18,10 +22,13 @@ from typing import Any
 
 from shared_features.errors import DefinitionError
 from shared_features.expressions import NUMERIC, Expression, Field
+from shared_features.keys import Key
+from shared_features.lists import Listed
 
 _UNITS_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _LONGEST_US = 400 * _UNITS_US["d"]
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_EVENTS = re.compile(r"(\d{1,9}) events?")
+MOST_EVENTS = 10_000
 
 
 def duration_us(duration: str | timedelta, of: str) -> int:
@@ -45,42 +52,19 @@ def duration_us(duration: str | timedelta, of: str) -> int:
     return length_us
 
 
-class Key:
-    """What a keyed stage groups by: for each event type that takes part, the field that holds the key.
-
-    >>> by_origin = Key("origin", departed.origin, weather.origin)  # doctest: +SKIP
-    """
-
-    def __init__(self, name: str, *fields: Field) -> None:
-        if not _NAME.fullmatch(name):
-            raise DefinitionError(f"key name {name!r} is not a lower-case name of at most 64 letters, digits and _")
-        if not fields:
-            raise DefinitionError(f"key {name!r} names no field: give one field per event type that takes part")
-        self.name = name
-        self.fields: dict[str, Field] = {}
-        for field in fields:
-            if not isinstance(field, Field):
-                raise DefinitionError(f"key {name!r} got {field!r}, wanted a field of an event type")
-            if field.event_type in self.fields:
-                raise DefinitionError(f"key {name!r} names two fields of event type {field.event_type!r}, wanted one")
-            if field.dtype not in ("string", "int64"):
-                raise DefinitionError(f"key {name!r} uses {field.key} of type {field.dtype}, wanted string or integer")
-            self.fields[field.event_type] = field
-        if len({field.dtype for field in fields}) > 1:
-            raise DefinitionError(f"key {name!r} mixes string and integer fields: wanted one type in all event types")
-        self.dtype = fields[0].dtype
-
-    @property
-    def definition(self) -> list[Any]:
-        """The key as plain JSON values, for the fingerprint."""
-        return [self.name, {event_type: field.field for event_type, field in sorted(self.fields.items())}]
-
-
 SUMMED = ("sum", "mean", "variance", "variance_sample", "std", "std_sample")
+SCALED = (*SUMMED, "slope", "decayed_sum", "decayed_mean")
+"""Operations whose values are rounded once to their scale and then added as integers."""
 
 
 class Aggregate(Expression):
-    """One aggregate of one value over one window of one key. Built by the functions below."""
+    """One aggregate of one value over one window of one key. Built by the functions below.
+
+    Attributes:
+        window_us: length of the event-time window in microseconds; 0 for a window of the last n events.
+        window_events: n for a window of the last n events; 0 for an event-time window.
+        half_life_us: of the decaying aggregates; 0 for the others.
+    """
 
     def __init__(
         self,
@@ -94,10 +78,12 @@ class Aggregate(Expression):
         include_self: bool = True,
         scale: float | None = None,
         k: int = 0,
+        half_life: str | timedelta | None = None,
     ) -> None:
         place = f"{operation} of {value.key} by {by.name!r}"
         self.operation, self.value, self.by, self.where, self.k = operation, value, by, where, k
-        self.window_us = duration_us(over, place)
+        self.window_us, self.window_events = _window(over, place)
+        self.half_life_us = 0 if half_life is None else duration_us(half_life, f"half_life= of {place}")
         if closed not in ("right", "both"):
             raise DefinitionError(f"{place} got closed={closed!r}, wanted 'right' (t-w, t] or 'both' [t-w, t]")
         self.closed, self.include_self = closed, include_self
@@ -109,21 +95,22 @@ class Aggregate(Expression):
             )
         if where is not None and where.dtype != "bool":
             raise DefinitionError(f"{place} got a {where.dtype} as where=, wanted a boolean")
-        self.scale_inverse = self._scale_inverse(place, scale) if operation in SUMMED else 1
+        self.scale_inverse = self._scale_inverse(place, scale) if operation in SCALED else 1
         self.dtype = self._result_dtype(place)
-        self.definition = [
-            operation,
-            value.definition,
-            {
-                "by": by.definition,
-                "over_us": self.window_us,
-                "where": None if where is None else where.definition,
-                "closed": closed,
-                "include_self": include_self,
-                "scale_inverse": self.scale_inverse,
-                "k": k,
-            },
-        ]
+        options: dict[str, Any] = {
+            "by": by.definition,
+            "over_us": self.window_us,
+            "where": None if where is None else where.definition,
+            "closed": closed,
+            "include_self": include_self,
+            "scale_inverse": self.scale_inverse,
+            "k": k,
+        }
+        if self.window_events:
+            options["over_events"] = self.window_events
+        if self.half_life_us:
+            options["half_life_us"] = self.half_life_us
+        self.definition = [operation, value.definition, options]
 
     def _scale_inverse(self, place: str, scale: float | None) -> int:
         if scale is None:
@@ -134,18 +121,29 @@ class Aggregate(Expression):
         return inverse
 
     def _result_dtype(self, place: str) -> str:
-        if self.operation == "count":
-            return "int64"
-        if self.operation == "seconds_since_last":
-            return "float64"
-        if self.operation in SUMMED:
-            if self.value.dtype not in NUMERIC:
-                raise DefinitionError(f"{place} got a {self.value.dtype}, wanted a number or a boolean")
-            whole = self.operation == "sum" and self.value.dtype != "float64"
+        given = self.value.dtype
+        if given not in (*NUMERIC, "timestamp", "string"):
+            raise DefinitionError(f"{place} got a {given}, wanted a number, boolean, timestamp or string")
+        if self.operation in SCALED:
+            if given not in NUMERIC:
+                raise DefinitionError(f"{place} got a {given}, wanted a number or a boolean")
+            whole = self.operation == "sum" and given != "float64"
             return "int64" if whole else "float64"
-        if self.value.dtype not in (*NUMERIC, "timestamp"):
-            raise DefinitionError(f"{place} got a {self.value.dtype}, wanted a number, boolean or timestamp")
-        return self.value.dtype
+        if self.operation in ("min", "max") and given == "string":
+            raise DefinitionError(f"{place} got a {given}, wanted a number, boolean or timestamp")
+        fixed = {"count": "int64", "distinct_count": "int64", "seconds_since_last": "float64"}
+        return fixed.get(self.operation, given)
+
+
+def _window(over: str | timedelta, place: str) -> tuple[int, int]:
+    """Length in microseconds and number of events of a window; one of them is 0."""
+    match = _EVENTS.fullmatch(over) if isinstance(over, str) else None
+    if match is None:
+        return duration_us(over, place), 0
+    events = int(match[1])
+    if not 1 <= events <= MOST_EVENTS:
+        raise DefinitionError(f"{place} got over={over!r}, wanted 1 to {MOST_EVENTS} events")
+    return 0, events
 
 
 def _only_event_type(place: str, expressions: Sequence[Expression]) -> str:
@@ -217,6 +215,78 @@ def lag(value: Expression, k: int, *, by: Key, over: str | timedelta, **options:
     if not isinstance(k, int) or not 1 <= k <= 1000:
         raise DefinitionError(f"lag of {value.key} got k={k!r}, wanted a whole number from 1 to 1000")
     return Aggregate("lag", value, by=by, over=over, k=k, **options)
+
+
+def distinct_count(value: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Aggregate:
+    """Number of different non-null values in the window, exact, int64; 0 in an empty window."""
+    return Aggregate("distinct_count", value, by=by, over=over, **options)
+
+
+def most_frequent(value: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Aggregate:
+    """The value that occurs most often in the window, of the value's own type.
+
+    Among equally frequent values it is the one whose latest occurrence is the latest by (event time, identity).
+    """
+    return Aggregate("most_frequent", value, by=by, over=over, **options)
+
+
+def slope(value: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Aggregate:
+    """Slope of the least-squares line of the value over event time, per second, float64.
+
+    (n Σtv − Σt Σv) / (n Σt² − (Σt)²) in integers, of the values at their ``scale`` and event times in whole
+    microseconds, rounded once. Null for fewer than two different event times.
+    """
+    return Aggregate("slope", value, by=by, over=over, **options)
+
+
+def decayed_sum(
+    value: Expression, half_life: str | timedelta, *, by: Key, over: str | timedelta, **options: Any
+) -> Aggregate:
+    """Sum of the values, each weighted by half for every ``half_life`` of its age, float64.
+
+    An event of age a has the weight W(k) / 2^40 with k = ⌊16 a / half_life⌋ and W(k) = 2^40 · 2^(−k/16) rounded
+    half to even; beyond k = 640 it is 0. The weights are integers and depend on the age alone, so that the sum is
+    an integer sum, rounded once: exact, and the same however the events come in blocks. Null in an empty window.
+    """
+    return Aggregate("decayed_sum", value, by=by, over=over, half_life=half_life, **options)
+
+
+def decayed_mean(
+    value: Expression, half_life: str | timedelta, *, by: Key, over: str | timedelta, **options: Any
+) -> Aggregate:
+    """Mean of the values with the weights of `decayed_sum`, float64, rounded once; null if all weights are 0."""
+    return Aggregate("decayed_mean", value, by=by, over=over, half_life=half_life, **options)
+
+
+def last_values(value: Expression, n: int, *, by: Key, over: str | timedelta, **options: Any) -> Expression:
+    """The last ``n`` values in the window as a list of that length, newest first, filled up with nulls."""
+    if not isinstance(n, int) or not 1 <= n <= 1000:
+        raise DefinitionError(f"last_values of {value.key} got n={n!r}, wanted a whole number from 1 to 1000")
+    return Listed([Aggregate("lag", value, by=by, over=over, k=k, **options) for k in range(n)])
+
+
+def difference(value: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Expression:
+    """The event's own value minus the last one before it (by event time and identity); null if either is."""
+    return value - last(value, by=by, over=over, include_self=False, **options)
+
+
+def rate(value: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Expression:
+    """Non-null values per second: their count divided by the length of the window, float64.
+
+    Raises:
+        DefinitionError: the window is one of the last n events, which has no length.
+    """
+    counted = count(value, by=by, over=over, **options)
+    if counted.window_events:
+        raise DefinitionError(f"rate of {value.key} got over={over!r}, wanted a duration such as '1h'")
+    return counted / (counted.window_us / 1e6)
+
+
+def share(condition: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Aggregate:
+    """Share of events for which the condition is true, among those for which it is not null, float64."""
+    if condition.dtype != "bool":
+        raise DefinitionError(f"share got the {condition.dtype} {condition.key}, wanted a boolean condition")
+    return mean(condition, by=by, over=over, **options)
 
 
 def seconds_since_last(value: Expression, *, by: Key, over: str | timedelta, **options: Any) -> Aggregate:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from shared_features import fingerprint
-from shared_features.aggregates import Aggregate, Key, duration_us
+from shared_features.aggregates import Aggregate, duration_us
 from shared_features.errors import ConfigurationError, DefinitionError
 from shared_features.events import EventType
 from shared_features.expressions import BlockColumn, Expression, Field
+from shared_features.keys import Key
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 RESERVED = frozenset({"event_type", "event_id", "event_time", "publish_time", "message_id", "label", "split"})

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared_features import windows
-from shared_features.aggregates import Key
 from shared_features.blocks import append_columns
 from shared_features.columns import Column, Evaluator, to_arrow
+from shared_features.keys import Key
 from shared_features.plan import Output, Plan, Stage, Track
 from shared_features.state import StageState, TrackState
 

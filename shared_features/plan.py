@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shared_features import windows
-from shared_features.aggregates import SUMMED, Aggregate, Key
+from shared_features.aggregates import SUMMED, Aggregate
 from shared_features.app import App
 from shared_features.expressions import Expression
+from shared_features.keys import Key
 
 _OPERATIONS = {
     "count": windows.COUNT,
@@ -120,6 +121,11 @@ class Stage:
     lateness_us: int
     longest_us: int
     predict_on: str
+
+    @property
+    def counts_events(self) -> bool:
+        """Whether some window holds the last n events, however old they are."""
+        return any(output.aggregate.window_events > 0 for output in self.outputs)
 
     @property
     def name(self) -> str:

@@ -18,8 +18,8 @@ from shared_features import (
     Rule,
     count,
     lag,
-    last,
     load_app,
+    max,
     mean,
     prediction,
     std,
@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "window too long": (lambda: mean(sale.amount, by=by_shop, over="401d"), "at most 400 days"),
     "window unreadable": (lambda: mean(sale.amount, by=by_shop, over="1 hour"), "wanted one such as '90s'"),
     "mean of text": (lambda: mean(sale.kind, by=by_shop, over="1h"), "got a string, wanted a number"),
-    "last of text": (lambda: last(sale.kind, by=by_shop, over="1h"), "wanted a number, boolean or timestamp"),
+    "max of text": (lambda: max(sale.kind, by=by_shop, over="1h"), "wanted a number, boolean or timestamp"),
     "where no boolean": (lambda: count(sale.amount, by=by_shop, over="1h", where=sale.amount), "wanted a boolean"),
     "nested": (
         lambda: mean(mean(sale.amount, by=by_shop, over="1h"), by=by_shop, over="1h"),
@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "key without field": (lambda: Key("shop"), "names no field"),
     "key twice": (lambda: Key("shop", sale.shop, sale.kind), "names two fields of event type 'sale'"),
     "key of floats": (lambda: Key("shop", sale.amount), "wanted string or integer"),
-    "key mixed": (lambda: Key("shop", sale.till, visit.shop), "mixes string and integer"),
+    "key mixed": (lambda: Key("shop", sale.till, visit.shop), "mixes types of fields"),
     "no expression as key": (lambda: Key("shop", sale.till + 1), "wanted a field"),  # type: ignore[arg-type]
     "truth": (lambda: sale.amount > 1 and sale.paid, "write & | ~ instead of and, or, not"),
     "text plus number": (lambda: sale.kind + 1, "cannot add string and int64"),
