@@ -19,12 +19,12 @@ from shared_features import (
     count,
     lag,
     load_app,
-    max,
     mean,
     prediction,
     std,
     where,
 )
+from shared_features import max as greatest
 from shared_features.errors import ConfigurationError, DefinitionError, FingerprintError
 from shared_features.fingerprint import check_same
 from tests.shop.app import app, by_shop, by_till, sale, visit
@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "window too long": (lambda: mean(sale.amount, by=by_shop, over="401d"), "at most 400 days"),
     "window unreadable": (lambda: mean(sale.amount, by=by_shop, over="1 hour"), "wanted one such as '90s'"),
     "mean of text": (lambda: mean(sale.kind, by=by_shop, over="1h"), "got a string, wanted a number"),
-    "max of text": (lambda: max(sale.kind, by=by_shop, over="1h"), "wanted a number, boolean or timestamp"),
+    "max of text": (lambda: greatest(sale.kind, by=by_shop, over="1h"), "wanted a number, boolean or timestamp"),
     "where no boolean": (lambda: count(sale.amount, by=by_shop, over="1h", where=sale.amount), "wanted a boolean"),
     "nested": (
         lambda: mean(mean(sale.amount, by=by_shop, over="1h"), by=by_shop, over="1h"),
