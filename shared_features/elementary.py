@@ -1,0 +1,187 @@
+"""exp, log, power, sine and the like in float64, with the same bits on every CPU (contract C3).
+
+``np.exp`` and its kin take another path on another CPU and differ in the last bit. The functions here are built
+from + − × / and the square root, which IEEE 754 fixes to the bit, from whole-number steps on the bits of a double,
+and from tables made with `decimal`. They are compiled by Numba without ``fastmath``, so nothing is reordered or
+fused; a test pins the bits of 100,000 results of each and reads the machine code for fused operations.
+
+Accuracy: the result is one of the two doubles next to the true value. Worst error measured over 2 million random
+arguments a function, in units in the last place (0.5 is the best possible):
+
+    exp 0.51    log 0.51     log1p 0.51    power 0.51    sin 0.70    cos 0.60    sin_deg 0.70    cos_deg 0.60
+    asin 0.70   acos 0.70    atan 0.70     atan2 0.70
+
+Arguments are numbers or arrays of any shape, taken as float64; the result is a float64 array of that shape. NaN,
+and an argument where the function has no value, gives NaN; too large a result is infinite, too small a one 0.
+A feature never sees either: expressions turn what is not finite into null.
+
+The first call of a function compiles it, about 0.1 s; a call for one value takes about 1 µs, a value in a
+large array 3 to 30 ns.
+
+Methods: P. T. P. Tang, Table-driven implementation of the exponential function, ACM TOMS 15, 1989, and of the
+logarithm function, ACM TOMS 16, 1990; Cody and Waite, Software Manual for the Elementary Functions, 1980 (reduction
+of the argument in parts); Taylor series for what is left. Written from these; coefficients are those of the series.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from shared_features import exponential, trigonometry
+
+Float64Array = npt.NDArray[np.float64]
+
+_IN = numba.types.Array(numba.types.float64, 1, "C", readonly=True)
+_OUT = numba.types.Array(numba.types.float64, 1, "C")
+
+
+@cache
+def loop(scalar: Any, inputs: int) -> Any:
+    """``scalar``, a compiled function of one to four doubles, over arrays: f(input, …, output), each float64 [n].
+
+    Raises:
+        KeyError: ``inputs`` is not 1, 2 or 4.
+    """
+
+    def over_one(a: Any, out: Any) -> None:
+        for i in range(len(out)):
+            out[i] = scalar(a[i])
+
+    def over_two(a: Any, b: Any, out: Any) -> None:
+        for i in range(len(out)):
+            out[i] = scalar(a[i], b[i])
+
+    def over_four(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
+        for i in range(len(out)):
+            out[i] = scalar(a[i], b[i], c[i], d[i])
+
+    body = {1: over_one, 2: over_two, 4: over_four}[inputs]
+    return numba.njit(numba.void(*[_IN] * inputs, _OUT), nogil=True, error_model="numpy")(body)
+
+
+def map_scalar(scalar: Any, *inputs: npt.ArrayLike) -> Float64Array:
+    """A compiled function of one, two or four doubles at each place of some arrays, which are broadcast; float64."""
+    arrays = [np.ascontiguousarray(values, np.float64) for values in inputs]
+    if len(arrays) > 1 and len({array.shape for array in arrays}) > 1:
+        arrays = [np.ascontiguousarray(array) for array in np.broadcast_arrays(*arrays)]
+    result = np.empty(arrays[0].shape)
+    loop(scalar, len(arrays))(*[array.ravel() for array in arrays], result.ravel())
+    return result
+
+
+def exp(x: npt.ArrayLike) -> Float64Array:
+    """e to the power x; infinite above 709.78, 0 below −745.2.
+
+    >>> exp([0.0, 1.0])
+    array([1.        , 2.71828183])
+    """
+    return map_scalar(exponential.scalar_exp, x)
+
+
+def log(x: npt.ArrayLike) -> Float64Array:
+    """Natural logarithm; −infinity of 0, NaN of less.
+
+    >>> log([1.0, 10.0])
+    array([0.        , 2.30258509])
+    """
+    return map_scalar(exponential.scalar_log, x)
+
+
+def log1p(x: npt.ArrayLike) -> Float64Array:
+    """Natural logarithm of 1 + x, exact also where x is tiny; −infinity of −1, NaN of less.
+
+    >>> log1p([0.0, 1e-20])
+    array([0.e+00, 1.e-20])
+    """
+    return map_scalar(exponential.scalar_log1p, x)
+
+
+def power(x: npt.ArrayLike, y: npt.ArrayLike) -> Float64Array:
+    """x to the power y; 1 where y is 0 or x is 1; NaN where x < 0 and y is no whole number.
+
+    >>> power([2.0, -8.0, 0.0], [0.5, 3.0, 2.0])
+    array([   1.41421356, -512.        ,    0.        ])
+    """
+    return map_scalar(exponential.scalar_power, x, y)
+
+
+def sin(x: npt.ArrayLike) -> Float64Array:
+    """Sine of x in radians; NaN for |x| above 2^28, where neighbouring doubles begin to lie far apart.
+
+    >>> sin([0.0, 1.0])
+    array([0.        , 0.84147098])
+    """
+    return map_scalar(trigonometry.scalar_sin, x)
+
+
+def cos(x: npt.ArrayLike) -> Float64Array:
+    """Cosine of x in radians; NaN for |x| above 2^28.
+
+    >>> cos([0.0, 1.0])
+    array([1.        , 0.54030231])
+    """
+    return map_scalar(trigonometry.scalar_cos, x)
+
+
+def sin_deg(x: npt.ArrayLike) -> Float64Array:
+    """Sine of x in degrees, exact at multiples of 90; NaN for |x| above 2^45.
+
+    >>> sin_deg([45.0, 90.0, 180.0])
+    array([0.70710678, 1.        , 0.        ])
+    """
+    return map_scalar(trigonometry.scalar_sin_deg, x)
+
+
+def cos_deg(x: npt.ArrayLike) -> Float64Array:
+    """Cosine of x in degrees, exact at multiples of 90; NaN for |x| above 2^45.
+
+    >>> cos_deg([0.0, 60.0, 90.0])
+    array([1. , 0.5, 0. ])
+    """
+    return map_scalar(trigonometry.scalar_cos_deg, x)
+
+
+def asin(x: npt.ArrayLike) -> Float64Array:
+    """Angle in radians, [−π/2, π/2], whose sine is x; NaN for |x| > 1.
+
+    >>> asin([0.0, 1.0])
+    array([0.        , 1.57079633])
+    """
+    return map_scalar(trigonometry.scalar_asin, x)
+
+
+def acos(x: npt.ArrayLike) -> Float64Array:
+    """Angle in radians, [0, π], whose cosine is x; NaN for |x| > 1.
+
+    >>> acos([1.0, -1.0])
+    array([0.        , 3.14159265])
+    """
+    return map_scalar(trigonometry.scalar_acos, x)
+
+
+def atan(x: npt.ArrayLike) -> Float64Array:
+    """Angle in radians, [−π/2, π/2], whose tangent is x.
+
+    >>> atan([0.0, 1.0])
+    array([0.        , 0.78539816])
+    """
+    return map_scalar(trigonometry.scalar_atan, x)
+
+
+def atan2(y: npt.ArrayLike, x: npt.ArrayLike) -> Float64Array:
+    """Angle in radians, (−π, π], of the point (x, y) from the positive x axis; 0 at the origin; no signed zeros.
+
+    >>> atan2([1.0, 0.0], [1.0, -1.0])
+    array([0.78539816, 3.14159265])
+    """
+    return map_scalar(trigonometry.scalar_atan2, y, x)
+
+
+def degrees(x: npt.ArrayLike) -> Float64Array:
+    """x radians in degrees: x · (180 / π), one rounding of the constant and one of the product."""
+    return np.asarray(x, np.float64) * trigonometry.DEGREES_PER_RADIAN
