@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from shared_features import fingerprint
@@ -150,6 +151,7 @@ class App:
     ) -> None:
         _check_name("app", name)
         self.name, self.predict_on, self.label = name, predict_on, label
+        self.spec = name
         self.features, self.models, self.reactions = dict(features), list(models), list(reactions)
         self.lateness_us = duration_us(lateness, f"lateness of app {name!r}")
         self.event_types = {event_type.name: event_type for event_type in event_types}
@@ -263,26 +265,45 @@ class App:
 def load_app(spec: str) -> App:
     """The app called ``spec`` among the bundled ones, or the one in a folder (its ``app.py``) or file.
 
+    Its ``spec`` is what was given here, for commands that a message names.
+
     Raises:
         ConfigurationError: there is no such app, or its file defines no ``app``.
     """
-    if _NAME.fullmatch(spec) and importlib.util.find_spec(f"apps.{spec}") is not None:
-        module = importlib.import_module(f"apps.{spec}.app")
-    else:
-        path = Path(spec).resolve()
-        path = path / "app.py" if path.is_dir() else path
-        if not path.is_file():
-            raise ConfigurationError(
-                f"app {spec!r} was not found: wanted the name of a bundled app or the path of a folder with app.py"
-            )
-        name = "sameriver_app_" + re.sub(r"\W", "_", str(path))
-        found = importlib.util.spec_from_file_location(name, path)
-        if found is None or found.loader is None:
-            raise ConfigurationError(f"app file {path} cannot be imported: wanted a Python file")
-        module = importlib.util.module_from_spec(found)
-        sys.modules[name] = module
-        found.loader.exec_module(module)
+    module = load_beside(spec, "app")
+    if module is None:
+        raise ConfigurationError(
+            f"app {spec!r} was not found: wanted the name of a bundled app or the path of a folder with app.py"
+        )
     app = getattr(module, "app", None)
     if not isinstance(app, App):
         raise ConfigurationError(f"app {spec!r} defines no App called 'app': add app = App(...) to {module.__file__}")
+    app.spec = spec
     return app
+
+
+def load_beside(spec: str, name: str) -> ModuleType | None:
+    """The module ``name`` in an app's folder, for example its ``history``; None if it has none.
+
+    An app in a folder is loaded by its path: the folder is put on no search path, so that what else lies there or
+    in the working folder stands in nobody's way.
+
+    Args:
+        spec: as for `load_app`.
+        name: of the module, without ``.py``.
+    """
+    if _NAME.fullmatch(spec) and importlib.util.find_spec(f"apps.{spec}") is not None:
+        dotted = f"apps.{spec}.{name}"
+        return importlib.import_module(dotted) if importlib.util.find_spec(dotted) is not None else None
+    given = Path(spec).resolve()
+    path = given if name == "app" and not given.is_dir() else (given if given.is_dir() else given.parent) / f"{name}.py"
+    if not path.is_file():
+        return None
+    module_name = "sameriver_app_" + re.sub(r"\W", "_", str(path))
+    found = importlib.util.spec_from_file_location(module_name, path)
+    if found is None or found.loader is None:
+        raise ConfigurationError(f"app file {path} cannot be imported: wanted a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module_name] = module
+    found.loader.exec_module(module)
+    return module

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -63,18 +64,21 @@ def _with_inputs(node: Any) -> list[Any]:
     return found
 
 
-def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], of_what: str) -> None:
+def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], of_what: str, app_spec: str | None = None) -> None:
     """Raise unless two sets of definitions are equal.
 
     Args:
         ours: definitions of the running app.
         theirs: definitions that ``of_what`` (for example "model wide_and_deep") was made with.
+        app_spec: what ``--app`` takes for this app, for the command in the message; its name where None.
 
     Raises:
-        FingerprintError: names the first feature, or other part, that differs and both definitions.
+        FingerprintError: names the first feature, or other part, that differs, both definitions, and the one
+            command that makes a model which matches.
     """
     if canonical(ours) == canonical(theirs):
         return
+    todo = f"run `sameriver train --app {shlex.quote(app_spec or str(ours['app']))}` to make one that matches"
     for part in sorted(set(ours) | set(theirs)):
         mine, other = ours.get(part), theirs.get(part)
         if canonical(mine) == canonical(other):
@@ -82,12 +86,20 @@ def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], of_what: str)
         if part == "features" and isinstance(mine, Mapping) and isinstance(other, Mapping):
             for name in [*mine, *(name for name in other if name not in mine)]:
                 if canonical(mine.get(name)) != canonical(other.get(name)):
-                    raise FingerprintError(
-                        f"feature {name!r} differs from the one that {of_what} was made with: "
-                        f"the app has {canonical(mine.get(name))}, {of_what} has {canonical(other.get(name))}; "
-                        "run `sameriver traindata` and `sameriver train` to make one that matches"
-                    )
+                    raise FingerprintError(f"{_difference(name, mine, other, of_what)}; {todo}")
         raise FingerprintError(
             f"{part} differs from that of {of_what}: the app has {canonical(mine)[:300]}, "
-            f"{of_what} has {canonical(other)[:300]}; run `sameriver traindata` and `sameriver train`"
+            f"{of_what} has {canonical(other)[:300]}; {todo}"
         )
+
+
+def _difference(name: str, mine: Mapping[str, Any], other: Mapping[str, Any], of_what: str) -> str:
+    """What is different about one feature."""
+    if name not in other:
+        return f"feature {name!r} is new: {of_what} was made without it"
+    if name not in mine:
+        return f"feature {name!r} is not in the app: {of_what} was made with it"
+    return (
+        f"feature {name!r} differs from the one that {of_what} was made with: "
+        f"the app has {canonical(mine[name])}, {of_what} has {canonical(other[name])}"
+    )

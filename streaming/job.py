@@ -156,7 +156,7 @@ class StreamingJob:
         client = ModelClient(settings.model_server, app.models[0].name)
         described = client.describe()
         if described.fingerprint != app.fingerprint:
-            check_same(app.definitions, described.definitions, f"model {app.models[0].name!r}")
+            check_same(app.definitions, described.definitions, f"model {app.models[0].name!r}", app.spec)
         return client
 
 
