@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.flights.history import MANIFEST, HistorySummary, history_is_complete, write_history
+from apps.flights.history import HistorySummary, history_is_complete, write_history
 from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.history import MANIFEST
 
 ROOT = Path(__file__).parent.parent
 
