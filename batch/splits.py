@@ -6,12 +6,20 @@ Rows of one day resemble each other; drawn by chance into training and test they
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from batch.tables import History
 from shared_features.errors import ConfigurationError
 from shared_features.schema import TIMESTAMP
+
+TRAIN_SHARE, VALIDATE_SHARE = 0.70, 0.15
+"""Of the time that a history covers, where nobody says more; the rest tests."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +54,39 @@ class Splits:
             for field in dataclasses.fields(self)
         }
 
+    @staticmethod
+    def from_dict(bounds: Mapping[str, str | datetime | None]) -> Splits:
+        """The splits of `as_dict`, or of the same with datetimes."""
+        return Splits(
+            **{name: datetime.fromisoformat(at) if isinstance(at, str) else at for name, at in bounds.items()}
+        )  # type: ignore[arg-type]
 
-SPLITS_2013 = Splits(
-    start=datetime(2013, 1, 1, tzinfo=UTC),
-    validate_from=datetime(2013, 10, 1, tzinfo=UTC),
-    test_from=datetime(2013, 11, 1, tzinfo=UTC),
-    end=datetime(2014, 1, 1, tzinfo=UTC),
-)
-"""The flights: train January to September, validate October, test November and December."""
+
+def by_share(source: History) -> Splits:
+    """Of the time from the first event to the last one the first 70 % train, 15 % validate and 15 % test.
+
+    Raises:
+        ConfigurationError: the history cannot say which time it covers without being read (BigQuery).
+    """
+    ends: list[datetime] = []
+    for split in source.splits:
+        piece = json.loads(split)
+        if "path" not in piece:
+            raise ConfigurationError(
+                f"history {source.uri} does not say which time it covers: give the splits, --validate-from and "
+                "--test-from"
+            )
+        times = pq.ParquetFile(piece["path"]).read_row_groups(piece["row_groups"], columns=["event_time"])["event_time"]
+        found = pc.min_max(times.cast(TIMESTAMP))
+        ends += [end.as_py() for end in (found["min"], found["max"]) if end.is_valid]
+    if not ends or min(ends) == max(ends):
+        raise ConfigurationError(
+            f"history {source.uri} covers no time that could be split: give the splits, --validate-from and --test-from"
+        )
+    first, whole = min(ends), max(ends) - min(ends)
+    return Splits(
+        *((first + share * whole).replace(microsecond=0) for share in (TRAIN_SHARE, TRAIN_SHARE + VALIDATE_SHARE))
+    )
 
 
 def _us(bound: datetime | None, otherwise: int) -> int:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from batch import runner
 from batch.labels import LABEL_NULL, NO_LABEL
 from batch.rows import OUTSIDE, UNSPLIT, row_schema, write_rows
-from batch.splits import SPLITS_2013, Splits
+from batch.splits import Splits, by_share
 from batch.tables import History, open_history
 from shared_features.app import App
 from shared_features.errors import ConfigurationError, HistoryError
@@ -51,6 +51,7 @@ class TrainingSummary:
         reused: whether they were there already.
         app, fingerprint: by which definitions.
         history: URI of the history.
+        splits: by event time, see `Splits.as_dict`.
         rows, label_share: rows and share of true labels per split.
         events: events read.
         events_left_out: events that were not folded, by reason.
@@ -64,6 +65,7 @@ class TrainingSummary:
     app: str
     fingerprint: str
     history: str
+    splits: dict[str, str | None]
     rows: dict[str, int]
     label_share: dict[str, float]
     events: int
@@ -83,7 +85,7 @@ def make_training_rows(
     history: str | Path,
     out: str | Path,
     *,
-    splits: Splits = SPLITS_2013,
+    splits: Splits | None = None,
     shards: int = SHARDS,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
@@ -92,13 +94,15 @@ def make_training_rows(
 
     Args:
         history: a folder or file of Parquet, or ``bq://project.dataset.table``; see `open_history`.
+        splits: which rows train, validate and test; None divides the time of the history, see `by_share`.
         shards: into how many shards keys go; changes nothing in the rows.
         runner_options: Beam's; see `runner.run`. Workers must see ``out`` and the history.
         progress: called with the share done and the step at work.
 
     Raises:
         HistoryError: the history is missing, has not the app's columns, or gives no row.
-        ConfigurationError: the app has no label, or ``out`` cannot be written or holds something else.
+        ConfigurationError: the app has no label, the history needs ``splits``, or ``out`` cannot be written or
+            holds something else.
     """
     started = time.monotonic()
     watch = progress or _silent
@@ -107,6 +111,7 @@ def make_training_rows(
         raise ConfigurationError(f"app {app.name!r} has no label to train on: add label=Label(...) to it")
     source = open_history(history, make_plan(app))
     out = Path(out)
+    splits = splits or by_share(source)
     origin = _origin(app, source, splits)
     held = _manifest(out)
     if held is not None and source.version is not None and held["origin"] == origin and _intact(out, held):
@@ -127,6 +132,32 @@ def make_training_rows(
         _put(folder, out)
     watch(1.0, "written")
     return _summary(out, manifest, reused=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeFrom:
+    """What training rows were made from, so that they can be made again.
+
+    Attributes:
+        history: URI of the history.
+        splits: by event time.
+        fits: whether the app's features and label are those of the rows.
+    """
+
+    history: str
+    splits: Splits
+    fits: bool
+
+
+def made_from(app: App, out: str | Path) -> MadeFrom | None:
+    """What the training rows in ``out`` were made from; None if there are none."""
+    held = _manifest(Path(out))
+    if held is None:
+        return None
+    origin = held["origin"]
+    label = None if app.label is None else app.label.definition
+    fits = [origin["fingerprint"], origin["features"], origin["label"]] == [app.fingerprint, list(app.features), label]
+    return MadeFrom(origin["history"], Splits.from_dict(origin["splits"]), fits)
 
 
 def features_of_history(
@@ -270,6 +301,7 @@ def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> TrainingSu
         app=origin["app"],
         fingerprint=origin["fingerprint"],
         history=origin["history"],
+        splits=origin["splits"],
         rows=rows,
         label_share={split: counts.get(f"positive.{split}", 0) / rows[split] for split in splits if rows[split]},
         events=counts.get("events.read", 0),

@@ -12,12 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from apps.flights.history import history_is_complete, write_history
+from apps.flights.history import SPLITS, history_is_complete, write_history
+from batch.splits import Splits
 from shared_features import compute
 from shared_features.app import App
 from shared_features.blocks import block_schema, nest
 from tests import processes
 from tests.shop.app import app as shop
+
+SPLITS_2013 = Splits(**SPLITS)
+"""As `sameriver traindata` splits the flights."""
 
 SECOND = 1_000_000
 START_US = 1_700_000_000 * SECOND

@@ -14,7 +14,7 @@ from batch.tables import open_history
 from batch.traindata import MANIFEST, features_of_history, make_training_rows
 from shared_features import load_app
 from shared_features.blocks import nest
-from shared_features.errors import HistoryError
+from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.plan import make_plan
 from tests import histories
 from tests.bigquery_server import PROJECT, environment
@@ -99,8 +99,10 @@ def test_real_flights_are_the_same_bytes(
     pq.write_table(events, tmp_path / "events.parquet")
     bigquery.load_table(f"{dataset}.flights", events)
     flights = load_app("flights")
-    make_training_rows(flights, tmp_path / "events.parquet", tmp_path / "parquet")
-    make_training_rows(flights, f"{dataset}.flights", tmp_path / "bigquery", shards=3)
+    make_training_rows(flights, tmp_path / "events.parquet", tmp_path / "parquet", splits=histories.SPLITS_2013)
+    make_training_rows(flights, f"{dataset}.flights", tmp_path / "bigquery", splits=histories.SPLITS_2013, shards=3)
+    with pytest.raises(ConfigurationError, match="--validate-from and --test-from"):
+        make_training_rows(flights, f"{dataset}.flights", tmp_path / "unsplit")
     ours, theirs = tree(tmp_path / "parquet"), tree(tmp_path / "bigquery")
     del ours[MANIFEST], theirs[MANIFEST]
     assert ours == theirs

@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from batch.splits import SPLITS_2013, Splits
-from batch.traindata import MANIFEST, TrainingSummary, features_of_history, make_training_rows
+from batch.splits import Splits, by_share
+from batch.tables import open_history
+from batch.traindata import MANIFEST, TrainingSummary, features_of_history, made_from, make_training_rows
 from shared_features import App, Label, load_app
 from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.plan import make_plan
 from tests import histories
-from tests.histories import START_US, block_of, computed, event
+from tests.histories import SPLITS_2013, START_US, block_of, computed, event
 from tests.shop.app import app, sale, visit
 
 
@@ -214,6 +216,31 @@ def test_splits_must_rise_and_have_a_zone() -> None:
     with pytest.raises(ConfigurationError, match="wanted rising times"):
         Splits(validate_from=dt.datetime(2013, 1, 1), test_from=dt.datetime(2013, 1, 2))  # noqa: DTZ001
     assert SPLITS_2013.as_dict()["test_from"] == "2013-11-01T00:00:00+00:00"
+    assert Splits.from_dict(SPLITS_2013.as_dict()) == SPLITS_2013
+
+
+def test_where_nobody_gives_splits_the_history_is_divided_by_time(history: Path, tmp_path: Path) -> None:
+    """Events from 0 s to 202 s: 70 % are 141.4 s, 85 % are 171.7 s; whole seconds."""
+    found = by_share(open_history(history, make_plan(app)))
+    assert found == Splits(validate_from=instant(141), test_from=instant(171))
+    summary = make_training_rows(app, history, tmp_path / "rows")
+    assert summary.splits == found.as_dict()
+    assert min(summary.rows.values()) > 0
+    one = histories.write(tmp_path / "one", block_of(EVENTS[:1]))
+    with pytest.raises(ConfigurationError, match="covers no time that could be split"):
+        make_training_rows(app, one, tmp_path / "of one")
+
+
+def test_rows_tell_what_they_were_made_from(history: Path, tmp_path: Path) -> None:
+    assert made_from(app, tmp_path / "rows") is None
+    make(history, tmp_path / "rows")
+    found = made_from(app, tmp_path / "rows")
+    assert found is not None
+    assert (found.history, found.splits, found.fits) == (str(history), SPLITS, True)
+    other = App("shop", predict_on=sale, features={"amount": sale.amount}, event_types=[sale, visit], label=app.label)
+    again = made_from(other, tmp_path / "rows")
+    assert again is not None
+    assert not again.fits
 
 
 def test_progress_rises_to_one(history: Path, tmp_path: Path) -> None:
