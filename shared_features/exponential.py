@@ -60,7 +60,8 @@ def scalar_exp(x):  # type: ignore[no-untyped-def]
 
 @compiled
 def _log_of_sum(x, low):  # type: ignore[no-untyped-def]
-    """log(x + low) as a double and a rest, for finite x > 0 and |low| at most half a unit in the last place of x.
+    """log(x + low) as a double and a rest, for finite x > 0 and |low| at most half a unit in the last place of x;
+    low is 0 if x is above 2^64.
 
     x = 2^m z, and with c near 1/z: log x = m ln 2 − log c + log(1 + r), r = z c − 1 exactly; the series of the last.
     """
@@ -106,7 +107,7 @@ def scalar_log1p(x):  # type: ignore[no-untyped-def]
     if abs(x) < 2.0**-54:
         return x
     total, low = two_sum(1.0, x)
-    return _log_of_sum(total, low)[0]
+    return _log_of_sum(total, low if x < 2.0**64 else 0.0)[0]
 
 
 @compiled
