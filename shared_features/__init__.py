@@ -23,10 +23,10 @@ from shared_features.aggregates import (
     variance,
 )
 from shared_features.app import App, Label, Model, Prediction, Reaction, Rule, load_app, prediction
+from shared_features.choices import coalesce, maximum, minimum, where
 from shared_features.compute import compute
 from shared_features.events import EventType
 from shared_features.keys import Key
-from shared_features.nodes import coalesce, where
 
 __all__ = [
     "App",
@@ -50,8 +50,10 @@ __all__ = [
     "last_values",
     "load_app",
     "max",
+    "maximum",
     "mean",
     "min",
+    "minimum",
     "most_frequent",
     "prediction",
     "rate",

@@ -1,4 +1,9 @@
-"""Columns, and the one engine that computes expressions over a block of rows, in batch and in streaming."""
+"""Columns, and the one engine that computes expressions over a block of rows, in batch and in streaming.
+
+A live event is a block of one row, so what a node costs at one row decides the latency: buffers are taken as they
+are, what is valid everywhere is one shared array, and texts of few rows are compared in Python, where a call of
+Arrow costs more than the comparison.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +32,46 @@ NUMPY_TYPES: Mapping[str, Any] = {
     "bool": np.bool_,
     "timestamp": np.int64,
 }
+FEW_ROWS = 16
+"""Up to here Python handles texts faster than a call of Arrow does."""
+
+_SHARED_ROWS = 1024
+_all_valid: dict[int, np.ndarray] = {}
 
 
 class Column(NamedTuple):
-    """Values of one expression over a block: NumPy (a ``pa.StringArray`` for strings) and where they are valid.
+    """Values of one expression over a block, and where they are valid.
 
-    ``values`` has shape [rows]; timestamps are int64 microseconds since 1970 UTC. What stands in ``values``
-    where ``valid`` is False means nothing.
+    ``values`` is NumPy of shape [rows], a ``pa.StringArray`` for strings, `ListValues` for lists; timestamps are
+    int64 microseconds since 1970 UTC. ``valid`` is bool of shape [rows]. What stands in ``values`` where ``valid``
+    is False means nothing. Neither is ever written to: both are shared.
     """
 
     values: Any
     valid: np.ndarray
+
+
+class ListValues(NamedTuple):
+    """Values of a list: one column of ``dtype`` for each place of the list, each of shape [rows]."""
+
+    dtype: str
+    items: tuple[Column, ...]
+
+
+def all_valid(rows: int) -> np.ndarray:
+    """True on all rows, read-only; for blocks of up to 1,024 rows always the same array."""
+    found = _all_valid.get(rows)
+    if found is None:
+        found = np.ones(rows, dtype=bool)
+        found.flags.writeable = False
+        if rows <= _SHARED_ROWS:
+            _all_valid[rows] = found
+    return found
+
+
+def both_valid(a: Column, b: Column) -> np.ndarray:
+    """Where both columns are valid; bool, shape [rows]."""
+    return a.valid if a.valid is b.valid else a.valid & b.valid
 
 
 class Evaluator:
@@ -53,7 +87,9 @@ class Evaluator:
         self.rows = block.num_rows
         self._columns: dict[str, Column] = dict(extra or {})
         self._types: dict[str, np.ndarray] = {}
+        self._few_types: list[str | None] | None = None
         self._identities: np.ndarray | None = None
+        self._quiet = False
 
     def __contains__(self, expression: Expression) -> bool:
         return expression.key in self._columns
@@ -77,8 +113,16 @@ class Evaluator:
         key = expression.key
         found = self._columns.get(key)
         if found is None:
-            with np.errstate(all="ignore"):
+            if self._quiet or expression.is_leaf:
                 found = expression.evaluate(self)
+            else:
+                # Once for the whole tree: entering and leaving costs as much as three nodes.
+                with np.errstate(all="ignore"):
+                    self._quiet = True
+                    try:
+                        found = expression.evaluate(self)
+                    finally:
+                        self._quiet = False
             self._columns[key] = found
         return found
 
@@ -90,7 +134,12 @@ class Evaluator:
         """Which rows are events of ``event_type``; bool, shape [rows]."""
         found = self._types.get(event_type)
         if found is None:
-            found = pc.equal(self.block.column("event_type"), event_type).to_numpy(zero_copy_only=False)
+            if self.rows <= FEW_ROWS:
+                if self._few_types is None:
+                    self._few_types = self.block.column("event_type").to_pylist()
+                found = np.array([one == event_type for one in self._few_types], bool)
+            else:
+                found = pc.equal(self.block.column("event_type"), event_type).to_numpy(zero_copy_only=False)
             self._types[event_type] = found
         return found
 
@@ -105,30 +154,62 @@ class Evaluator:
 
 def from_arrow(array: pa.Array, dtype: str) -> Column:
     """An Arrow array as a `Column`; no copy where the layout allows."""
-    valid = (
-        np.ones(len(array), dtype=bool) if array.null_count == 0 else array.is_valid().to_numpy(zero_copy_only=False)
-    )
+    rows = len(array)
+    validity, *buffers = array.buffers()
+    valid = all_valid(rows) if array.null_count == 0 else _bits(validity, array.offset, rows)
     if dtype == "string":
         return Column(array, valid)
+    if dtype == "list":
+        return Column(_list_values(array), valid)
+    if buffers[0] is None or rows == 0:
+        return Column(np.zeros(rows, dtype=NUMPY_TYPES[dtype]), valid)
     if dtype == "bool":
-        return Column(pc.fill_null(array, False).to_numpy(zero_copy_only=False), valid)
-    buffer = array.buffers()[1]
-    if buffer is None or len(array) == 0:
-        return Column(np.zeros(len(array), dtype=NUMPY_TYPES[dtype]), valid)
-    values: np.ndarray = np.frombuffer(buffer, dtype=NUMPY_TYPES[dtype])[array.offset : array.offset + len(array)]
-    return Column(values, valid)
+        return Column(_bits(buffers[0], array.offset, rows), valid)
+    return Column(np.frombuffer(buffers[0], NUMPY_TYPES[dtype], rows, array.offset * 8), valid)
+
+
+def _bits(buffer: pa.Buffer, offset: int, rows: int) -> np.ndarray:
+    """Some bits of a bitmap, least significant first, as bool of shape [rows]."""
+    first = offset // 8
+    some = np.frombuffer(buffer, np.uint8, (offset + rows + 7) // 8 - first, first)
+    spread: np.ndarray = np.unpackbits(some, count=offset - first * 8 + rows, bitorder="little").view(bool)
+    return spread[offset - first * 8 :]
+
+
+def _list_values(array: pa.FixedSizeListArray) -> ListValues:
+    dtype = next(name for name, kind in ARROW_TYPES.items() if kind == array.type.value_type)
+    # A place of a null list counts as null, whatever the child array holds there.
+    items = (pc.list_element(array, place) for place in range(array.type.list_size))
+    return ListValues(dtype, tuple(from_arrow(item, dtype) for item in items))
 
 
 def to_arrow(column: Column, dtype: str) -> pa.Array:
-    """A `Column` as an Arrow array of ``dtype`` with nulls."""
-    missing = len(column.valid) - int(np.count_nonzero(column.valid))
-    all_valid = missing == 0
+    """A `Column` as an Arrow array of ``dtype`` with nulls; a list as a fixed-size list."""
+    valid = column.valid
+    rows = len(valid)
+    missing = rows - int(np.count_nonzero(valid))
     if dtype == "string":
         # What is valid is never null in the array itself, so equal counts mean that the nulls are the same.
         same = column.values.null_count == missing
-        return column.values if same else pc.if_else(pa.array(column.valid), column.values, None)
-    mask = None if all_valid else ~column.valid
-    converted: np.ndarray = np.ascontiguousarray(column.values, dtype=NUMPY_TYPES[dtype])
-    if dtype == "timestamp":
-        return pa.array(converted, pa.int64(), mask=mask).cast(ARROW_TYPES["timestamp"])
-    return pa.array(converted, ARROW_TYPES[dtype], mask=mask)
+        return column.values if same else pc.if_else(pa.array(valid), column.values, None)
+    if dtype == "list":
+        return _list_array(column.values, valid, missing)
+    validity = None if missing == 0 else _bitmap(valid)
+    if dtype == "bool":
+        return pa.Array.from_buffers(ARROW_TYPES[dtype], rows, [validity, _bitmap(column.values)], missing)
+    values = np.ascontiguousarray(column.values, NUMPY_TYPES[dtype])
+    return pa.Array.from_buffers(ARROW_TYPES[dtype], rows, [validity, pa.py_buffer(values)], missing)
+
+
+def _bitmap(values: np.ndarray) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
+
+
+def _list_array(values: ListValues, valid: np.ndarray, missing: int) -> pa.FixedSizeListArray:
+    rows, size = len(valid), len(values.items)
+    arrays = [to_arrow(item, values.dtype) for item in values.items]
+    flat = pa.concat_arrays(arrays)
+    if rows != 1 and size != 1:
+        flat = flat.take(pa.array(np.arange(rows * size).reshape(size, rows).T.ravel()))
+    mask = pa.array(~valid) if missing else None
+    return pa.FixedSizeListArray.from_arrays(flat, size, mask=mask)

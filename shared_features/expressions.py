@@ -7,30 +7,42 @@ call, `Evaluator.column`, over a block of rows.
 
 Null rule: null in, null out, except for ``is_null``, ``coalesce`` and Kleene logic (``False & null`` is
 ``False``). NaN, infinity and int64 overflow become null (contract C4). All arithmetic is IEEE 754 double or
-int64, which every CPU computes alike; nothing here calls exp, log or trigonometry of the platform.
+int64, which every CPU computes alike; exp and log come from `shared_features.elementary`, never from the platform.
+
+    expressions   the tree and its operators; constants, fields       choices      where, coalesce, minimum, maximum
+    arithmetic    + - * /                                             functions    of numbers and of texts
+    nodes         comparison, logic, is_null, isin                    calendars    parts of the wall clock
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from shared_features.columns import NUMPY_TYPES, Column, Evaluator
+from shared_features.columns import NUMPY_TYPES, Column, Evaluator, all_valid
 from shared_features.errors import DefinitionError
 
 NUMERIC = ("int64", "float64", "bool")
 
+_LITERAL_ROWS = 64
+"""Columns of constants of up to so many rows are cut from one that is kept."""
+
 
 class Expression:
-    """Base of all nodes. Subclasses set `dtype` and `definition`; `key` names the node canonically."""
+    """Base of all nodes. Subclasses set `dtype` and `definition`; `key` names the node canonically.
+
+    Attributes:
+        is_leaf: whether `evaluate` only takes what is there, with no arithmetic that NumPy could warn of.
+    """
 
     dtype: str
     definition: list[Any]
+    is_leaf = False
 
     @functools.cached_property
     def key(self) -> str:
@@ -53,31 +65,31 @@ class Expression:
 
     # -- operators -------------------------------------------------------------------------------------
     def __add__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("add", self, literal(other))
+        return arithmetic.Arithmetic("add", self, literal(other))
 
     def __radd__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("add", literal(other), self)
+        return arithmetic.Arithmetic("add", literal(other), self)
 
     def __sub__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("subtract", self, literal(other))
+        return arithmetic.Arithmetic("subtract", self, literal(other))
 
     def __rsub__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("subtract", literal(other), self)
+        return arithmetic.Arithmetic("subtract", literal(other), self)
 
     def __mul__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("multiply", self, literal(other))
+        return arithmetic.Arithmetic("multiply", self, literal(other))
 
     def __rmul__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("multiply", literal(other), self)
+        return arithmetic.Arithmetic("multiply", literal(other), self)
 
     def __truediv__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("divide", self, literal(other))
+        return arithmetic.Arithmetic("divide", self, literal(other))
 
     def __rtruediv__(self, other: Any) -> Expression:
-        return nodes.Arithmetic("divide", literal(other), self)
+        return arithmetic.Arithmetic("divide", literal(other), self)
 
     def __neg__(self) -> Expression:
-        return nodes.Arithmetic("subtract", literal(0), self)
+        return arithmetic.Arithmetic("subtract", literal(0), self)
 
     def __lt__(self, other: Any) -> Expression:
         return nodes.Comparison("lt", self, literal(other))
@@ -125,34 +137,86 @@ class Expression:
         """True where the value is missing; never null."""
         return nodes.IsNull(self)
 
-    def isin(self, values: Sequence[Any]) -> Expression:
-        """True where the value equals one of ``values``; null where the value is null."""
-        if not values:
-            raise DefinitionError(f"isin of {self.key} got no values: list at least one")
-        result: Expression = self == values[0]
-        for value in values[1:]:
-            result = result | (self == value)
-        return result
+    def fill(self, value: Any) -> Expression:
+        """The value, and ``value`` where it is null; the same as ``coalesce(self, value)``."""
+        return choices.coalesce(self, value)
+
+    def isin(self, values: Iterable[Any]) -> Expression:
+        """True where the value equals one of ``values`` (texts, numbers or booleans); null where it is null."""
+        return nodes.IsIn(self, values)
+
+    def __abs__(self) -> Expression:
+        return functions.Absolute(self)
+
+    def abs(self) -> Expression:
+        """Magnitude: int64 of integers and booleans (null for −2^63), float64 of floats."""
+        return functions.Absolute(self)
+
+    def clip(self, low: Any = None, high: Any = None) -> Expression:
+        """The value, not below ``low`` and not above ``high``, each a number or an expression; null if one is null."""
+        return choices.clip(self, low, high)
+
+    def floor(self) -> Expression:
+        """Greatest whole number not above the value, int64; null beyond int64."""
+        return functions.Whole("floor", self)
+
+    def ceil(self) -> Expression:
+        """Least whole number not below the value, int64; null beyond int64."""
+        return functions.Whole("ceil", self)
+
+    def round(self) -> Expression:
+        """Nearest whole number, halves to the even one, int64; null beyond int64."""
+        return functions.Whole("round", self)
+
+    def sqrt(self) -> Expression:
+        """Square root, float64, rounded once (IEEE 754); null below zero."""
+        return functions.Elementary("sqrt", self)
+
+    def log(self) -> Expression:
+        """Natural logarithm, float64, the same bits on every CPU; null for zero and below."""
+        return functions.Elementary("log", self)
+
+    def log1p(self) -> Expression:
+        """Natural logarithm of 1 + the value, float64, exact also near zero; null for −1 and below."""
+        return functions.Elementary("log1p", self)
+
+    def exp(self) -> Expression:
+        """e to the power of the value, float64, the same bits on every CPU; null where it overflows."""
+        return functions.Elementary("exp", self)
+
+    def bucket(self, edges: Iterable[float]) -> Expression:
+        """How many of ``edges`` (ascending) are at or below the value, int64 from 0 to their number."""
+        return functions.Bucket(self, edges)
+
+    def hash_bucket(self, buckets: int) -> Expression:
+        """Hash bucket of a string or integer, int64 from 0 to ``buckets`` − 1, the same everywhere and for ever."""
+        return functions.HashBucket(self, buckets)
 
     def hour(self, zone: str = "UTC") -> Expression:
         """Hour of the day 0 to 23 (int64) in the IANA time zone ``zone``."""
-        return nodes.Calendar("hour", self, zone)
+        return calendars.Calendar("hour", self, zone)
 
     def weekday(self, zone: str = "UTC") -> Expression:
         """Day of the week, Monday 0 to Sunday 6 (int64), in the IANA time zone ``zone``."""
-        return nodes.Calendar("weekday", self, zone)
+        return calendars.Calendar("weekday", self, zone)
 
     def month(self, zone: str = "UTC") -> Expression:
         """Month 1 to 12 (int64) in the IANA time zone ``zone``."""
-        return nodes.Calendar("month", self, zone)
+        return calendars.Calendar("month", self, zone)
+
+    def day_of_year(self, zone: str = "UTC") -> Expression:
+        """Day of the year, 1 to 366 (int64), in the IANA time zone ``zone``."""
+        return calendars.Calendar("day_of_year", self, zone)
 
     def minute_of_day(self, zone: str = "UTC") -> Expression:
         """Minutes since local midnight by the wall clock, 0 to 1439 (int64)."""
-        return nodes.Calendar("minute_of_day", self, zone)
+        return calendars.Calendar("minute_of_day", self, zone)
 
 
 class Literal(Expression):
     """A constant."""
+
+    is_leaf = True
 
     def __init__(self, value: bool | int | float | str) -> None:
         kinds = {bool: "bool", int: "int64", float: "float64", str: "string"}
@@ -167,13 +231,21 @@ class Literal(Expression):
             raise DefinitionError(f"literal {value!r} does not fit int64")
         self.value = value
         self.dtype = dtype
+        self._few: Any = None
         self.definition = ["literal", dtype, value.hex() if isinstance(value, float) else value]
 
     def evaluate(self, of: Evaluator) -> Column:
-        valid = np.ones(of.rows, dtype=bool)
+        rows = of.rows
+        if rows > _LITERAL_ROWS:
+            return Column(self._repeated(rows), all_valid(rows))
+        if self._few is None:
+            self._few = self._repeated(_LITERAL_ROWS)
+        return Column(self._few[:rows], all_valid(rows))
+
+    def _repeated(self, rows: int) -> Any:
         if self.dtype == "string":
-            return Column(pa.array([self.value] * of.rows, pa.string()), valid)
-        return Column(np.full(of.rows, self.value, dtype=NUMPY_TYPES[self.dtype]), valid)
+            return pa.repeat(pa.scalar(self.value, pa.string()), rows)
+        return np.full(rows, self.value, dtype=NUMPY_TYPES[self.dtype])
 
 
 def literal(value: Any) -> Expression:
@@ -183,6 +255,8 @@ def literal(value: Any) -> Expression:
 
 class Field(Expression):
     """A field of an event type; null on rows of other types."""
+
+    is_leaf = True
 
     def __init__(self, event_type: str, field: str, column: str, dtype: str) -> None:
         self.event_type = event_type
@@ -201,6 +275,8 @@ class Field(Expression):
 class BlockColumn(Expression):
     """A computed column of the block by its name: a feature, or an output of a model."""
 
+    is_leaf = True
+
     def __init__(self, kind: str, names: Sequence[str], dtype: str) -> None:
         self.column = ".".join([kind, *names])
         self.dtype = dtype
@@ -211,4 +287,4 @@ class BlockColumn(Expression):
 
 
 # The nodes are expressions themselves, so that this module and theirs need each other.
-from shared_features import nodes  # noqa: E402
+from shared_features import arithmetic, calendars, choices, functions, nodes  # noqa: E402

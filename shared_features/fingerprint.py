@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shared_features import timezones
+from shared_features.calendars import Calendar
 from shared_features.errors import FingerprintError
-from shared_features.nodes import Calendar
 
 if TYPE_CHECKING:
     from shared_features.app import App

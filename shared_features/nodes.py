@@ -1,85 +1,36 @@
-"""The inner nodes of expressions: arithmetic, comparison, logic, choice and the calendar."""
+"""Conditions: comparison, logic, ``is_null`` and ``isin``; all boolean."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared_features import timezones
-from shared_features.columns import NUMPY_TYPES, Column, Evaluator
+from shared_features.columns import FEW_ROWS, NUMPY_TYPES, Column, Evaluator, all_valid, both_valid
 from shared_features.errors import DefinitionError
-from shared_features.expressions import NUMERIC, Expression, literal
+from shared_features.expressions import NUMERIC, Expression, Literal
 
-_DAY_US = 86_400_000_000
-_HOUR_US = 3_600_000_000
-
-
-class Arithmetic(Expression):
-    """``+ - *`` (int64 on integers and booleans, else float64) and ``/`` (always float64).
-
-    A difference of two timestamps is float64 seconds. Division by zero gives null, as does int64 overflow.
-    """
-
-    def __init__(self, operation: str, left: Expression, right: Expression) -> None:
-        self.operation, self.left, self.right = operation, left, right
-        self.definition = [operation, left.definition, right.definition]
-        times = (left.dtype == "timestamp", right.dtype == "timestamp")
-        if times == (True, True) and operation == "subtract":
-            self.dtype = "float64"
-        elif left.dtype in NUMERIC and right.dtype in NUMERIC:
-            both_whole = left.dtype != "float64" and right.dtype != "float64"
-            self.dtype = "int64" if both_whole and operation != "divide" else "float64"
-        else:
-            raise DefinitionError(
-                f"cannot {operation} {left.dtype} and {right.dtype} in {self.key}: wanted two numbers, or the "
-                "difference of two timestamps"
-            )
-
-    def parts(self) -> tuple[Expression, ...]:
-        return (self.left, self.right)
-
-    def evaluate(self, of: Evaluator) -> Column:
-        left, right = of.column(self.left), of.column(self.right)
-        valid = left.valid & right.valid
-        if self.left.dtype == "timestamp":
-            return Column((left.values - right.values) / 1e6, valid)
-        if self.dtype == "int64":
-            a, b = left.values.astype(np.int64), right.values.astype(np.int64)
-            values, wrapped = _checked_integer(self.operation, a, b)
-            return Column(values, valid & ~wrapped)
-        a, b = left.values.astype(np.float64), right.values.astype(np.float64)
-        values = _FLOAT_OPERATIONS[self.operation](a, b)
-        return Column(values, valid & np.isfinite(values))
-
-
-_FLOAT_OPERATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
+_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
 }
-
-
-def _checked_integer(operation: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Result in int64 and where it wrapped around."""
-    if operation == "add":
-        total = a + b
-        return total, ((a ^ total) & (b ^ total)) < 0
-    if operation == "subtract":
-        difference = a - b
-        return difference, ((a ^ b) & (a ^ difference)) < 0
-    product = a * b
-    # The double product is off by at most one part in 2^53, so near 2^63 it cannot tell: refuse a hair early.
-    return product, np.abs(a.astype(np.float64) * b.astype(np.float64)) >= 2.0**63 * (1 - 2.0**-50)
+_WIDEST_EXACT = 2.0**53
+"""Up to here every integer is a double."""
 
 
 class Comparison(Expression):
-    """``== != < <= > >=`` between two numbers, two strings (only == and !=) or two timestamps; bool."""
+    """``== != < <= > >=`` between two numbers, two strings (only == and !=) or two timestamps; bool.
+
+    Numbers compare by value, an integer with a float too: 2^53 + 1 is not equal to 2.0^53.
+    """
 
     dtype = "bool"
 
@@ -93,17 +44,47 @@ class Comparison(Expression):
                 f"cannot compare {left.dtype} with {right.dtype} by {operation} in {self.key}: "
                 "wanted two numbers, two timestamps, or == and != of two strings"
             )
+        self._mixed = {left.dtype, right.dtype} == {"int64", "float64"}
 
     def parts(self) -> tuple[Expression, ...]:
         return (self.left, self.right)
 
     def evaluate(self, of: Evaluator) -> Column:
-        left, right = of.column(self.left), of.column(self.right)
-        valid = left.valid & right.valid
         if self.left.dtype == "string":
-            equal = pc.fill_null(pc.equal(left.values, right.values), False).to_numpy(zero_copy_only=False)
-            return Column(equal if self.operation == "eq" else ~equal, valid)
-        return Column(getattr(operator, self.operation)(left.values, right.values), valid)
+            return self._strings(of)
+        left, right = of.column(self.left), of.column(self.right)
+        values = _OPERATORS[self.operation](left.values, right.values)
+        if self._mixed:
+            values = self._exactly(left.values, right.values, values)
+        return Column(values, both_valid(left, right))
+
+    def _exactly(self, a: np.ndarray, b: np.ndarray, as_doubles: np.ndarray) -> np.ndarray:
+        """Mend the rows whose integer is too wide to be a double: there Python's numbers compare exactly."""
+        whole = a if self.left.dtype == "int64" else b
+        wide = np.flatnonzero((whole >= _WIDEST_EXACT) | (whole <= -_WIDEST_EXACT))
+        if len(wide):
+            compare = _OPERATORS[self.operation]
+            pairs = zip(a[wide].tolist(), b[wide].tolist(), strict=True)
+            as_doubles[wide] = [compare(x, y) for x, y in pairs]
+        return as_doubles
+
+    def _strings(self, of: Evaluator) -> Column:
+        left = of.column(self.left)
+        if isinstance(self.right, Literal):
+            valid, wanted = left.valid, self.right.value
+            if of.rows <= FEW_ROWS:
+                equal = np.array([one == wanted for one in left.values.to_pylist()], bool)
+            else:
+                equal = _booleans(pc.equal(left.values, wanted))
+        else:
+            right = of.column(self.right)
+            valid, equal = both_valid(left, right), _booleans(pc.equal(left.values, right.values))
+        return Column(equal if self.operation == "eq" else ~equal, valid)
+
+
+def _booleans(array: pa.BooleanArray) -> np.ndarray:
+    values: np.ndarray = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
+    return values
 
 
 class Logic(Expression):
@@ -122,10 +103,12 @@ class Logic(Expression):
 
     def evaluate(self, of: Evaluator) -> Column:
         left, right = of.column(self.left), of.column(self.right)
-        decides = self.operation == "or"  # True decides an or, False decides an and
-        decided = (left.valid & (left.values == decides)) | (right.valid & (right.values == decides))
-        values = decided if decides else ~decided
-        return Column(values, decided | (left.valid & right.valid))
+        if self.operation == "or":  # True decides an or, False decides an and
+            values = decided = (left.valid & left.values) | (right.valid & right.values)
+        else:
+            decided = (left.valid & ~left.values) | (right.valid & ~right.values)
+            values = ~decided
+        return Column(values, decided | both_valid(left, right))
 
 
 class Not(Expression):
@@ -155,103 +138,70 @@ class IsNull(Expression):
     def __init__(self, part: Expression) -> None:
         self.part = part
         self.definition = ["is_null", part.definition]
+        if part.dtype == "list":
+            raise DefinitionError(f"is_null of the list {part.key}: a list is never null, wanted one of its values")
 
     def parts(self) -> tuple[Expression, ...]:
         return (self.part,)
 
     def evaluate(self, of: Evaluator) -> Column:
-        return Column(~of.column(self.part).valid, np.ones(of.rows, dtype=bool))
+        return Column(~of.column(self.part).valid, all_valid(of.rows))
 
 
-class Choice(Expression):
-    """``where(condition, then, otherwise)``; a null condition gives null."""
+class IsIn(Expression):
+    """Whether the part equals one of some constants; null where the part is null."""
 
-    def __init__(self, condition: Expression, then: Expression, otherwise: Expression) -> None:
-        self.condition, self.then, self.otherwise = condition, then, otherwise
-        self.definition = ["where", condition.definition, then.definition, otherwise.definition]
-        if condition.dtype != "bool":
-            raise DefinitionError(f"where in {self.key} got a {condition.dtype} condition, wanted a boolean")
-        self.dtype = _common_dtype(self.key, then, otherwise)
+    dtype = "bool"
 
-    def parts(self) -> tuple[Expression, ...]:
-        return (self.condition, self.then, self.otherwise)
-
-    def evaluate(self, of: Evaluator) -> Column:
-        condition = of.column(self.condition)
-        chosen = _choose(condition.values, of.column(self.then), of.column(self.otherwise), self.dtype)
-        return Column(chosen.values, chosen.valid & condition.valid)
-
-
-class Coalesce(Expression):
-    """The first of two values that is not null."""
-
-    def __init__(self, first: Expression, second: Expression) -> None:
-        self.first, self.second = first, second
-        self.definition = ["coalesce", first.definition, second.definition]
-        self.dtype = _common_dtype(self.key, first, second)
-
-    def parts(self) -> tuple[Expression, ...]:
-        return (self.first, self.second)
-
-    def evaluate(self, of: Evaluator) -> Column:
-        first = of.column(self.first)
-        return _choose(first.valid, first, of.column(self.second), self.dtype)
-
-
-def where(condition: Expression, then: Any, otherwise: Any) -> Expression:
-    """``then`` where the condition is true, ``otherwise`` where it is false, null where it is null."""
-    return Choice(condition, literal(then), literal(otherwise))
-
-
-def coalesce(first: Expression, *others: Any) -> Expression:
-    """The first value that is not null, from left to right."""
-    result = first
-    for other in others:
-        result = Coalesce(result, literal(other))
-    return result
-
-
-def _common_dtype(key: str, a: Expression, b: Expression) -> str:
-    if a.dtype == b.dtype:
-        return a.dtype
-    if a.dtype in NUMERIC and b.dtype in NUMERIC:
-        return "float64" if "float64" in (a.dtype, b.dtype) else "int64"
-    raise DefinitionError(f"{key} mixes {a.dtype} and {b.dtype}: wanted two values of one type")
-
-
-def _choose(first: np.ndarray, a: Column, b: Column, dtype: str) -> Column:
-    valid = np.where(first, a.valid, b.valid)
-    if dtype == "string":
-        return Column(pc.if_else(pa.array(first), a.values, b.values), valid)
-    numpy_type = NUMPY_TYPES[dtype]
-    return Column(np.where(first, a.values.astype(numpy_type), b.values.astype(numpy_type)), valid)
-
-
-class Calendar(Expression):
-    """A part of the wall clock of a timestamp in a named time zone; int64."""
-
-    dtype = "int64"
-
-    def __init__(self, unit: str, part: Expression, zone: str) -> None:
-        self.unit, self.part, self.zone = unit, part, zone
-        self.definition = [unit, part.definition, zone]
-        if part.dtype != "timestamp":
-            raise DefinitionError(f"{unit} in {self.key} got {part.dtype}, wanted a timestamp")
-        timezones.check_zone(zone)
+    def __init__(self, part: Expression, values: Iterable[Any]) -> None:
+        self.part = part
+        if isinstance(values, str | Expression):
+            raise DefinitionError(f"isin of {part.key} got {values!r}, wanted a list of values such as ['a', 'b']")
+        literals = [Literal(value) for value in values]
+        self.definition = ["isin", part.definition, [literal.definition for literal in literals]]
+        if not literals:
+            raise DefinitionError(f"isin of {part.key} got no values: list at least one")
+        for literal in literals:
+            numbers = part.dtype in NUMERIC and literal.dtype in NUMERIC
+            if not (numbers or part.dtype == literal.dtype == "string"):
+                raise DefinitionError(f"isin of {part.key} cannot compare {part.dtype} with {literal.value!r}")
+        self._set = frozenset(literal.value for literal in literals)
+        if part.dtype == "string":
+            self._sorted: Any = pa.array(sorted(self._set), pa.string())
+        else:
+            # A value that the part's type cannot hold, such as 2.5 among integers, equals none of its values.
+            held = {python for python in map(_python(part.dtype), self._set) if python is not None}
+            self._sorted = np.array(sorted(held), NUMPY_TYPES[part.dtype])
 
     def parts(self) -> tuple[Expression, ...]:
         return (self.part,)
 
     def evaluate(self, of: Evaluator) -> Column:
         column = of.column(self.part)
-        local_us = timezones.to_local_us(np.where(column.valid, column.values, 0), self.zone)
-        if self.unit == "hour":
-            values = local_us % _DAY_US // _HOUR_US
-        elif self.unit == "minute_of_day":
-            values = local_us % _DAY_US // 60_000_000
-        elif self.unit == "weekday":
-            values = (local_us // _DAY_US + 3) % 7  # 1970-01-01 was a Thursday
+        if self.part.dtype != "string":
+            return Column(_among(column.values, self._sorted), column.valid)
+        if of.rows <= FEW_ROWS:
+            found = np.array([one in self._set for one in column.values.to_pylist()], bool)
         else:
-            days = (local_us // _DAY_US).astype("datetime64[D]")
-            values = days.astype("datetime64[M]").astype(np.int64) % 12 + 1
-        return Column(values, column.valid)
+            found = pc.is_in(column.values, self._sorted).to_numpy(zero_copy_only=False)
+        return Column(found, column.valid)
+
+
+def _among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    if len(ascending) == 0:
+        return np.zeros(len(values), bool)
+    places = np.minimum(ascending.searchsorted(values), len(ascending) - 1)
+    found: np.ndarray = ascending[places] == values
+    return found
+
+
+def _python(dtype: str) -> Callable[[Any], Any]:
+    """From a number to the equal one of a dtype, None where there is none."""
+    kind = {"int64": int, "float64": float, "bool": bool}[dtype]
+
+    def converted(value: Any) -> Any:
+        held = kind(value)
+        fits = held == value and (dtype != "int64" or -(2**63) <= held < 2**63)
+        return held if fits else None
+
+    return converted

@@ -65,7 +65,9 @@ def _transitions(zone: str) -> tuple[np.ndarray, np.ndarray]:
                     high = middle
             instants.append(high)
             offsets.append(offset_s(high))
-    return np.array(instants, np.int64) * 1_000_000, np.array(offsets, np.int64) * 1_000_000
+    begins = np.array(instants, np.int64) * 1_000_000
+    begins[0] = np.iinfo(np.int64).min  # the first offset holds for all that is before, too
+    return begins, np.array(offsets, np.int64) * 1_000_000
 
 
 def to_local_us(utc_us: np.ndarray, zone: str) -> np.ndarray:
@@ -77,5 +79,5 @@ def to_local_us(utc_us: np.ndarray, zone: str) -> np.ndarray:
     if zone == "UTC":
         return utc_us
     instants, offsets = _transitions(zone)
-    local: np.ndarray = utc_us + offsets[np.maximum(np.searchsorted(instants, utc_us, side="right") - 1, 0)]
+    local: np.ndarray = utc_us + offsets[instants.searchsorted(utc_us, "right") - 1]
     return local
