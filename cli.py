@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from commands.bench import bench
 from commands.data import data
 from commands.demo import demo
 from commands.group import Commands, set_up_logging, stop_with_parent, unwind_on_termination
@@ -44,7 +45,21 @@ def main(log_level: str) -> None:
     set_up_logging(log_level)
 
 
-for command in (demo, up, data, traindata, train, evaluate, verify, serve, broker, stream, publish, tail):
+for command in (
+    bench,
+    demo,
+    up,
+    data,
+    traindata,
+    train,
+    evaluate,
+    verify,
+    serve,
+    broker,
+    stream,
+    publish,
+    tail,
+):
     main.add_command(command)
 
 

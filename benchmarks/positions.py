@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,13 +41,13 @@ def app_of(features: dict[str, Expression], name: str = "positions") -> App:
     return App(name, predict_on=position, event_types=[position], features=features)
 
 
-def case() -> App:
-    """Mean and population standard deviation over each window, both ends in it; speeds at a scale of 0.001 knots."""
+def case(value: Expression = position.speed, scale: float = 1e-3) -> App:
+    """Mean and population standard deviation of ``value`` over each window, both ends in it."""
     features: dict[str, Expression] = {}
     for window_s in WINDOWS_S:
-        options = {"by": by_vessel, "over": f"{window_s}s", "closed": "both", "scale": 1e-3}
-        features[f"mean_{window_s}"] = mean(position.speed, **options)
-        features[f"std_{window_s}"] = std(position.speed, **options)
+        options: dict[str, Any] = {"by": by_vessel, "over": f"{window_s}s", "closed": "both", "scale": scale}
+        features[f"mean_{window_s}"] = mean(value, **options)
+        features[f"std_{window_s}"] = std(value, **options)
     return app_of(features)
 
 
@@ -121,17 +122,25 @@ def write(table: pa.Table, path: Path) -> None:
         writer.write_table(table, max_chunksize=BLOCK_ROWS)
 
 
-def read(path: Path) -> Iterator[pa.RecordBatch]:
-    """The file's batches, one at a time, each in memory of its own."""
+def read(path: Path, skip: int = 0, rows: int | None = None) -> Iterator[pa.RecordBatch]:
+    """The file's batches, one at a time, each in memory of its own: ``rows`` rows (None: all) after ``skip``."""
+    end = None if rows is None else skip + rows
     with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
-        for i in range(reader.num_record_batches):
-            yield reader.get_batch(i)
+        for i in range(skip // BLOCK_ROWS, reader.num_record_batches):
+            begin = i * BLOCK_ROWS
+            if end is not None and begin >= end:
+                return
+            batch = reader.get_batch(i)
+            yield batch.slice(max(0, skip - begin), None if end is None else end - max(begin, skip))
 
 
-def blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches as the blocks that jobs make of history: an envelope, and the fields of a position."""
+def blocks(batches: Iterator[pa.RecordBatch], first: int = 0) -> Iterator[pa.RecordBatch]:
+    """Batches as the blocks that jobs make of history: an envelope, and the fields of a position.
+
+    Identities are numbers from ``first`` on.
+    """
     schema = block_schema([position])
-    done = 0
+    done = first
     for batch in batches:
         rows = batch.num_rows
         time_us, vessel, speed = batch.columns

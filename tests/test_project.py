@@ -109,12 +109,12 @@ def test_a_wheel_holds_every_package_the_command_and_the_schemas(tmp_path: Path)
         packed = set(archive.namelist())
         (entry_points,) = (name for name in packed if name.endswith("entry_points.txt"))
         assert "sameriver = cli:main" in archive.read(entry_points).decode()
-    wanted = {str(path) for path in repository.python_files(*repository.PACKAGES)}
+    wanted = {str(path) for path in repository.python_files(*repository.PACKAGES, "benchmarks")}
     wanted |= {str(path) for path in repository.files(".avsc") if path.parts[0] in repository.PACKAGES}
     wanted |= {str(path) for path in repository.files() if str(path) == "cli.py"}
     assert wanted - packed == set()
     ours = {name.split("/")[0] for name in packed if not name.startswith("sameriver-")}
-    assert ours <= {*repository.PACKAGES, "cli.py"}  # no tests, no benchmarks
+    assert ours <= {*repository.PACKAGES, "benchmarks", "cli.py"}  # no tests
 
 
 @pytest.mark.parametrize("path", list(repository.python_files("shared_features")), ids=str)

@@ -1,0 +1,47 @@
+"""What one event costs, and a block of 1,000, with the state of a whole day in memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.positions import blocks, read
+from shared_features.kernel import finish, step
+from shared_features.plan import Plan
+from shared_features.state import StageState
+
+EVENTS = 20_000
+BLOCK = 1_000
+
+
+def measure(plan: Plan, state: StageState, file: Path, skip: int) -> dict[str, Any]:
+    """Go on after the first ``skip`` rows of ``file``: up to 20,000 blocks of 1, then blocks of 1,000.
+
+    A block of one is a block of its own, as it comes from the decoder, not a view of a bigger one.
+    """
+    rest = pa.Table.from_batches(read(file, skip)).combine_chunks().to_batches()
+    (block,) = blocks(iter(rest), first=skip)
+    singles = min(EVENTS, block.num_rows // 2)
+    microseconds = np.zeros(singles)
+    for i in range(singles):
+        one = block.take(pa.array([i]))
+        begin = time.perf_counter()
+        finish(plan, step(state, one))
+        microseconds[i] = (time.perf_counter() - begin) * 1e6
+    rates = []
+    for start in range(singles, block.num_rows - BLOCK + 1, BLOCK):
+        part = block.take(pa.array(np.arange(start, start + BLOCK)))
+        begin = time.perf_counter()
+        finish(plan, step(state, part))
+        rates.append(BLOCK / (time.perf_counter() - begin))
+    return {
+        "us_per_event_live": float(np.median(microseconds)),
+        "us_per_event_live_p99": float(np.percentile(microseconds, 99)),
+        "events_live": singles,
+        "rows_per_s_blocks_of_1000": float(np.median(rates)),
+        "keys_live": state.keys,
+    }
