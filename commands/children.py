@@ -1,4 +1,4 @@
-"""The three processes that make an app live: broker, model server and streaming job."""
+"""The processes that make an app live: broker, model server, streaming job and, if wanted, the gateway."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOP_S = 20.0
 
 
 class Live:
-    """Broker, model server and job of one app, started in the order in which they need each other.
+    """Broker, model server, job and gateway of one app, started in the order in which they need each other.
 
     Args:
         app_name: as given to ``--app``.
@@ -31,6 +31,7 @@ class Live:
         self.broker: Child | None = None
         self.model_server: Child | None = None
         self.job: Child | None = None
+        self.gateway: Child | None = None
 
     def start_broker(self, port: int = 0, data: Path | None = None) -> None:
         """Start the broker; `broker_at` waits for it."""
@@ -43,7 +44,7 @@ class Live:
             arguments = ["serve", "--app", self._app_name, "--models", str(models), "--port", str(port)]
             self.model_server = self._child("model server", arguments)
 
-    def start_job(self, archive: Path) -> None:
+    def start_job(self, archive: Path, *, with_features: bool = False) -> None:
         """Start the job towards broker and model server, which must be ready; `job_ready` waits for it."""
         arguments = ["stream", "--app", self._app_name, "--archive", str(archive), "--emulator", self.broker_at()]
         arguments += ["--project", PROJECT]
@@ -51,7 +52,14 @@ class Live:
             arguments += ["--model-server", self.model_at()]
         elif self._served:
             arguments += ["--collect"]
+        if with_features:
+            arguments += ["--with-features"]
         self.job = self._child("streaming job", arguments)
+
+    def start_gateway(self, port: int = 0) -> None:
+        """Start the gateway towards the broker, which must be ready; `gateway_at` waits for it."""
+        arguments = ["gateway", "--app", self._app_name, "--emulator", self.broker_at(), "--project", PROJECT]
+        self.gateway = self._child("gateway", [*arguments, "--port", str(port)])
 
     def broker_at(self) -> str:
         """``host:port`` of the broker, once it is ready. Raises ChildError."""
@@ -62,6 +70,11 @@ class Live:
         """``host:port`` of the model server, once it is ready. Raises ChildError."""
         assert self.model_server is not None
         return str(self.model_server.wait_ready(START_S)["host_port"])
+
+    def gateway_at(self) -> str:
+        """The gateway's address, ``http://127.0.0.1:8600``, once it is ready. Raises ChildError."""
+        assert self.gateway is not None
+        return str(self.gateway.wait_ready(START_S)["url"])
 
     def job_ready(self) -> Record:
         """What the job said when it was ready. Raises ChildError."""
@@ -75,8 +88,12 @@ class Live:
         return self.job.wait(10)
 
     def children(self) -> list[Child]:
-        """What has been started: the job first, which drains through the two others, the broker last."""
-        return [child for child in (self.job, self.model_server, self.broker) if child is not None]
+        """What has been started: the gateway first, then the job, which drains through the two others, the broker last.
+
+        Whoever waits for an answer gets it from a job that still runs.
+        """
+        order = (self.gateway, self.job, self.model_server, self.broker)
+        return [child for child in order if child is not None]
 
     def stop(self) -> None:
         """Stop what runs, in the order of `children`."""

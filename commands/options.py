@@ -21,6 +21,9 @@ BROKER_PORT = 8085
 MODEL_PORT = 8500
 """The port that TensorFlow Serving's gRPC API has."""
 
+GATEWAY_PORT = 8600
+"""The port of the REST API for events."""
+
 PROJECT = "sameriver"
 VAR = Path("var")
 
