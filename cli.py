@@ -7,6 +7,7 @@ import click
 from commands.bench import bench
 from commands.data import data
 from commands.demo import demo
+from commands.gateway import gateway
 from commands.group import Commands, set_up_logging, stop_with_parent, unwind_on_termination
 from commands.publish import publish
 from commands.servers import broker, serve
@@ -57,6 +58,7 @@ for command in (
     serve,
     broker,
     stream,
+    gateway,
     publish,
     tail,
 ):
