@@ -1,4 +1,4 @@
-"""`sameriver up`: broker, model server and streaming job of one app, on fixed ports, until Ctrl-C."""
+"""`sameriver up`: broker, model server, streaming job and gateway of one app, on fixed ports, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 @click.option("--in-memory", is_flag=True, help="The broker keeps nothing over a restart.")
 @click.option("--broker-port", default=options.BROKER_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--model-port", default=options.MODEL_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--gateway-port", default=options.GATEWAY_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--no-gateway", is_flag=True, help="No REST API for events.")
 @click.option("--make", "make_model", is_flag=True, help="No model yet: make one first, quickly.")
-@folder_option("--logs", "what the three processes say", "var/log/<app>")
+@folder_option("--logs", "what the processes say", "var/log/<app>")
 @json_option
 def up(
     app_name: str,
@@ -38,18 +40,24 @@ def up(
     in_memory: bool,
     broker_port: int,
     model_port: int,
+    gateway_port: int,
+    no_gateway: bool,
     make_model: bool,
     logs: Path | None,
     as_json: bool,
 ) -> None:
-    """Start broker, model server and job of an app, and stay. Publish events, read predictions.
+    """Start broker, model server, job and gateway of an app, and stay. Publish events, read predictions.
 
-    Ctrl-C drains the job, then stops the others. If one of them dies, all are stopped and the exit code is 1.
+    Ctrl-C drains gateway and job, then stops the others. If one of them dies, all are stopped and the exit code is 1.
     """
     app = options.load(app_name)
+    from serving.gateway.reactions import DueReactions
+
     models = models or options.models_folder(app)
     served = options.served_model(app)
     check_port_free(broker_port, "broker", "--broker-port")
+    if not no_gateway:
+        check_port_free(gateway_port, "gateway", "--gateway-port")
     if served is not None:
         check_port_free(model_port, "model server", "--model-port")
         _ensure_model(app, app_name, models, make_model)
@@ -59,7 +67,11 @@ def up(
         try:
             live.start_broker(broker_port, None if in_memory else data or options.VAR / "broker")
             live.start_model_server(models, model_port)
-            live.start_job(archive or options.archive_folder(app))
+            with_features = not no_gateway and bool(DueReactions(app).features)
+            live.start_job(archive or options.archive_folder(app), with_features=with_features)
+            if not no_gateway:
+                live.start_gateway(gateway_port)
+                live.gateway_at()
             live.job_ready()
             _tell_ready(app, live, as_json)
             stop.drain = lambda: ended.put(None)
@@ -67,7 +79,7 @@ def up(
             if dead is not None:
                 raise ChildError(dead)
             if not as_json:
-                click.echo("\nstopping: the job drains first", err=True)
+                click.echo("\nstopping: gateway and job drain first", err=True)
         finally:
             stop.drain = lambda: None
             live.stop()
@@ -112,6 +124,7 @@ def _tell_ready(app: App, live: Live, as_json: bool) -> None:
         "dead letters": topic(app.name, "dead-letters"),
     }
     model_server = None if live.model_server is None else live.model_at()
+    gateway = None if live.gateway is None else live.gateway_at()
     if as_json:
         output.print_json(
             {
@@ -120,10 +133,12 @@ def _tell_ready(app: App, live: Live, as_json: bool) -> None:
                 "project": options.PROJECT,
                 "topics": topics,
                 "model_server": model_server,
+                "gateway": gateway,
                 "process_ids": {child.name: child.process.pid for child in live.children()},
             }
         )
         return
+    model = f" The model: {model_server}." if model_server else ""
     lines = "\n".join(f"  {role:<18}{name}" for role, name in topics.items())
     click.echo(
         f"""{app.name} is up. Any Pub/Sub client on this machine reaches it with
@@ -140,6 +155,10 @@ From Python:
   publisher = pubsub_v1.PublisherClient()
   publisher.publish("projects/{options.PROJECT}/topics/{topics["events"]}", data, event_type="{app.predict_on.name}")
 
-From the command line: sameriver publish FILE, sameriver tail.{f" The model: {model_server}." if model_server else ""}
+{_over_http(app, gateway)}From the command line: sameriver publish FILE, sameriver tail.{model}
 Ctrl-C drains and stops everything."""
     )
+
+
+def _over_http(app: App, gateway: str | None) -> str:
+    return "" if gateway is None else f"Over HTTP: POST {gateway}/v1/apps/{app.name}/events, see {gateway}/docs\n\n"
