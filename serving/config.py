@@ -9,6 +9,7 @@ from google.protobuf import text_format
 
 from serving import wire
 from serving.metrics import PATH
+from serving.request_log import LogSettings
 from serving.status import invalid
 from serving.versions import ModelSettings, VersionPolicy
 
@@ -20,16 +21,17 @@ def read_config(path: Path) -> list[ModelSettings]:
 
     Raises RefusalError with the real server's words, OSError if the file cannot be read.
     """
-    return settings_of(_read(path, wire.ModelServerConfig()))
+    return settings_of(read_text(path, wire.ModelServerConfig()))
 
 
 def read_metrics_path(path: Path) -> str | None:
     """Where a MonitoringConfig file wants Prometheus to find the metrics; None if nowhere. Raises as `read_config`."""
-    config = _read(path, wire.MonitoringConfig()).prometheus_config
+    config = read_text(path, wire.MonitoringConfig()).prometheus_config
     return (config.path or PATH) if config.enable else None
 
 
-def _read(path: Path, message: Any) -> Any:
+def read_text(path: Path, message: Any) -> Any:
+    """A message from a file in text format. RefusalError with the real server's words, OSError if it is not there."""
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), message)
     except UnicodeDecodeError:
@@ -52,9 +54,27 @@ def settings_of(config: Any) -> list[ModelSettings]:
         if one.model_platform not in ("", PLATFORM):
             raise invalid(f"Illegal setting ModelServerConfig::model_platform: {one.model_platform}.")
         found[one.name] = ModelSettings(
-            one.name, Path(one.base_path), policy_of(one.model_version_policy), dict(one.version_labels)
+            one.name,
+            Path(one.base_path),
+            policy_of(one.model_version_policy),
+            dict(one.version_labels),
+            _logging_of(one) if one.HasField("logging_config") else None,
         )
     return list(found.values())
+
+
+def _logging_of(model: Any) -> LogSettings | None:
+    collector = model.logging_config.log_collector_config
+    rate = model.logging_config.sampling_config.sampling_rate
+    if collector.type not in ("", "tfrecord"):
+        raise invalid(f"Cannot find LogCollector::Factory for type: {collector.type}")
+    if not Path(collector.filename_prefix).is_absolute():
+        raise invalid(
+            f"Expected model {model.name} to have an absolute filename_prefix; got {collector.filename_prefix}"
+        )
+    if not 0 <= rate <= 1:
+        raise invalid(f"Expected a sampling_rate from 0 to 1 for model {model.name}; got {rate:g}")
+    return LogSettings(collector.filename_prefix, rate) if rate else None
 
 
 def policy_of(policy: Any) -> VersionPolicy:

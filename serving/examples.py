@@ -15,6 +15,7 @@ from serving.wire import DataType
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
+_KINDS = {CLASSIFY: "classification", REGRESS: "regression"}
 _STRING, _FLOAT = int(DataType.DT_STRING), int(DataType.DT_FLOAT)
 
 
@@ -63,6 +64,11 @@ def multi_inference(servable: Servable, request: Any, time_left_s: float | None)
         if key not in servable.signatures:
             raise invalid(f"Requested signature not found in model graph: {key}")
         signature = servable.signatures[key]
+        if servable.check_methods and task.method_name in _KINDS and signature.method_name != task.method_name:
+            kind = _KINDS[task.method_name]
+            raise invalid(
+                f"Expected {kind} signature method_name to be {task.method_name}. Was: {signature.method_name}"
+            )
         if task.method_name == CLASSIFY:
             name, outputs = _classification(signature)
         elif task.method_name == REGRESS:
@@ -103,15 +109,13 @@ def _signature(servable: Servable, spec: Any, method: str, kind: str) -> Any:
     if key not in servable.signatures:
         raise invalid(f"No signature was found with the name: {key}")
     signature = servable.signatures[key]
-    if signature.method_name != method:
+    if servable.check_methods and signature.method_name != method:
         raise invalid(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
     return signature
 
 
 def _classification(signature: Any) -> tuple[str, dict[str, str]]:
     """Name of the input tensor, and alias to name of the outputs."""
-    if signature.method_name != CLASSIFY:
-        raise invalid(f"Expected classification signature method_name to be {CLASSIFY}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -128,8 +132,6 @@ def _classification(signature: Any) -> tuple[str, dict[str, str]]:
 
 
 def _regression(signature: Any) -> tuple[str, str]:
-    if signature.method_name != REGRESS:
-        raise invalid(f"Expected regression signature method_name to be {REGRESS}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(signature.outputs) != 1:

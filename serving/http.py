@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import socket
+import ssl
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +19,8 @@ log = logging.getLogger("sameriver.serving")
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
 CONNECTIONS = 256
 IDLE_S = 30.0
+REQUEST_S = 60.0
+HANDSHAKE_S = 10.0
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -41,9 +46,10 @@ class HttpServer:
         body_limit_bytes: of a request, before and after decompression; beyond it 413.
         connections: at once; further ones are closed.
         idle_s: after which a connection that sends or takes nothing is closed.
-
-    A request whose Host is not this machine is refused (403): a web page that had its name point here could else
-    ask with the browser's help.
+        request_s: in which a request must have arrived whole, from its first byte on.
+        tls: gives the context for a new connection; None speaks plain HTTP.
+        any_host: answer whatever the Host header says. Else one that is not this machine is refused (403): a web
+            page that had its name point here could ask with the browser's help.
     """
 
     def __init__(
@@ -55,13 +61,21 @@ class HttpServer:
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         connections: int = CONNECTIONS,
         idle_s: float = IDLE_S,
+        request_s: float = REQUEST_S,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        any_host: bool = False,
     ) -> None:
         class Requests(_Requests):
             timeout = idle_s
             answer_to = staticmethod(handler)
             limit_bytes = body_limit_bytes
+            time_s = request_s
+            check_names = not any_host
 
-        self._server = _Server((host, port), Requests, connections)
+        class Server(_Server):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        self._server = Server((host, port), Requests, connections, tls)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
@@ -83,7 +97,14 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], connections: int) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        handler: type[BaseHTTPRequestHandler],
+        connections: int,
+        tls: Callable[[], ssl.SSLContext] | None,
+    ) -> None:
+        self._tls = tls
         self._free = threading.BoundedSemaphore(connections)
         super().__init__(address, handler)
 
@@ -95,12 +116,47 @@ class _Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
+            if self._tls is not None:  # here, not where connections are accepted: a slow client delays nobody else
+                request.settimeout(HANDSHAKE_S)
+                try:
+                    request = self._tls().wrap_socket(request, server_side=True)
+                except (OSError, ValueError) as error:
+                    log.debug("a TLS handshake failed: %s", error)
+                    self.shutdown_request(request)
+                    return
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("an HTTP connection ended early")  # the other side went away: nobody's fault
+
+
+class _Clocked(io.RawIOBase):
+    """A socket's bytes, while there is time: one byte every few seconds must not hold a connection for ever."""
+
+    def __init__(self, connection: socket.socket, idle_s: float) -> None:
+        self._connection = connection
+        self._idle_s = idle_s
+        self.request_s: float | None = None
+        self.deadline: float | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wait_s = self._idle_s
+        if self.deadline is not None:
+            wait_s = min(wait_s, self.deadline - time.monotonic())
+            if wait_s <= 0:
+                raise TimeoutError("the request takes too long to arrive")
+            self._connection.settimeout(wait_s)
+        count = self._connection.recv_into(buffer)
+        if self.deadline is None and self.request_s is not None:
+            self.deadline = time.monotonic() + self.request_s
+        elif self.deadline is not None:
+            self._connection.settimeout(self._idle_s)
+        return count
 
 
 class _RefusedError(Exception):
@@ -117,6 +173,23 @@ class _Requests(BaseHTTPRequestHandler):
     wbufsize = -1
     answer_to: Handler
     limit_bytes: int
+    time_s: float
+    check_names: bool
+
+    def setup(self) -> None:
+        """Read through a clock."""
+        super().setup()
+        self._clocked = _Clocked(self.connection, float(self.timeout or IDLE_S))
+        self.rfile = io.BufferedReader(self._clocked, 65536)
+
+    def handle_one_request(self) -> None:
+        """Give the request its time from its first byte on."""
+        self._clocked.request_s = self.time_s
+        try:
+            super().handle_one_request()
+        finally:
+            self._clocked.request_s = None
+            self._clocked.deadline = None
 
     def _serve(self) -> None:
         try:
@@ -136,6 +209,8 @@ class _Requests(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_PATCH = _serve  # noqa: N815
 
     def _check_host(self) -> None:
+        if not self.check_names:
+            return
         host = self.headers.get("Host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name.lower() not in _LOCAL_HOSTS:

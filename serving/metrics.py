@@ -13,6 +13,7 @@ PATH = "/monitoring/prometheus/metrics"
 # Microseconds from 10 to 25 minutes; examples from 1 to 16,384.
 _LATENCY_US = [10 * 1.8**n for n in range(33)]
 _EXAMPLES = [float(2**n) for n in range(15)]
+_QUEUING_US = [100 * 1.2**n for n in range(52)]  # to a second
 _LABEL_SETS = 1000  # names come from requests: beyond so many of them they are counted together
 _OTHER = "(other)"
 
@@ -33,6 +34,11 @@ class Counter:
         with self._lock:
             key = labels if labels in self._values or len(self._values) < _LABEL_SETS else (_OTHER, *labels[1:])
             self._values[key] = self._values.get(key, 0) + by
+
+    def total(self) -> int:
+        """Over all labels."""
+        with self._lock:
+            return sum(self._values.values())
 
     def lines(self) -> list[str]:
         """In text format."""
@@ -95,6 +101,22 @@ class Metrics:
         self.request_example_counts = Histogram(f"{prefix}request_example_counts", ("model",), _EXAMPLES)
         self.request_example_count_total = Counter(f"{prefix}request_example_count_total", ("model",))
 
+        self.queuing_latency = Histogram(
+            f"{prefix}batching_session:queuing_latency", ("thread_pool_name",), _QUEUING_US
+        )
+        self.model_warmup_latency = Histogram(f"{prefix}model_warmup_latency", ("model_path", "status"), _LATENCY_US)
+        self.model_warmup_records_read = Counter(f"{prefix}model_warmup_records_read", ("model_path",))
+        self.request_log_count = Counter(f"{prefix}request_log_count", ("model_name", "status"))
+
+    def queued(self, pool: str, seconds: float) -> None:
+        """One request taken out of a batching queue."""
+        self.queuing_latency.add(pool, value=seconds * 1e6)
+
+    def warmed(self, folder: str, status: str, records: int, seconds: float) -> None:
+        """One version warmed up, or not."""
+        self.model_warmup_latency.add(folder, status, value=seconds * 1e6)
+        self.model_warmup_records_read.add(folder, by=records)
+
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
         """One request answered."""
         self.request_count.add(model, status)
@@ -110,6 +132,11 @@ class Metrics:
         self.request_example_counts.add(model, value=count)
         self.request_example_count_total.add(model, by=count)
 
+    def totals(self) -> dict[str, int]:
+        """Each counter's total by its name in TensorFlow, ``/tensorflow/serving/request_count``."""
+        counters = (metric for metric in vars(self).values() if isinstance(metric, Counter))
+        return {counter.name.replace(":", "/"): counter.total() for counter in counters}
+
     def page(self) -> str:
         """All of it in Prometheus' text format."""
         lines = []
@@ -119,6 +146,10 @@ class Metrics:
             self.runtime_latency,
             self.request_example_counts,
             self.request_example_count_total,
+            self.queuing_latency,
+            self.model_warmup_latency,
+            self.model_warmup_records_read,
+            self.request_log_count,
         ):
             lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines()]
         return "\n".join(lines) + "\n"

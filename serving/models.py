@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serving.background import in_background
+from serving.request_log import LogSettings
 from serving.servable import Servable
 from serving.status import Code, RefusalError, failed_precondition, invalid, not_found
 from serving.tensorflow_c import TensorFlowError
@@ -62,7 +64,7 @@ class Models:
 
     Args:
         settings: of each model.
-        load: makes a Servable from (name, version, folder).
+        load: makes a Servable from (name, version, folder, the version that it follows or None).
         poll_s: seconds between looks at the file system; 0 looks once, below 0 never.
         retries: after the first failure to load a version, with `retry_s` between; a change of its files starts
             anew at once.
@@ -73,7 +75,7 @@ class Models:
     def __init__(
         self,
         settings: list[ModelSettings],
-        load: Callable[[str, int, Path], Servable],
+        load: Callable[[str, int, Path, Servable | None], Servable],
         *,
         poll_s: float = 1.0,
         retries: int = 5,
@@ -90,11 +92,13 @@ class Models:
         self._models = {one.name: _Model(one) for one in settings}
         self._loading = threading.Lock()  # one look at the file system at a time
         self._stopped = threading.Event()
+        self._started = False
         self._poller: threading.Thread | None = None
 
     def start(self) -> None:
         """Load what is there (returns when that is done) and watch from now on."""
         self.poll()
+        self._started = True
         if self._poll_s > 0:
             self._poller = threading.Thread(target=self._watch, name="model versions", daemon=True)
             self._poller.start()
@@ -217,6 +221,12 @@ class Models:
             raise not_found(f"Could not find {what} of model {name}")
         return states
 
+    def logging(self, name: str) -> LogSettings | None:
+        """What is logged of a model's requests."""
+        with self._lock:
+            model = self._models.get(name)
+            return model.settings.logging if model else None
+
     def available(self, name: str) -> list[int]:
         """Versions that answer, highest first."""
         with self._lock:
@@ -292,7 +302,11 @@ class Models:
             link = leaving_link(folder, model.settings.base_path)
             if link is not None:
                 raise TensorFlowError(Code.PERMISSION_DENIED, f"{link} leads out of the model's folder")
-            servable = self._load(name, number, folder)
+            if self._started:  # requests are being answered meanwhile, and must not feel it
+                before = self._latest(model)
+                servable = in_background(lambda: self._load(name, number, folder, before), f"load {name} {number}")
+            else:
+                servable = self._load(name, number, folder, None)
         except TensorFlowError as error:
             version.failures += 1
             version.failed_at, version.failed_stamp = time.monotonic(), files
@@ -311,6 +325,11 @@ class Models:
             version.state, version.code, version.message = State.AVAILABLE, Code.OK, ""
         log.info("model %s version %d serves after %.2f s", name, number, time.monotonic() - began)
 
+    def _latest(self, model: _Model) -> Servable | None:
+        with self._lock:
+            available = _available(model)
+            return model.versions[available[0]].servable if available else None
+
     def _unload(self, model: _Model, number: int) -> None:
         version = model.versions[number]
         with self._lock:
@@ -321,7 +340,7 @@ class Models:
                 self._unused.wait()
             servable, version.servable = version.servable, None
         if servable is not None:
-            servable.close()
+            in_background(servable.close, f"unload {model.settings.name} {number}")
         self._set(version, State.END)
         log.info("model %s version %d is unloaded", model.settings.name, number)
 

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from serving import wire
+from serving.access import Token
 from serving.http import Answer
 from serving.rest_answers import error_body, predictions
 from serving.rest_examples import classifications, fill_examples, regressions
@@ -41,22 +42,34 @@ class Rest:
         timeout_s: of one request, then 504.
         cors: answer browsers' preflight requests and let any page read.
         metrics_path: of the metrics in Prometheus' format; None serves none.
+        token: that every request must show; None asks for none.
     """
 
     def __init__(
-        self, services: Services, timeout_s: float = 30.0, cors: bool = False, metrics_path: str | None = None
+        self,
+        services: Services,
+        timeout_s: float = 30.0,
+        cors: bool = False,
+        metrics_path: str | None = None,
+        token: Token | None = None,
     ) -> None:
+        self._token = token
         self._metrics_path = metrics_path
         self._services = services
         self._timeout_s = timeout_s
         self._cors = {
             "Access-Control-Allow-Origin": "*",
             "Access-Control-Allow-Methods": "POST, GET",
-            "Access-Control-Allow-Headers": "Content-Type",
+            "Access-Control-Allow-Headers": "Content-Type, Authorization",
         } if cors else {}  # fmt: skip
 
     def __call__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Answer one request."""
+        if self._token is not None and method != "OPTIONS":  # browsers ask for leave without a token
+            try:
+                self._token.check_headers(headers)
+            except RefusalError as refusal:
+                return Answer(401, error_body(refusal.text).encode(), headers={"WWW-Authenticate": "Bearer"})
         if path == self._metrics_path:
             return Answer(200, self._services.metrics.page().encode(), "text/plain")
         if not path.lower().startswith("/v1/"):

@@ -5,11 +5,14 @@ Source: tensorflow_serving/servables/tensorflow/predict_util.cc and tensorflow/c
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import Any
 
 from serving import wire
+from serving.batch_parameters import BatchingParameters
+from serving.batching import Batcher
 from serving.metrics import Metrics
 from serving.status import Code, RefusalError, failed_precondition, invalid
 from serving.tensorflow_c import LoadedModel, Run, Tensor, TensorFlowError
@@ -20,6 +23,9 @@ METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorf
 _STRING = int(wire.DataType.DT_STRING)
 # A run under a deadline needs a second thread to watch it (0.1 ms); one this short can do without.
 _QUICK_S = 0.02
+_KEEP_EVERY_S = 0.5
+_KEPT_BYTES = 2**20
+_KEPT = 32
 
 
 class Servable:
@@ -31,6 +37,7 @@ class Servable:
         model: as loaded; closed with this.
         answer_as_content: write ``tensor_content`` instead of typed fields.
         metrics: that runs are counted in.
+        check_methods: refuse signatures whose ``method_name`` is not that of the call, as old servers did.
     """
 
     def __init__(
@@ -40,7 +47,12 @@ class Servable:
         model: LoadedModel,
         answer_as_content: bool = False,
         metrics: Metrics | None = None,
+        check_methods: bool = False,
     ) -> None:
+        self.check_methods = check_methods
+        self._batching: tuple[Batcher, BatchingParameters] | None = None
+        self._latest: dict[tuple[str, str], Any] = {}
+        self._kept_at = 0.0
         self._metrics = metrics or Metrics()
         self.name = name
         self.version = version
@@ -58,6 +70,25 @@ class Servable:
         self.metadata.model_spec.version.value = version
         self.metadata.metadata["signature_def"].Pack(packed)
 
+    def batch_by(self, batcher: Batcher, parameters: BatchingParameters) -> None:
+        """Put requests together from now on."""
+        self._batching = (batcher, parameters)
+
+    def keep(self, api: str, request: Any) -> None:
+        """Remember a request that was answered, now and then: the next version is warmed up with it."""
+        now = time.monotonic()
+        if now - self._kept_at < _KEEP_EVERY_S:
+            return
+        self._kept_at = now
+        spec = request.tasks[0].model_spec if api == "MultiInference" else request.model_spec
+        key = (api, spec.signature_name)
+        if request.ByteSize() <= _KEPT_BYTES and (key in self._latest or len(self._latest) < _KEPT):
+            self._latest[key] = request
+
+    def latest_requests(self) -> list[tuple[str, Any]]:
+        """One request of each method and signature, (method, request)."""
+        return [(api, request) for (api, _), request in list(self._latest.items())]
+
     def close(self) -> None:
         """Free the memory; no request may be under way."""
         self._model.close()
@@ -68,7 +99,7 @@ class Servable:
         if key not in self.signatures:
             raise failed_precondition(f'Serving signature key "{key}" not found.')
         signature = self.signatures[key]
-        if signature.method_name not in METHODS:
+        if self.check_methods and signature.method_name not in METHODS:
             raise RefusalError(
                 Code.INTERNAL,
                 "Expected prediction signature method_name to be one of "
@@ -104,6 +135,16 @@ class Servable:
 
         RefusalError with TensorFlow's own code and text, or if no time is left.
         """
+        compute = functools.partial(self._compute, api, feed_names, fetch_names)
+        if self._batching is None or not feeds:  # what takes no input (`describe`) has no rows to put together
+            return compute(feeds, time_left_s)
+        key = (self.name, self.version, id(self), *feed_names, "", *fetch_names)
+        batcher, parameters = self._batching
+        return batcher.run(parameters, key, feed_names, feeds, time_left_s, compute)
+
+    def _compute(
+        self, api: str, feed_names: list[str], fetch_names: list[str], feeds: list[Tensor], time_left_s: float | None
+    ) -> list[Tensor]:
         if time_left_s is not None and time_left_s <= 0:
             raise RefusalError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
         key = (*feed_names, "", *fetch_names)

@@ -189,13 +189,23 @@ class LoadedModel:
         self._graph = tf.new_graph()
         self._session: int | None = None
         buffer = tf.new_buffer()
+        # Restoring on this thread, not on those that requests use: the caller may have given it a low priority.
+        run_options = _ON_CALLERS_THREAD.SerializeToString()
+        run_buffer = _Buffer(ctypes.cast(ctypes.c_char_p(run_options), _Pointer), len(run_options), None)
         tag_array = (ctypes.c_char_p * len(tags))(*(tag.encode() for tag in tags))
         try:
             with _Status(tf) as status:
                 tf.set_config(options, config, len(config), status)
             with _Status(tf) as status:
                 self._session = tf.load(
-                    options, None, os.fsencode(folder), tag_array, len(tags), self._graph, buffer, status
+                    options,
+                    ctypes.byref(run_buffer),
+                    os.fsencode(folder),
+                    tag_array,
+                    len(tags),
+                    self._graph,
+                    buffer,
+                    status,
                 )
             encoded = ctypes.string_at(buffer.contents.data, buffer.contents.length)
         except BaseException:

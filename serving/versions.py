@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.request_log import LogSettings
+
 log = logging.getLogger("sameriver.serving")
 
 # What strtoll takes, and TensorFlow Serving with it: sign, digits, nothing else.
@@ -46,12 +48,14 @@ class ModelSettings:
         base_path: folder with a folder per version.
         policy: versions to serve.
         labels: label to version, for clients that ask by label.
+        logging: of a sample of its requests; None logs none.
     """
 
     name: str
     base_path: Path
     policy: VersionPolicy = field(default_factory=VersionPolicy)
     labels: dict[str, int] = field(default_factory=dict)
+    logging: LogSettings | None = None
 
 
 def find_versions(base_path: Path) -> dict[int, Path]:

@@ -107,6 +107,22 @@ enum Code {
 }
 """
 
+# A SavedModel's graph, as far as its operations go.
+SCANNED = """
+message NameAttrList { string name = 1; }
+message ListValue { repeated NameAttrList func = 9; }
+message AttrValue { ListValue list = 1; bytes s = 2; NameAttrList func = 10; }
+message NodeDef { string name = 1; string op = 2; repeated string input = 3; map<string, AttrValue> attr = 5; }
+message OpDef { string name = 1; }
+message FunctionDef { OpDef signature = 1; repeated NodeDef node_def = 3; }
+message FunctionDefLibrary { repeated FunctionDef function = 1; }
+message GraphDef { repeated NodeDef node = 1; FunctionDefLibrary library = 2; }
+message TensorInfo { string name = 1; }
+message SignatureDef { map<string, TensorInfo> outputs = 2; string method_name = 3; }
+message MetaGraphDef { GraphDef graph_def = 2; map<string, SignatureDef> signature_def = 5; }
+message SavedModel { repeated MetaGraphDef meta_graphs = 2; }
+"""
+
 HEALTH = """
 message HealthCheckRequest { string service = 1; }
 message HealthCheckResponse {
@@ -119,6 +135,18 @@ message HealthCheckResponse {
 MONITORING = """
 message PrometheusConfig { bool enable = 1; string path = 2; }
 message MonitoringConfig { PrometheusConfig prometheus_config = 1; }
+message SSLConfig { string server_key = 1; string server_cert = 2; string custom_ca = 3; bool client_verify = 4; }
+message BatchingParameters {
+  google.protobuf.Int64Value max_batch_size = 1;
+  google.protobuf.Int64Value batch_timeout_micros = 2;
+  google.protobuf.Int64Value max_enqueued_batches = 3;
+  google.protobuf.Int64Value num_batch_threads = 4;
+  google.protobuf.StringValue thread_pool_name = 5;
+  repeated int64 allowed_batch_sizes = 6;
+  bool pad_variable_length_inputs = 7;
+  google.protobuf.BoolValue enable_large_batch_splitting = 8;
+  google.protobuf.Int64Value max_execution_batch_size = 9;
+}
 """
 
 SERVING = """

@@ -203,7 +203,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         f' config {{ name: "estimator" base_path: "{folder}/estimator" }} }}'
     )
     started = start(
-        ["-m", "serving.server", "--port=0", f"--model_config_file={config}"], ready="listening on 127.0.0.1:"
+        ["-m", "serving.server", "--port=0", f"--model_config_file={config}", "--enable_signature_method_name_check"],
+        ready="listening on 127.0.0.1:",
     )
     yield started
     started.kill()

@@ -101,9 +101,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     folder = tmp_path_factory.mktemp("model")
     put("estimator", folder, 123)
     started = start(
-        ["-m", "serving.server", "--port=0", "--rest_api_port=-1", "--model_name=m", f"--model_base_path={folder}"],
+        ["-m", "serving.server", "--port=0", "--rest_api_port=-1", "--model_name=m", f"--model_base_path={folder}",
+         "--enable_signature_method_name_check"],
         ready="listening on 127.0.0.1:",
-    )
+    )  # fmt: skip
     yield started
     started.kill()
 
