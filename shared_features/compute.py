@@ -116,7 +116,9 @@ def compute_block(plan: Plan, block: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def warm_up(plan: Plan) -> None:
-    """Compile what the kernel compiles (seconds, once per process), by folding one empty event and forgetting it."""
+    """Compile what the kernel compiles (seconds, once per process), by folding no rows."""
+    for stage in plan.stages:
+        StageState(stage).warm_up()
     nothing = {"event_type": [plan.app.predict_on.name], "event_id": [""], "event_time": pa.array([0])}
     compute_block(plan, to_block(plan.app, pa.table(nothing)))
 

@@ -7,21 +7,18 @@ depends on the order of the rows only (contract C1 to C4). It knows nothing of B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared_features import windows
 from shared_features.blocks import append_columns
 from shared_features.columns import Column, Evaluator, to_arrow
+from shared_features.interning import Interner
 from shared_features.keys import Key
+from shared_features.partitions import PARTITIONS, Answers, Rows
 from shared_features.plan import Output, Plan, Stage, Track
-from shared_features.state import StageState, TrackState
-
-_FEW_ROWS = 64
-"""Up to here a dictionary of the block's keys costs more than it saves."""
+from shared_features.state import StageState, flip_identities
 
 VALUE_LIMIT = 2.0**62
 """A value divided by its scale must stay below this in magnitude; see `out_of_range`."""
@@ -56,27 +53,81 @@ def fold(state: StageState, evaluator: Evaluator) -> dict[str, pa.Array]:
         ``stage.<S>.epoch`` (int32), ``.shard`` (int32), ``.position`` (int64) and ``.late`` (bool), null for rows
         without the key.
     """
-    stage = state.stage
-    keyed, slots = _slots(state, evaluator)
-    rows = evaluator.rows
-    # A copy of our own: the pass is compiled anew for arrays that are read-only or not aligned.
-    times = evaluator.block_column("event_time", "timestamp").values.copy()
-    reaches = np.zeros(rows, np.int64)
-    late = np.zeros(rows, np.bool_)
-    windows.advance_newest(slots, times, state.newest, stage.lateness_us, stage.longest_us, reaches, late)
-    positions = state.position + np.cumsum(keyed) - 1
-    state.position += int(keyed.sum())
-    columns: dict[str, pa.Array] = {
-        "epoch": pa.array(np.full(rows, state.epoch, np.int32), mask=~keyed),
-        "shard": pa.array(np.full(rows, state.shard, np.int32), mask=~keyed),
-        "position": pa.array(positions.astype(np.int64), mask=~keyed),
-        "late": pa.array(late, mask=~keyed),
-    }
-    columns = {f"stage.{stage.name}.{name}": array for name, array in columns.items()}
+    stage, rows = state.stage, evaluator.rows
+    state.release_strings()
+    slots = state.slots_of(key_column(stage.key, evaluator))
+    keyed = slots >= 0
+    taking_part = int(np.count_nonzero(keyed))
+    if taking_part < rows:
+        state.missing += _missing(stage.key, evaluator, keyed)
     asked = keyed & evaluator.is_type(stage.predict_on)
-    for track, track_state in zip(stage.tracks, state.tracks, strict=True):
-        _run_track(track, track_state, evaluator, keyed, asked, slots, times, reaches)
-    return columns
+    folded = np.empty((len(stage.tracks), rows), np.bool_)
+    values = np.empty((len(stage.tracks), rows), np.int64)
+    for i, track in enumerate(stage.tracks):
+        _fill(track, state.interners[i], evaluator, keyed, folded[i], values[i])
+    outputs = stage.outputs
+    integers = np.empty((len(outputs), rows), np.int64)
+    answers = Answers(np.zeros(rows, np.bool_), integers, integers.view(np.float64), np.zeros(integers.shape, np.bool_))
+    # Copies of our own: the pass is compiled anew for arrays that are read-only or not aligned.
+    times = evaluator.block_column("event_time", "timestamp").values.copy()
+    identities = flip_identities(evaluator.identities())
+    state.run(slots, Rows(slots // PARTITIONS, times, identities, folded, asked, values), answers)
+    for i, (track, interner, output) in enumerate(_with_outputs(state)):
+        column = _answers(track, interner, output, answers, i)
+        evaluator.learn(output.aggregate, column)
+    return _stage_columns(state, keyed, taking_part, answers.late)
+
+
+def _stage_columns(state: StageState, keyed: np.ndarray, taking_part: int, late: np.ndarray) -> dict[str, pa.Array]:
+    rows = len(keyed)
+    mask = None if taking_part == rows else ~keyed
+    if mask is None:
+        positions = np.arange(state.position, state.position + rows)
+    else:
+        positions = np.cumsum(keyed) + (state.position - 1)
+    state.position += taking_part
+    name = f"stage.{state.stage.name}."
+    return {
+        name + "epoch": pa.array(np.full(rows, state.epoch, np.int32), mask=mask),
+        name + "shard": pa.array(np.full(rows, state.shard, np.int32), mask=mask),
+        name + "position": pa.array(positions, mask=mask),
+        name + "late": pa.array(late, mask=mask),
+    }
+
+
+def _with_outputs(state: StageState) -> list[tuple[Track, Interner | None, Output]]:
+    """All outputs of a stage, in the order in which the compiled pass numbers them, with their tracks."""
+    pairs = zip(state.stage.tracks, state.interners, strict=True)
+    return [(track, interner, output) for track, interner in pairs for output in track.outputs]
+
+
+def _missing(key: Key, evaluator: Evaluator, keyed: np.ndarray) -> int:
+    """Number of rows of the key's event types whose key is null."""
+    of_types = np.zeros(len(keyed), np.bool_)
+    for event_type in key.fields:
+        of_types |= evaluator.is_type(event_type)
+    return int(np.count_nonzero(of_types & ~keyed))
+
+
+def _fill(
+    track: Track,
+    interner: Interner | None,
+    evaluator: Evaluator,
+    keyed: np.ndarray,
+    folded: np.ndarray,
+    values: np.ndarray,
+) -> None:
+    """Write which rows enter a track, and their encoded values."""
+    column = evaluator.column(track.value)
+    np.logical_and(keyed, column.valid, out=folded)
+    folded &= evaluator.is_type(track.event_type)
+    if track.where is not None:
+        condition = evaluator.column(track.where)
+        folded &= condition.valid & condition.values
+    if interner is not None:
+        values[:] = interner.encode(column.values, folded)
+    else:
+        values[:] = encode(track, column)[0]
 
 
 def finish(plan: Plan, block: pa.RecordBatch) -> pa.RecordBatch:
@@ -106,21 +157,6 @@ def key_column(key: Key, evaluator: Evaluator) -> pa.Array:
     """The key of each row, null where the row takes no part in the key's stage; string or int64."""
     first, *others = (evaluator.array(field) for field in key.fields.values())
     return pc.coalesce(first, *others) if others else first
-
-
-def _slots(state: StageState, evaluator: Evaluator) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows take part (bool) and their key's slot (int64; -1 for the others)."""
-    keys = key_column(state.stage.key, evaluator)
-    if len(keys) <= _FEW_ROWS:
-        slots = np.array(state.slots_of(keys.to_pylist()), np.int64)
-        return slots >= 0, slots
-    encoded = keys.dictionary_encode()
-    slot_of = np.array(state.slots_of(encoded.dictionary.to_pylist()), np.int64)
-    keyed = np.ones(len(keys), bool) if keys.null_count == 0 else keys.is_valid().to_numpy(zero_copy_only=False)
-    if len(slot_of) == 0:
-        return keyed, np.full(len(keys), -1, np.int64)
-    indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
-    return keyed, np.where(keyed, slot_of[indices], -1)
 
 
 def out_of_range(plan: Plan, block: pa.RecordBatch) -> dict[int, str]:
@@ -154,7 +190,8 @@ def encode(track: Track, column: Column) -> tuple[np.ndarray, np.ndarray]:
     """Values of a track as int64, and which of them are valid.
 
     Encodings: ``integer`` as is; ``scaled`` round-half-even(value / scale); ``ordered`` the bits of a double,
-    mapped so that integers compare as the doubles do (-0.0 is taken as 0.0); ``presence`` zero.
+    mapped so that integers compare as the doubles do (-0.0 is taken as 0.0); ``presence`` zero. Strings that are
+    asked back (``interned``) are encoded by the state's `Interner` instead.
 
     Raises:
         OverflowError: a value does not fit; see `out_of_range`.
@@ -177,80 +214,18 @@ def _reorder(bits: np.ndarray) -> np.ndarray:
     return flipped
 
 
-def _run_track(
-    track: Track,
-    state: TrackState,
-    evaluator: Evaluator,
-    keyed: np.ndarray,
-    asked: np.ndarray,
-    slots: np.ndarray,
-    times: np.ndarray,
-    reaches: np.ndarray,
-) -> None:
-    """Fold one track; the evaluator learns its aggregates."""
-    rows = len(slots)
-    values, valid = encode(track, evaluator.column(track.value))
-    folded = keyed & valid & evaluator.is_type(track.event_type)
-    if track.where is not None:
-        condition = evaluator.column(track.where)
-        folded &= condition.valid & condition.values
-    actions = folded * np.uint8(windows.FOLD) | asked * np.uint8(windows.QUERY)
-    outputs = len(track.outputs)
-    integers = np.zeros((outputs, rows), np.int64)
-    floats = np.zeros((outputs, rows), np.float64)
-    states = np.zeros((outputs, rows), np.uint8)
-    layout = track.arrays
-    start = 0
-    while start < rows:
-        start = windows.fold_and_query(
-            start, slots, times, evaluator.identities(), actions, values, reaches,
-            layout["w_span"], layout["w_self"], layout["w_sums"], layout["w_from"], layout["w_to"],
-            layout["operations"], layout["ks"], track.scale_inverse,
-            state.base, state.capacity, state.first, state.end, state.advanced,
-            state.left, state.uppers, state.lowers, state.squares_high, state.squares_low,
-            state.times, state.identities, state.values, state.used,
-            integers, floats, states, state.exact, state.exact_count,
-        )  # fmt: skip
-        if start < rows and int(state.exact_count[0]) + outputs <= len(state.exact):
-            state.make_room()
-        _divide_exactly(track, state, integers, floats, states)
-    for i, output in enumerate(track.outputs):
-        evaluator.learn(output.aggregate, _answers(output, integers[i], floats[i], states[i]))
-
-
-def _divide_exactly(
-    track: Track, state: TrackState, integers: np.ndarray, floats: np.ndarray, states: np.ndarray
-) -> None:
-    """Finish the answers whose integers are too wide for doubles: Python's int / int rounds exactly once."""
-    inverse = track.scale_inverse
-    for f, row, n, upper, lower, high, low in state.exact[: int(state.exact_count[0])].tolist():
-        total = (upper << 32) + lower
-        operation = track.outputs[f].operation
-        states[f, row] = windows.DONE
-        if operation == windows.SUM_INTEGER:
-            if -(2**63) <= total < 2**63:
-                integers[f, row] = total
-            else:
-                states[f, row] = windows.NULL
-        elif operation == windows.SUM_FLOAT:
-            floats[f, row] = total / inverse
-        elif operation == windows.MEAN:
-            floats[f, row] = total / (n * inverse)
-        else:
-            squares = ((high % 2**64) << 64) + low % 2**64
-            sample = operation in (windows.VARIANCE_SAMPLE, windows.STD_SAMPLE)
-            result = (n * squares - total * total) / (n * (n - sample) * inverse * inverse)
-            floats[f, row] = np.sqrt(result) if operation in (windows.STD, windows.STD_SAMPLE) else result
-    state.exact_count[0] = 0
-
-
-def _answers(output: Output, integers: np.ndarray, floats: np.ndarray, states: np.ndarray) -> Column:
-    dtype = output.aggregate.dtype
-    values: Any = floats
-    if output.is_integer:
-        values = integers
-        if dtype == "float64":
-            values = _reorder(integers).view(np.float64)
-        elif dtype == "bool":
-            values = integers != 0
-    return Column(values, states == windows.DONE)
+def _answers(track: Track, interner: Interner | None, output: Output, answers: Answers, index: int) -> Column:
+    """One output as a column of its aggregate's dtype."""
+    valid = answers.valid[index]
+    integers = answers.integers[index]
+    if not output.is_integer:
+        return Column(answers.floats[index], valid)
+    if not output.is_value:
+        return Column(integers, valid)
+    if interner is not None:
+        return Column(interner.decode(integers, valid), valid)
+    if track.encoding == "ordered":
+        return Column(_reorder(integers).view(np.float64), valid)
+    if output.aggregate.dtype == "float64":  # min, max, … never share a track of scaled floats
+        raise AssertionError(f"{output.aggregate.key} reads encoding {track.encoding}")
+    return Column(integers != 0 if output.aggregate.dtype == "bool" else integers, valid)

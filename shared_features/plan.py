@@ -12,55 +12,69 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared_features import windows
-from shared_features.aggregates import SUMMED, Aggregate
+from shared_features import answers, windows
+from shared_features.aggregates import SCALED, SUMMED, Aggregate
 from shared_features.app import App
 from shared_features.expressions import Expression
 from shared_features.keys import Key
 
 _OPERATIONS = {
-    "count": windows.COUNT,
-    "mean": windows.MEAN,
-    "variance": windows.VARIANCE,
-    "variance_sample": windows.VARIANCE_SAMPLE,
-    "std": windows.STD,
-    "std_sample": windows.STD_SAMPLE,
-    "min": windows.MIN,
-    "max": windows.MAX,
-    "first": windows.FIRST,
-    "last": windows.LAST,
-    "lag": windows.LAG,
-    "seconds_since_last": windows.SECONDS_SINCE_LAST,
+    "count": answers.COUNT,
+    "mean": answers.MEAN,
+    "variance": answers.VARIANCE,
+    "variance_sample": answers.VARIANCE_SAMPLE,
+    "std": answers.STD,
+    "std_sample": answers.STD_SAMPLE,
+    "min": answers.MIN,
+    "max": answers.MAX,
+    "first": answers.FIRST_VALUE,
+    "last": answers.LAST_VALUE,
+    "lag": answers.LAG,
+    "seconds_since_last": answers.SECONDS_SINCE_LAST,
+    "distinct_count": answers.DISTINCT_COUNT,
+    "most_frequent": answers.MOST_FREQUENT,
+    "slope": answers.SLOPE,
+    "decayed_sum": answers.DECAYED_SUM,
+    "decayed_mean": answers.DECAYED_MEAN,
 }
-_INTEGER_OUTPUT = {windows.COUNT, windows.SUM_INTEGER, windows.MIN, windows.MAX, windows.FIRST, windows.LAST}
-_INTEGER_OUTPUT |= {windows.LAG}
+_WRITES_VALUES = {"min", "max", "first", "last", "lag", "most_frequent"}
+_NEEDS_NO_VALUE = ("count", "seconds_since_last")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window as the compiled pass takes it: it holds times in [t − span, t]."""
+    """A window as the compiled pass takes it: times in [t − span, t], or the last ``events`` events if above 0."""
 
     span_us: int
+    events: int
     include_self: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where one aggregate is written: row ``index`` of the track's outputs."""
+    """Where one aggregate is written: the stage's column for it."""
 
     aggregate: Aggregate
     operation: int
     column: str
 
     @property
+    def is_value(self) -> bool:
+        """Whether the compiled pass writes a value as its track encodes it."""
+        return self.aggregate.operation in _WRITES_VALUES
+
+    @property
     def is_integer(self) -> bool:
-        """Whether the compiled pass writes it as int64, not as a double."""
-        return self.operation in _INTEGER_OUTPUT
+        """Whether the compiled pass writes an int64, not a double."""
+        return self.is_value or self.operation in (answers.COUNT, answers.DISTINCT_COUNT, answers.SUM_INTEGER)
 
 
 @dataclass(slots=True)
 class Track:
-    """One stream of values with its windows and outputs, outputs ordered by window."""
+    """One stream of values with its windows and outputs, outputs ordered by window.
+
+    ``encoding`` says how a value becomes an int64, see `kernel.encode`.
+    """
 
     value: Expression
     where: Expression | None
@@ -68,48 +82,74 @@ class Track:
     encoding: str
     scale_inverse: int
     windows: list[Window] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    window_outputs: list[list[Output]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """Canonical name, by which a saved state finds its track again."""
         return f"{self.value.key}|{_key(self.where)}|{self.encoding}|{self.scale_inverse}"
 
-    def finish(self, members: Sequence[tuple[Aggregate, str]]) -> None:
-        """Lay out windows and outputs of the track's aggregates (with their column names)."""
-        by_window: dict[Window, list[Output]] = {}
-        for aggregate, column in members:
-            span_us = aggregate.window_us - (aggregate.closed == "right")  # times are whole microseconds
-            if aggregate.operation == "sum":
-                operation = windows.SUM_INTEGER if aggregate.dtype == "int64" else windows.SUM_FLOAT
-            else:
-                operation = _OPERATIONS[aggregate.operation]
-            window = Window(span_us, aggregate.include_self)
-            by_window.setdefault(window, []).append(Output(aggregate, operation, column))
-        self.windows = list(by_window)
-        self.outputs = [output for outputs in by_window.values() for output in outputs]
-        lengths = [len(outputs) for outputs in by_window.values()]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        self.arrays = {
-            "w_span": np.array([window.span_us for window in self.windows], np.int64),
-            "w_self": np.array([window.include_self for window in self.windows], np.int64),
-            "w_sums": np.array([_sums(outputs) for outputs in by_window.values()], np.int64),
-            "w_from": ends - np.array(lengths, np.int64),
-            "w_to": ends,
-            "operations": np.array([output.operation for output in self.outputs], np.int64),
-            "ks": np.array([output.aggregate.k for output in self.outputs], np.int64),
-        }
+    @property
+    def outputs(self) -> list[Output]:
+        """Outputs of all windows, window by window."""
+        return [output for outputs in self.window_outputs for output in outputs]
+
+    @property
+    def has_extremes(self) -> bool:
+        """Whether some output is a minimum or maximum."""
+        return any(output.operation in (answers.MIN, answers.MAX) for output in self.outputs)
+
+    def add(self, aggregate: Aggregate, column: str) -> None:
+        """Take in one more aggregate, to be written to ``column``."""
+        span_us = aggregate.window_us - (aggregate.closed == "right")  # times are whole microseconds
+        window = Window(max(0, span_us), aggregate.window_events, aggregate.include_self)
+        if window not in self.windows:
+            self.windows.append(window)
+            self.window_outputs.append([])
+        operation = _OPERATIONS.get(aggregate.operation)
+        if operation is None:
+            operation = answers.SUM_INTEGER if aggregate.dtype == "int64" else answers.SUM_FLOAT
+        self.window_outputs[self.windows.index(window)].append(Output(aggregate, operation, column))
 
 
 def _key(expression: Expression | None) -> str:
     return "" if expression is None else expression.key
 
 
-def _sums(outputs: Sequence[Output]) -> int:
-    """Which sums a window must keep: 0 none, 1 the sum, 2 also the sum of squares."""
-    kinds = [output.aggregate.operation for output in outputs if output.aggregate.operation in SUMMED]
-    return 2 if any(kind not in ("sum", "mean") for kind in kinds) else int(bool(kinds))
+def _keeps(outputs: Sequence[Output]) -> int:
+    """What a window must keep running."""
+    kinds = {output.aggregate.operation for output in outputs}
+    keeps = windows.KEEPS_DISTINCT if "distinct_count" in kinds else 0
+    if kinds & set(SUMMED):
+        keeps |= windows.KEEPS_SUM
+    if kinds & (set(SUMMED) - {"sum", "mean"}):
+        keeps |= windows.KEEPS_SQUARES
+    return keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A stage as the compiled pass takes it: int64 arrays, see the constants of `arena` and `windows`."""
+
+    tracks: np.ndarray
+    windows: np.ndarray
+    outputs: np.ndarray
+
+
+def _layout(tracks: Sequence[Track]) -> Layout:
+    track_rows: list[tuple[int, ...]] = []
+    window_rows: list[tuple[int, ...]] = []
+    output_rows: list[tuple[int, ...]] = []
+    for track in tracks:
+        begin = len(window_rows)
+        for window, outputs in zip(track.windows, track.window_outputs, strict=True):
+            first = len(output_rows)
+            output_rows += [(one.operation, one.aggregate.half_life_us or one.aggregate.k) for one in outputs]
+            span = (window.span_us, window.events, int(window.include_self))
+            window_rows.append((*span, _keeps(outputs), first, len(output_rows)))
+        widest = max(window.events for window in track.windows)
+        track_rows.append((begin, len(window_rows), track.scale_inverse, widest, int(track.has_extremes)))
+    return Layout(*(np.array(rows, np.int64) for rows in (track_rows, window_rows, output_rows)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +161,12 @@ class Stage:
     lateness_us: int
     longest_us: int
     predict_on: str
+    layout: Layout
 
     @property
     def counts_events(self) -> bool:
         """Whether some window holds the last n events, however old they are."""
-        return any(output.aggregate.window_events > 0 for output in self.outputs)
+        return any(window.events > 0 for track in self.tracks for window in track.windows)
 
     @property
     def name(self) -> str:
@@ -134,7 +175,7 @@ class Stage:
 
     @property
     def outputs(self) -> list[Output]:
-        """Outputs of all tracks, track by track."""
+        """Outputs of all tracks, track by track, in the order in which the compiled pass numbers them."""
         return [output for track in self.tracks for output in track.outputs]
 
 
@@ -152,29 +193,27 @@ def make_plan(app: App) -> Plan:
     for key in app.keys:
         aggregates = [aggregate for aggregate in app.aggregates() if aggregate.by.name == key.name]
         columns = {aggregate.key: f"aggregate.{key.name}.{i}" for i, aggregate in enumerate(aggregates)}
-        members: dict[str, list[tuple[Aggregate, str]]] = {}
         tracks: dict[str, Track] = {}
         # Those that fix an encoding come first, so that counts can join a track that exists.
-        for aggregate in sorted(aggregates, key=lambda a: (a.operation in ("count", "seconds_since_last"), a.key)):
+        for aggregate in sorted(aggregates, key=lambda a: (a.operation in _NEEDS_NO_VALUE, a.key)):
             track = _track_for(aggregate, list(tracks.values()))
-            tracks.setdefault(track.name, track)
-            members.setdefault(track.name, []).append((aggregate, columns[aggregate.key]))
-        for name, track in tracks.items():
-            track.finish(members[name])
+            tracks.setdefault(track.name, track).add(aggregate, columns[aggregate.key])
         longest_us = max(aggregate.window_us for aggregate in aggregates)
-        stages.append(Stage(key, list(tracks.values()), app.lateness_us, longest_us, app.predict_on.name))
+        ordered = list(tracks.values())
+        layout = _layout(ordered)
+        stages.append(Stage(key, ordered, app.lateness_us, longest_us, app.predict_on.name, layout))
     return Plan(app, stages)
 
 
 def _track_for(aggregate: Aggregate, existing: Sequence[Track]) -> Track:
-    if aggregate.operation in ("count", "seconds_since_last"):
+    if aggregate.operation in _NEEDS_NO_VALUE:
         for track in existing:
             if track.value.key == aggregate.value.key and _key(track.where) == _key(aggregate.where):
                 return track
     if aggregate.value.dtype == "string":
-        encoding = "presence"
+        encoding = "presence" if aggregate.operation in _NEEDS_NO_VALUE else "interned"
     elif aggregate.value.dtype == "float64":
-        encoding = "scaled" if aggregate.operation in SUMMED else "ordered"
+        encoding = "scaled" if aggregate.operation in SCALED else "ordered"
     else:
         encoding = "integer"
     return Track(aggregate.value, aggregate.where, aggregate.event_type, encoding, aggregate.scale_inverse)

@@ -1,4 +1,4 @@
-"""The state of one shard of a keyed stage, and its encoding on disk (version 1, see docs/state.md).
+"""The state of one shard of a keyed stage, and its encoding on disk (version 2, see docs/state.md).
 
 What is saved is the set of retained events per key and track, the greatest event time per key and the next
 position. Edges and sums of windows are derived and rebuilt, so that the encoding does not know of them.
@@ -7,85 +7,29 @@ position. Edges and sums of windows are derived and rebuilt, so that the encodin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from shared_features import windows
 from shared_features.errors import HistoryError
-from shared_features.plan import Stage, Track
+from shared_features.interning import Interner
+from shared_features.partitions import PARTITIONS, Answers, Partition, Rows, run_all
+from shared_features.plan import Stage
+from shared_features.slots import IntegerSlots, TextSlots
 
-ENCODING_VERSION = 1
-NEVER_US = -(2**62)
+ENCODING_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 _FIRST_SLOTS = 16
-_FIRST_ARENA = 256
-_EXACT_ROWS = 256
+_IDENTITY_FLIP = np.int64(-(2**63))
 
 
-class TrackState:
-    """Retained events of one track: a range of the arena per slot, edges and sums per slot and window."""
-
-    def __init__(self, track: Track) -> None:
-        self.track = track
-        count = len(track.windows)
-        self.base, self.capacity = _int64(0), _int64(0)
-        self.first, self.end, self.advanced = _int64(0), _int64(0), _int64(0)
-        self.left, self.uppers, self.lowers = (np.zeros((0, count), np.int64) for _ in range(3))
-        self.squares_high, self.squares_low = (np.zeros((0, count), np.uint64) for _ in range(2))
-        self.times, self.values = _int64(_FIRST_ARENA), _int64(_FIRST_ARENA)
-        self.identities = np.zeros(_FIRST_ARENA, np.uint64)
-        self.used = _int64(1)
-        self.exact = np.zeros((_EXACT_ROWS * len(track.outputs), 7), np.int64)
-        self.exact_count = _int64(1)
-
-    def grow_slots(self, slots: int) -> None:
-        """Make arrays for ``slots`` slots; new ones are empty."""
-        more = slots - len(self.base)
-        for name in ("base", "capacity", "first", "end"):
-            setattr(self, name, np.concatenate([getattr(self, name), _int64(more)]))
-        self.advanced = np.concatenate([self.advanced, np.full(more, NEVER_US, np.int64)])
-        for name in ("left", "uppers", "lowers", "squares_high", "squares_low"):
-            old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.zeros((more, old.shape[1]), old.dtype)]))
-
-    def make_room(self) -> None:
-        """A bigger, or tidied, arena, after the pass stopped because it was full."""
-        live = int((self.end - self.first).sum())
-        room = live + (live >> 1) + 2 * len(self.base)
-        size = max(_FIRST_ARENA, room + (room >> 1))
-        target = (np.empty(size, np.int64), np.empty(size, np.uint64), np.empty(size, np.int64))
-        source = (self.times, self.identities, self.values)
-        self.used[0] = windows.move_arena(
-            self.base, self.capacity, self.first, self.end, self.left, source, target
-        )  # fmt: skip
-        self.times, self.identities, self.values = target
-
-    def restore(self, held: pa.Table) -> None:
-        """Take over retained events (slot, time_us, identity, value), sorted by slot and then in order."""
-        slots = held["slot"].to_numpy()
-        lengths = np.bincount(slots, minlength=len(self.base)).astype(np.int64)
-        self.times = held["time_us"].to_numpy().copy()
-        self.identities = held["identity"].to_numpy().copy()
-        self.values = held["value"].to_numpy().copy()
-        self.base = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        self.capacity, self.end = lengths.copy(), lengths.copy()
-        self.used[0] = len(slots)
-        windows.sum_all(
-            self.end, self.base, self.track.arrays["w_sums"], self.values,
-            self.uppers, self.lowers, self.squares_high, self.squares_low,
-        )  # fmt: skip
-
-    @property
-    def retained(self) -> int:
-        """Events held, over all keys."""
-        return int((self.end - self.first).sum())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arena and the arrays per slot."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+def flip_identities(identities: np.ndarray) -> np.ndarray:
+    """Between uint64 identities and int64 of the same order; its own inverse but for the type."""
+    if identities.dtype == np.uint64:
+        return identities.view(np.int64) ^ _IDENTITY_FLIP
+    flipped: np.ndarray = (identities ^ _IDENTITY_FLIP).view(np.uint64)
+    return flipped
 
 
 class StageState:
@@ -94,81 +38,110 @@ class StageState:
     Args:
         stage: what the stage computes.
         epoch, shard: part of the position of every row folded here (contract C1).
+
+    Attributes:
+        position: the one that the next row gets.
+        missing: rows so far of the key's event types whose key was null; they passed the stage with nulls.
     """
 
     def __init__(self, stage: Stage, *, epoch: int = 0, shard: int = 0) -> None:
         self.stage, self.epoch, self.shard = stage, epoch, shard
         self.position = 0
-        self.newest = np.full(0, NEVER_US, np.int64)
-        self.tracks = [TrackState(track) for track in stage.tracks]
-        self._slots: dict[Any, int] = {}
+        self.missing = 0
+        self.slots = TextSlots() if stage.key.dtype == "string" else IntegerSlots()
+        self.interners = [Interner() if track.encoding == "interned" else None for track in stage.tracks]
+        self.partitions = [Partition(stage) for _ in range(PARTITIONS)]
+        self._capacity = 0
         self._grow(_FIRST_SLOTS)
 
-    def slots_of(self, keys: Sequence[Any]) -> list[int]:
-        """The slot of each key, new ones made; ``keys`` without repeats, a null gets -1."""
-        slots = self._slots
-        found = [-1 if key is None else slots.setdefault(key, len(slots)) for key in keys]
-        if len(slots) > len(self.newest):
-            self._grow(len(slots) + (len(slots) >> 1))
-        return found
+    def slots_of(self, keys: pa.Array) -> np.ndarray:
+        """The slot of each key, new ones made, -1 for null; int64, shape [rows]."""
+        slots = self.slots.of(keys)
+        if len(self.slots) > self._capacity:
+            self._grow(len(self.slots) + (len(self.slots) >> 1))
+        return slots
+
+    def warm_up(self) -> None:
+        """Compile what `run` calls."""
+        self.partitions[0].warm_up()
+
+    def run(self, slots: np.ndarray, rows: Rows, answers: Answers) -> None:
+        """Fold and answer a block; ``rows.slots`` are the slots within their partitions."""
+        run_all(self.partitions, slots, rows, answers)
+
+    def release_strings(self) -> None:
+        """Forget strings that no retained event holds, where there are many of them."""
+        for track, interner in enumerate(self.interners):
+            if interner is not None and interner.is_full:
+                held = [partition.held(track, len(partition.newest))[1][:, 2] for partition in self.partitions]
+                interner.release(np.concatenate(held))
 
     def _grow(self, slots: int) -> None:
-        self.newest = np.concatenate([self.newest, np.full(slots - len(self.newest), NEVER_US, np.int64)])
-        for track in self.tracks:
-            track.grow_slots(slots)
+        each = -(-slots // PARTITIONS)
+        for partition in self.partitions:
+            partition.grow(each)
+        self._capacity = each * PARTITIONS
 
     @property
     def keys(self) -> int:
         """Number of keys seen."""
-        return len(self._slots)
+        return len(self.slots)
 
     @property
     def retained(self) -> int:
         """Events held, over all keys and tracks."""
-        return sum(track.retained for track in self.tracks)
+        return sum(partition.retained for partition in self.partitions)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, without the Python dictionary of keys."""
-        return self.newest.nbytes + sum(track.nbytes for track in self.tracks)
+        """Bytes held, without the keys themselves and the strings of tracks."""
+        return sum(partition.nbytes for partition in self.partitions)
 
     def save(self) -> bytes:
-        """The state as an Arrow IPC stream of two or more tables (see docs/state.md); never pickle."""
-        keys = list(self._slots)
-        key_type = pa.string() if self.stage.key.dtype == "string" else pa.int64()
+        """The state as Arrow IPC streams, one after the other (see docs/state.md); never pickle."""
+        keys = self.slots.keys()
         header = {
             "encoding_version": ENCODING_VERSION,
             "stage": self.stage.name,
             "epoch": self.epoch,
             "shard": self.shard,
             "position": self.position,
-            "tracks": [track.track.name for track in self.tracks],
+            "missing": self.missing,
+            "tracks": [track.name for track in self.stage.tracks],
         }
         sink = pa.BufferOutputStream()
-        table = pa.table({"key": pa.array(keys, key_type), "newest_us": self.newest[: len(keys)]})
+        newest = np.empty(len(keys), np.int64)
+        for p, partition in enumerate(self.partitions):
+            newest[p::PARTITIONS] = partition.newest[: self._slots_in(p)]
+        table = pa.table({"key": keys, "newest_us": newest})
         table = table.replace_schema_metadata({"sameriver.state": json.dumps(header, sort_keys=True)})
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        for track in self.tracks:
-            lengths = (track.end - track.first)[: len(keys)]
-            starts = (track.base + track.first)[: len(keys)]
-            index = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) if keys else _int64(0)
-            index = index + np.arange(len(index))
-            events = pa.table(
-                {
-                    "slot": np.repeat(np.arange(len(keys)), lengths),
-                    "time_us": track.times[index],
-                    "identity": track.identities[index],
-                    "value": track.values[index],
-                }
-            )
-            with pa.ipc.new_stream(sink, events.schema) as writer:
-                writer.write_table(events)
+        _write(sink, table)
+        for track, interner in enumerate(self.interners):
+            slots, events = self._events(track)
+            columns: dict[str, Any] = {
+                "slot": slots,
+                "time_us": events[:, 0],
+                "identity": flip_identities(events[:, 1]),
+                "value": events[:, 2],
+            }
+            if interner is not None:
+                columns["value"] = interner.decode(events[:, 2], np.ones(len(events), np.bool_))
+            _write(sink, pa.table(columns))
         return bytes(sink.getvalue())
+
+    def _slots_in(self, partition: int) -> int:
+        return -(-(len(self.slots) - partition) // PARTITIONS)
+
+    def _events(self, track: int) -> tuple[np.ndarray, np.ndarray]:
+        """All retained events of a track, sorted by slot: slots, and rows of (time, identity, value)."""
+        held = [partition.held(track, self._slots_in(p)) for p, partition in enumerate(self.partitions)]
+        slots = np.concatenate([local * PARTITIONS + p for p, (local, _) in enumerate(held)])
+        order = np.argsort(slots, kind="stable")
+        return slots[order], np.ascontiguousarray(np.concatenate([events for _, events in held])[order])
 
     @classmethod
     def load(cls, stage: Stage, data: bytes) -> StageState:
-        """A state that `save` wrote.
+        """A state that `save` wrote, in this version or the one before.
 
         Raises:
             HistoryError: it is damaged, of another version, or of a stage with other tracks.
@@ -178,26 +151,39 @@ class StageState:
             with pa.ipc.open_stream(source) as reader:
                 table = reader.read_all()
             header = json.loads((table.schema.metadata or {})[b"sameriver.state"])
-            events = []
+            held = []
             for _ in header["tracks"]:
                 with pa.ipc.open_stream(source) as reader:
-                    events.append(reader.read_all())
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+                    held.append(reader.read_all())
+        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
             raise HistoryError(f"state of stage {stage.name!r} cannot be read ({error}): restore another one") from None
         expected = [track.name for track in stage.tracks]
-        if header["encoding_version"] != ENCODING_VERSION or header["tracks"] != expected:
+        if header["encoding_version"] not in READABLE_VERSIONS or header["tracks"] != expected:
             raise HistoryError(
                 f"state of stage {stage.name!r} has version {header['encoding_version']} and tracks "
                 f"{header['tracks']}, wanted version {ENCODING_VERSION} and {expected}: rebuild it from the archive"
             )
         state = cls(stage, epoch=header["epoch"], shard=header["shard"])
-        state.position = header["position"]
-        state.slots_of(table["key"].to_pylist())
-        state.newest[: len(table)] = table["newest_us"].to_numpy()
-        for track, held in zip(state.tracks, events, strict=True):
-            track.restore(held)
+        state.position, state.missing = header["position"], header.get("missing", 0)
+        state.slots_of(table["key"].combine_chunks())
+        newest = table["newest_us"].to_numpy()
+        events = [state._decoded(track, one) for track, one in enumerate(held)]
+        for p, partition in enumerate(state.partitions):
+            own = newest[p::PARTITIONS]
+            partition.newest[: len(own)] = own
+            chosen = [(slots, rows, slots % PARTITIONS == p) for slots, rows in events]
+            partition.restore([(slots[mask] // PARTITIONS, rows[mask]) for slots, rows, mask in chosen])
         return state
 
+    def _decoded(self, track: int, held: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Slots, and rows of (time, identity, value), of a saved track."""
+        interner = self.interners[track]
+        values = held["value"].combine_chunks()
+        codes = values.to_numpy() if interner is None else interner.encode(values, np.ones(len(values), np.bool_))
+        identities = flip_identities(held["identity"].to_numpy())
+        return held["slot"].to_numpy(), np.column_stack([held["time_us"].to_numpy(), identities, codes])
 
-def _int64(length: int) -> np.ndarray:
-    return np.zeros(length, np.int64)
+
+def _write(sink: pa.BufferOutputStream, table: pa.Table) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)

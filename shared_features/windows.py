@@ -1,362 +1,289 @@
-"""The compiled window pass: one track of one keyed stage, event by event, in integers.
+"""The compiled window pass: one keyed stage, event by event, in integers.
 
-A track holds, per key, the retained events that carry a value, sorted by (event time, identity): three parallel
-arrays in one arena, a range of it per key slot. For each window it keeps the index of the window's left edge and
-the running integer sums from there to the end. An event in time order moves edges and sums forward (amortised
-O(1) per window); an event that comes late is inserted in its place, and a question about the past is answered by
-scanning its window. Both give the same bits, because only integers are added and subtracted (contract C3).
+For each window of each key the pass keeps the index of the window's left edge and the running integer sums from
+there to the newest event. An event in time order moves edges and sums forward (amortised O(1) per window); an event
+that comes late is inserted in its place, and a question about the past starts from the running sums or scans its
+window, whichever is shorter. All give the same bits, because only integers are added and subtracted (contract C3).
 
-Sums of values are two int64 (of the upper and the lower 32 bits); sums of squares are 128 bit in two uint64.
-Division happens once: here if all parts are below 2^53, where the IEEE quotient is the exact one rounded;
-otherwise the integers go to `Exact` records, and `kernel` divides them as Python integers.
+Sums of values are two int64 (of the upper and the lower 32 bits); sums of squares are one wide number
+(`shared_features.exact`). Slots are dealt out to partitions, each with arrays of its own, so that threads can run
+partitions side by side: what a key's events give does not depend on any other key.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
 
-FOLD, QUERY = 1, 2
+from shared_features.answers import answer
+from shared_features.arena import (
+    ADVANCED,
+    BASE,
+    CAPACITY,
+    DISTINCT,
+    END,
+    FIRST,
+    LEFT,
+    LOWER,
+    OLDER,
+    SQUARE_HIGH,
+    SQUARE_LOW,
+    TIME,
+    TRACK_EVENTS,
+    TRACK_FROM,
+    TRACK_INVERSE,
+    TRACK_TO,
+    TRACK_TREES,
+    UPPER,
+    VALUE,
+    insert,
+    lower_bound,
+    make_room,
+)
+from shared_features.distinct import add_value, remove_value, with_room
+from shared_features.exact import intrinsic, wide_add, wide_product, wide_subtract
 
-COUNT, SUM_INTEGER, SUM_FLOAT, MEAN, VARIANCE, VARIANCE_SAMPLE, STD, STD_SAMPLE = range(8)
-MIN, MAX, FIRST, LAST, LAG, SECONDS_SINCE_LAST = range(8, 14)
+NEVER_US = -(2**62)
+"""Before any event."""
 
-NULL, DONE, EXACT = 0, 1, 2
-"""State of an answer: null, written, or to be divided exactly by the caller."""
+SPAN_US, EVENTS, WITH_SELF, KEEPS, OUTPUT_FROM, OUTPUT_TO = range(6)
+"""Layout of a window: it holds times in [t − span, t], or the last n events; what it keeps; its outputs."""
+KEEPS_SUM, KEEPS_SQUARES, KEEPS_DISTINCT = 1, 2, 4
 
-_LIMIT = 2.0**53
-_MASK = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
+_LOW_HALF = 0xFFFFFFFF
+_FAR, _NEAR = 24, 10
+"""How many rows ahead memory is asked for: first what belongs to the slot, then the events at the windows' edges."""
+
+
+@intrinsic
+def _prefetch(typing_context, address):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """Ask for the memory at ``address``; changes nothing, and may be any address."""
+
+    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        word = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+        )
+        arguments = [builder.inttoptr(args[0], pointer), *(ir.Constant(word, value) for value in (0, 3, 1))]
+        builder.call(function, arguments)
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(types.intp), generate
 
 
 @numba.njit(nogil=True)
-def _square(value):  # type: ignore[no-untyped-def]
-    """High and low 64 bits of value², for |value| up to 2^63 − 1."""
-    a = np.uint64(abs(value))
-    high, low = a >> _SHIFT, a & _MASK
-    middle = high * low
-    low_square = low * low
-    carried = (low_square >> _SHIFT) + ((middle & _MASK) << np.uint64(1))
-    return (
-        high * high + ((middle >> _SHIFT) << np.uint64(1)) + (carried >> _SHIFT),
-        (carried << _SHIFT) | (low_square & _MASK),
-    )
+def _keep(keeps, sums, s, w, owner, value, counts, filled):  # type: ignore[no-untyped-def]
+    """Take a value into the sums of a window; returns the table of counts and its cells in use."""
+    if keeps & KEEPS_SUM:
+        sums[s, w, UPPER] += value >> 32
+        sums[s, w, LOWER] += value & _LOW_HALF
+    if keeps & KEEPS_SQUARES:
+        high, low = wide_product(value, value)
+        sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW] = wide_add(
+            sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW], high, low
+        )
+    if keeps & KEEPS_DISTINCT:
+        counts, filled = with_room(counts, filled)
+        new, taken = add_value(counts, owner, value)
+        sums[s, w, DISTINCT] += new
+        filled += taken
+    return counts, filled
 
 
 @numba.njit(nogil=True)
-def _lower_bound(times, low, high, t):  # type: ignore[no-untyped-def]
-    """First index in [low, high) whose time is at least ``t``."""
-    while low < high:
-        middle = (low + high) >> 1
-        if times[middle] < t:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _drop(keeps, sums, s, w, owner, value, counts):  # type: ignore[no-untyped-def]
+    """Take a value out of the sums of a window."""
+    if keeps & KEEPS_SUM:
+        sums[s, w, UPPER] -= value >> 32
+        sums[s, w, LOWER] -= value & _LOW_HALF
+    if keeps & KEEPS_SQUARES:
+        high, low = wide_product(value, value)
+        sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW] = wide_subtract(
+            sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW], high, low
+        )
+    if keeps & KEEPS_DISTINCT and remove_value(counts, owner, value):
+        sums[s, w, DISTINCT] -= 1
 
 
 @numba.njit(nogil=True)
-def _answer(  # type: ignore[no-untyped-def]
-    row, t, times, values, low, high, upper, lower, square_high, square_low,
-    output_from, output_to, operations, ks, inverse, integers, floats, states, exact, exact_count,
+def _past_sums(keeps, arena, begin, end, low, high, upper, lower, square_high, square_low):  # type: ignore[no-untyped-def]
+    """Sums over arena[low:high], from those over arena[begin:end] if that is nearer than from nothing."""
+    if not keeps & KEEPS_SUM:
+        return np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    if abs(low - begin) + abs(end - high) >= high - low:
+        begin, end = low, low
+        upper, lower, square_high, square_low = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    for edge, other, sign in ((begin, low, -1), (high, end, -1), (low, begin, 1), (end, high, 1)):
+        for i in range(edge, other):
+            value = arena[i, VALUE]
+            upper += sign * (value >> 32)
+            lower += sign * (value & _LOW_HALF)
+            if keeps & KEEPS_SQUARES:
+                a, b = wide_product(value, value)
+                if sign > 0:
+                    square_high, square_low = wide_add(square_high, square_low, a, b)
+                else:
+                    square_high, square_low = wide_subtract(square_high, square_low, a, b)
+    return upper, lower, square_high, square_low
+
+
+@numba.njit(nogil=True)
+def _ask(  # type: ignore[no-untyped-def]
+    with_self, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
+    answers, floats, valid, records, recorded,
 ):  # fmt: skip
-    """Write every output of one window for one row; the window is values[low:high], its sums are given."""
-    n = high - low
-    for f in range(output_from, output_to):
-        operation = operations[f]
-        state = DONE
-        if operation == COUNT:
-            integers[f, row] = n
-        elif n == 0:
-            state = NULL
-        elif operation == LAST:
-            integers[f, row] = values[high - 1]
-        elif operation == FIRST:
-            integers[f, row] = values[low]
-        elif operation == LAG:
-            if n > ks[f]:
-                integers[f, row] = values[high - 1 - ks[f]]
-            else:
-                state = NULL
-        elif operation == SECONDS_SINCE_LAST:
-            floats[f, row] = (t - times[high - 1]) / 1e6
-        elif operation == MIN:
-            best = values[low]
-            for i in range(low + 1, high):
-                best = min(best, values[i])
-            integers[f, row] = best
-        elif operation == MAX:
-            best = values[low]
-            for i in range(low + 1, high):
-                best = max(best, values[i])
-            integers[f, row] = best
-        else:
-            approximate = float(upper) * 4294967296.0 + float(lower)
-            small = abs(approximate) < 4.0e18
-            total = (upper << 32) + lower if small else 0
-            state = EXACT
-            if operation == SUM_INTEGER:
-                if small:
-                    integers[f, row] = total
-                    state = DONE
-            elif operation == SUM_FLOAT:
-                if abs(approximate) < _LIMIT:
-                    floats[f, row] = total / float(inverse)
-                    state = DONE
-            elif operation == MEAN:
-                if abs(approximate) < _LIMIT and float(n) * float(inverse) < _LIMIT:
-                    floats[f, row] = total / float(n * inverse)
-                    state = DONE
-            elif n == 1 and (operation == VARIANCE_SAMPLE or operation == STD_SAMPLE):
-                state = NULL
-            else:
-                m = n - 1 if operation == VARIANCE_SAMPLE or operation == STD_SAMPLE else n
-                divisor = float(n) * float(m) * float(inverse) * float(inverse)
-                if (
-                    square_high == np.uint64(0)
-                    and float(n) * float(square_low) < 4.0e18
-                    and abs(approximate) < 2.0e9
-                    and divisor < _LIMIT
-                ):
-                    spread = n * np.int64(square_low) - total * total
-                    if float(spread) < _LIMIT:
-                        result = float(spread) / divisor
-                        if operation == STD or operation == STD_SAMPLE:
-                            result = np.sqrt(result)
-                        floats[f, row] = result
-                        state = DONE
-            if state == EXACT:
-                e = exact_count[0]
-                exact[e, 0], exact[e, 1], exact[e, 2] = f, row, n
-                exact[e, 3], exact[e, 4] = upper, lower
-                exact[e, 5], exact[e, 6] = np.int64(square_high), np.int64(square_low)
-                exact_count[0] = e + 1
-        states[f, row] = state
-
-
-@numba.njit(nogil=True)
-def _query(  # type: ignore[no-untyped-def]
-    include_self, row, s, t, w_span, w_self, w_sums, w_from, w_to, operations, ks, inverse,
-    base, first, end, advanced, left, uppers, lowers, squares_high, squares_low,
-    times, values, integers, floats, states, exact, exact_count,
-):  # fmt: skip
-    """Answer the windows that do (or do not) hold the event itself, for one row."""
-    b, stop = base[s], base[s] + end[s]
-    in_order = t >= advanced[s] and (end[s] == first[s] or times[stop - 1] <= t)
+    """Answer the windows of track ``k`` that do, or do not, hold the event itself; returns the records."""
+    base = heads[s, k, BASE]
+    first, stop = base + heads[s, k, FIRST], base + heads[s, k, END]
+    in_order = t >= heads[s, k, ADVANCED] and (first == stop or arena[stop - 1, TIME] <= t)
     if in_order:
-        advanced[s] = t
-    for j in range(len(w_span)):
-        if w_self[j] != include_self:
+        heads[s, k, ADVANCED] = t
+    for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+        if windows[w, WITH_SELF] != with_self:
             continue
-        earliest = t - w_span[j]
+        keeps, events = windows[w, KEEPS], windows[w, EVENTS]
+        earliest = max(t - windows[w, SPAN_US], reach)
+        left = base + sums[s, w, LEFT]
         if in_order:
-            edge = b + left[s, j]
-            upper, lower = uppers[s, j], lowers[s, j]
-            high, low = squares_high[s, j], squares_low[s, j]
-            while edge < stop and times[edge] < earliest:
-                if w_sums[j] > 0:
-                    upper -= values[edge] >> 32
-                    lower -= values[edge] & 0xFFFFFFFF
-                if w_sums[j] > 1:
-                    square = _square(values[edge])
-                    high -= square[0] + (np.uint64(1) if low < square[1] else np.uint64(0))
-                    low -= square[1]
+            edge, right = left, stop
+            owner = s * len(windows) + w + 1
+            while edge < stop and (right - edge > events if events > 0 else arena[edge, TIME] < earliest):
+                _drop(keeps, sums, s, w, owner, arena[edge, VALUE], counts)
                 edge += 1
-            left[s, j] = edge - b
-            uppers[s, j], lowers[s, j] = upper, lower
-            squares_high[s, j], squares_low[s, j] = high, low
-            right = stop
+            sums[s, w, LEFT] = edge - base
+            upper, lower = sums[s, w, UPPER], sums[s, w, LOWER]
+            square_high, square_low = sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW]
+            distinct = sums[s, w, DISTINCT]
         else:
-            edge = _lower_bound(times, b + first[s], stop, earliest)
-            right = _lower_bound(times, edge, stop, t + 1)
-            upper, lower = np.int64(0), np.int64(0)
-            high, low = np.uint64(0), np.uint64(0)
-            if w_sums[j] > 0:
-                for i in range(edge, right):
-                    upper += values[i] >> 32
-                    lower += values[i] & 0xFFFFFFFF
-                    if w_sums[j] > 1:
-                        square = _square(values[i])
-                        low += square[1]
-                        high += square[0] + (np.uint64(1) if low < square[1] else np.uint64(0))
-        _answer(
-            row, t, times, values, edge, right, upper, lower, high, low, w_from[j], w_to[j],
-            operations, ks, inverse, integers, floats, states, exact, exact_count,
+            right = lower_bound(arena, first, stop, t + 1)
+            if events > 0:
+                edge = min(right, max(first, right - events, base + heads[s, k, OLDER] - events))
+            else:
+                edge = lower_bound(arena, first, right, earliest)
+            upper, lower, square_high, square_low = _past_sums(
+                keeps, arena, left, stop, edge, right,
+                sums[s, w, UPPER], sums[s, w, LOWER], sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW],
+            )  # fmt: skip
+            distinct = np.int64(-1)
+        records, recorded = answer(
+            row, t, arena, tree, edge, right, upper, lower, square_high, square_low, distinct, tracks[k, TRACK_INVERSE],
+            windows[w, OUTPUT_FROM], windows[w, OUTPUT_TO], outputs, answers, floats, valid, records, recorded,
         )  # fmt: skip
+    return records, recorded
 
 
 @numba.njit(nogil=True)
-def _evict(  # type: ignore[no-untyped-def]
-    s, reach, w_sums, base, first, end, left, uppers, lowers, squares_high, squares_low, times, values
-):  # fmt: skip
-    """Drop what lies before ``reach``: no window can see it any more (contract C2)."""
-    b = base[s]
-    while first[s] < end[s] and times[b + first[s]] < reach:
-        value = values[b + first[s]]
-        for j in range(len(w_sums)):
-            if left[s, j] == first[s]:
-                if w_sums[j] > 0:
-                    uppers[s, j] -= value >> 32
-                    lowers[s, j] -= value & 0xFFFFFFFF
-                if w_sums[j] > 1:
-                    square = _square(value)
-                    borrow = np.uint64(1) if squares_low[s, j] < square[1] else np.uint64(0)
-                    squares_high[s, j] -= square[0] + borrow
-                    squares_low[s, j] -= square[1]
-                left[s, j] += 1
-        first[s] += 1
-
-
-@numba.njit(nogil=True)
-def _insert(  # type: ignore[no-untyped-def]
-    s, t, identity, value, w_sums, base, first, end, left, uppers, lowers, squares_high, squares_low,
-    times, identities, values,
-):  # fmt: skip
-    """Put one event in its place by (time, identity); the caller has made room for it."""
-    b, stop = base[s], base[s] + end[s]
-    place = stop
-    while place > b + first[s] and (
-        times[place - 1] > t or (times[place - 1] == t and identities[place - 1] > identity)
+def _evict(s, k, reach, tracks, windows, heads, sums, arena, counts):  # type: ignore[no-untyped-def]
+    """Drop what lies before ``reach``, but for the last events that a window of events can reach (contract C2)."""
+    base, events = heads[s, k, BASE], tracks[k, TRACK_EVENTS]
+    while (
+        heads[s, k, FIRST] < heads[s, k, END]
+        and arena[base + heads[s, k, FIRST], TIME] < reach
+        and (events == 0 or heads[s, k, OLDER] - heads[s, k, FIRST] > events)
     ):
-        place -= 1
-    for i in range(stop, place, -1):
-        times[i], identities[i], values[i] = times[i - 1], identities[i - 1], values[i - 1]
-    times[place], identities[place], values[place] = t, identity, value
-    end[s] += 1
-    for j in range(len(w_sums)):
-        if place - b < left[s, j]:
-            left[s, j] += 1
-            continue
-        if w_sums[j] > 0:
-            uppers[s, j] += value >> 32
-            lowers[s, j] += value & 0xFFFFFFFF
-        if w_sums[j] > 1:
-            square = _square(value)
-            squares_low[s, j] += square[1]
-            carry = np.uint64(1) if squares_low[s, j] < square[1] else np.uint64(0)
-            squares_high[s, j] += square[0] + carry
+        first = heads[s, k, FIRST]
+        for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+            if sums[s, w, LEFT] == first:
+                _drop(windows[w, KEEPS], sums, s, w, s * len(windows) + w + 1, arena[base + first, VALUE], counts)
+                sums[s, w, LEFT] += 1
+        heads[s, k, FIRST] += 1
 
 
 @numba.njit(nogil=True)
-def fold_and_query(  # type: ignore[no-untyped-def]
-    start, slots, event_times, event_identities, actions, event_values, reaches,
-    w_span, w_self, w_sums, w_from, w_to, operations, ks, inverse,
-    base, capacity, first, end, advanced, left, uppers, lowers, squares_high, squares_low,
-    times, identities, values, used, integers, floats, states, exact, exact_count,
+def fold_and_ask(  # type: ignore[no-untyped-def]
+    rows, slots, times, identities, folded, asked, values, lateness_us, longest_us, tracks, windows, outputs,
+    newest, heads, sums, arena, used, tree, counts, records, late, answers, floats, valid,
 ):  # fmt: skip
-    """Fold and answer the rows from ``start`` on, in order.
+    """Fold and answer the rows of one partition, in order.
 
     Args:
-        start: first row to do.
-        slots: int64 [rows], slot of the row's key.
-        event_times, reaches: int64 [rows], µs; what lies before the reach no window can see.
-        event_identities: uint64 [rows], hash of the identity, the order within one microsecond.
-        actions: uint8 [rows], FOLD and QUERY bits. event_values: int64 [rows], used where FOLD is set.
-        w_span: int64 [windows], µs; a window at t holds times in [t − span, t]. w_self: whether with the event.
-        w_sums: 0, 1 (sum) or 2 (sum and squares). w_from, w_to: range of its outputs.
-        operations, ks: int64 [outputs]. inverse: 1 / scale.
-        base … squares_low: state per slot, and per slot and window. times, identities, values: the arena.
-        used: int64 [1], elements of the arena handed out.
-        integers, floats, states: [outputs, rows], written. exact: int64 [room, 7] and its count.
+        rows: int64 [n], which rows of the block belong to the partition.
+        slots: int64 [rows], slot of each row's key within its partition.
+        times, identities: int64 [rows], event time in µs; identity with its highest bit flipped.
+        folded: bool [tracks, rows], which rows enter which track. asked: bool [rows].
+        values: int64 [tracks, rows], encoded values, used where folded.
+        lateness_us, longest_us: of the stage, the longest event-time window.
+        tracks, windows, outputs: the stage's layout, int64; see the constants. An output is (operation, k).
+        newest: int64 [slots], greatest event time folded. heads, sums, arena: see `shared_features.arena`.
+        used: int64 [2], elements of the arena handed out, cells of the table in use.
+        tree: see `shared_features.extremes`. counts: see `shared_features.distinct`.
+        records: int64 [room, 8], for answers to be divided by the caller.
+        late, answers, floats, valid: written; bool [rows], int64 and float64 [outputs, rows] (the same memory),
+            bool [outputs, rows].
 
     Returns:
-        The row at which the arena or the room for exact records ran out, before touching it; else the number
-        of rows. The caller makes room and calls again from there.
+        arena, tree, counts and records, which may be new ones, and the number of records.
     """
-    outputs = len(operations)
-    for row in range(start, len(slots)):
-        action = actions[row]
-        if action == 0:
-            continue
-        s, t = slots[row], event_times[row]
-        if action & QUERY and exact_count[0] + outputs > len(exact):
-            return row
-        if action & FOLD and end[s] == capacity[s]:
-            live = end[s] - first[s]
-            source = base[s] + first[s]
-            if capacity[s] > 0 and first[s] * 2 >= capacity[s]:
-                target = base[s]
-            else:
-                room = max(4, 2 * live)
-                if used[0] + room > len(times):
-                    return row
-                target = used[0]
-                used[0] += room
-                base[s], capacity[s] = target, room
-            for i in range(live):
-                times[target + i] = times[source + i]
-                identities[target + i] = identities[source + i]
-                values[target + i] = values[source + i]
-            for j in range(len(w_span)):
-                left[s, j] -= first[s]
-            first[s], end[s] = 0, live
-        _evict(
-            s, reaches[row], w_sums, base, first, end, left, uppers, lowers, squares_high, squares_low, times, values
-        )  # fmt: skip
-        for include_self in range(2):
-            if include_self and action & FOLD and t >= reaches[row]:
-                _insert(
-                    s, t, event_identities[row], event_values[row], w_sums, base, first, end, left,
-                    uppers, lowers, squares_high, squares_low, times, identities, values,
+    without, with_self = np.int64(0), np.int64(1)  # of a type, where a plain number would be compiled in
+    recorded = np.int64(0)
+    stride, sum_stride = heads.shape[1] * heads.shape[2] * 8, sums.shape[1] * sums.shape[2] * 8
+    for n in range(len(rows)):
+        if n + _FAR < len(rows):
+            s = slots[rows[n + _FAR]]
+            for offset in range(0, stride, 64):
+                _prefetch(heads.ctypes.data + s * stride + offset)
+            for offset in range(0, sum_stride, 64):
+                _prefetch(sums.ctypes.data + s * sum_stride + offset)
+            s = slots[rows[n + _NEAR]]
+            for k in range(len(tracks)):
+                place = arena.ctypes.data + heads[s, k, BASE] * 24
+                _prefetch(place + heads[s, k, END] * 24)
+                for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+                    _prefetch(place + sums[s, w, LEFT] * 24)
+        row = rows[n]
+        s, t = slots[row], times[row]
+        newest[s] = max(newest[s], t)
+        grace = newest[s] - lateness_us
+        reach = grace - longest_us
+        late[row] = t < grace
+        for k in range(len(tracks)):
+            events = tracks[k, TRACK_EVENTS]
+            if events > 0:
+                base = heads[s, k, BASE]
+                while heads[s, k, OLDER] < heads[s, k, END] and arena[base + heads[s, k, OLDER], TIME] < grace:
+                    heads[s, k, OLDER] += 1
+            _evict(s, k, reach, tracks, windows, heads, sums, arena, counts)
+            if asked[row]:
+                records, recorded = _ask(
+                    without, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
+                    answers, floats, valid, records, recorded,
                 )  # fmt: skip
-            if action & QUERY:
-                _query(
-                    include_self, row, s, t, w_span, w_self, w_sums, w_from, w_to, operations, ks, inverse,
-                    base, first, end, advanced, left, uppers, lowers, squares_high, squares_low,
-                    times, values, integers, floats, states, exact, exact_count,
+            if folded[k, row] and (t >= reach or events > 0):
+                if heads[s, k, END] == heads[s, k, CAPACITY]:
+                    arena, tree = make_room(tracks, heads, sums, arena, tree, used, s, k)
+                value = values[k, row]
+                place = insert(heads, arena, tree, s, k, tracks[k, TRACK_TREES], t, identities[row], value)
+                if events > 0 and t < grace:
+                    heads[s, k, OLDER] += 1
+                for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+                    if place < sums[s, w, LEFT]:
+                        sums[s, w, LEFT] += 1
+                    else:
+                        counts, used[1] = _keep(
+                            windows[w, KEEPS], sums, s, w, s * len(windows) + w + 1, value, counts, used[1]
+                        )
+                if events > 0:
+                    _evict(s, k, reach, tracks, windows, heads, sums, arena, counts)
+            if asked[row]:
+                records, recorded = _ask(
+                    with_self, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
+                    answers, floats, valid, records, recorded,
                 )  # fmt: skip
-    return len(slots)
+    return arena, tree, counts, records, recorded
 
 
 @numba.njit(nogil=True)
-def move_arena(base, capacity, first, end, left, source, target):  # type: ignore[no-untyped-def]
-    """Copy every slot's live range into ``target`` (times, identities, values), with room to grow by half.
-
-    Returns the number of elements handed out.
-    """
-    used = 0
-    for s in range(len(base)):
-        live = end[s] - first[s]
-        room = live + (live >> 1) + 2 if live > 0 else 0
-        for i in range(live):
-            position = base[s] + first[s] + i
-            target[0][used + i] = source[0][position]
-            target[1][used + i] = source[1][position]
-            target[2][used + i] = source[2][position]
-        for j in range(left.shape[1]):
-            left[s, j] -= first[s]
-        base[s], capacity[s], first[s], end[s] = used, room, 0, live
-        used += room
-    return used
-
-
-@numba.njit(nogil=True)
-def advance_newest(slots, event_times, newest, lateness_us, longest_us, reaches, late):  # type: ignore[no-untyped-def]
-    """Greatest event time per key, row by row; writes each row's reach and whether it is beyond grace.
-
-    ``newest`` [slots] holds the greatest event time folded so far (−2^62 for none).
-    """
-    for row in range(len(slots)):
-        s, t = slots[row], event_times[row]
-        if s < 0:
-            continue
-        if t > newest[s]:
-            newest[s] = t
-        reaches[row] = newest[s] - lateness_us - longest_us
-        late[row] = t < newest[s] - lateness_us
-
-
-@numba.njit(nogil=True)
-def sum_all(end, base, w_sums, values, uppers, lowers, squares_high, squares_low):  # type: ignore[no-untyped-def]
-    """Sums over all retained events of every slot: a restored window begins at the first of them."""
-    for s in range(len(end)):
-        for i in range(base[s], base[s] + end[s]):
-            square = _square(values[i])
-            for j in range(len(w_sums)):
-                if w_sums[j] > 0:
-                    uppers[s, j] += values[i] >> 32
-                    lowers[s, j] += values[i] & 0xFFFFFFFF
-                if w_sums[j] > 1:
-                    squares_low[s, j] += square[1]
-                    carry = np.uint64(1) if squares_low[s, j] < square[1] else np.uint64(0)
-                    squares_high[s, j] += square[0] + carry
+def sum_all(tracks, windows, heads, sums, arena, counts, used):  # type: ignore[no-untyped-def]
+    """Sums over all retained events of every slot: a restored window begins at the first of them. Returns counts."""
+    for s in range(len(heads)):
+        for k in range(len(tracks)):
+            for i in range(heads[s, k, BASE], heads[s, k, BASE] + heads[s, k, END]):
+                for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+                    owner = s * len(windows) + w + 1
+                    counts, used[1] = _keep(windows[w, KEEPS], sums, s, w, owner, arena[i, VALUE], counts, used[1])
+    return counts

@@ -1,0 +1,149 @@
+"""The arrays that the compiled pass works on, one set per partition of a stage's slots, and the threads that run it.
+
+Slot g of a stage is slot g // PARTITIONS of partition g % PARTITIONS. How many there are changes no result: what a
+key's events give does not depend on any other key.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from shared_features import windows
+from shared_features.answers import RECORD_CELLS, divide
+from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CELLS, SUM_CELLS, tidy
+from shared_features.distinct import FIRST_CELLS
+from shared_features.extremes import tree_cells
+from shared_features.plan import Stage
+
+PARTITIONS = 4
+_THREADED_ROWS = 8192
+"""Below this a second thread costs more than it saves."""
+_FIRST_ROOM = 256
+
+
+class Rows(NamedTuple):
+    """A block as the compiled pass takes it, see `windows.fold_and_ask`."""
+
+    slots: np.ndarray
+    times: np.ndarray
+    identities: np.ndarray
+    folded: np.ndarray
+    asked: np.ndarray
+    values: np.ndarray
+
+
+class Answers(NamedTuple):
+    """What the pass writes: bool [rows], int64 and float64 [outputs, rows] in the same memory, bool [outputs, rows]."""
+
+    late: np.ndarray
+    integers: np.ndarray
+    floats: np.ndarray
+    valid: np.ndarray
+
+
+class Partition:
+    """State of a part of a stage's slots."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        tracks, outlines = len(stage.tracks), len(stage.layout.windows)
+        self.newest = np.empty(0, np.int64)
+        self.heads = np.empty((0, tracks, HEAD_CELLS), np.int64)
+        self.sums = np.empty((0, outlines, SUM_CELLS), np.int64)
+        self.arena = np.empty((_FIRST_ROOM, 3), np.int64)
+        self.used = np.zeros(2, np.int64)
+        has_extremes = any(track.has_extremes for track in stage.tracks)
+        self.tree = np.empty((2, tree_cells(_FIRST_ROOM) if has_extremes else 0), np.int64)
+        self.counts = np.zeros((FIRST_CELLS, 3), np.int64)
+        self._records = np.empty((0, RECORD_CELLS), np.int64)
+
+    def grow(self, slots: int) -> None:
+        """Make room for ``slots`` slots; new ones are empty."""
+        more = slots - len(self.newest)
+        self.newest = np.concatenate([self.newest, np.full(more, windows.NEVER_US, np.int64)])
+        heads = np.zeros((more, *self.heads.shape[1:]), np.int64)
+        heads[:, :, ADVANCED] = windows.NEVER_US
+        self.heads = np.concatenate([self.heads, heads])
+        self.sums = np.concatenate([self.sums, np.zeros((more, *self.sums.shape[1:]), np.int64)])
+
+    def run(self, which: np.ndarray, rows: Rows, answers: Answers) -> None:
+        """Fold and answer the rows ``which``, in order."""
+        stage = self._stage
+        self.arena, self.tree, self.counts, self._records, recorded = windows.fold_and_ask(
+            which, *rows, stage.lateness_us, stage.longest_us,
+            stage.layout.tracks, stage.layout.windows, stage.layout.outputs,
+            self.newest, self.heads, self.sums, self.arena, self.used, self.tree, self.counts, self._records, *answers,
+        )  # fmt: skip
+        if recorded:
+            outputs = [(output.operation, track.scale_inverse) for track in stage.tracks for output in track.outputs]
+            for record in self._records[:recorded].tolist():
+                answers.floats[record[0], record[1]] = divide(record, *outputs[record[0]])
+
+    def warm_up(self) -> None:
+        """Compile the pass by running it over no rows."""
+        none, flags = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        tracks, outputs = len(self._stage.tracks), len(self._stage.layout.outputs)
+        wide = np.zeros((outputs, 0), np.int64)
+        rows = Rows(none, none, none, np.zeros((tracks, 0), np.bool_), flags, np.zeros((tracks, 0), np.int64))
+        self.run(none, rows, Answers(flags, wide, wide.view(np.float64), np.zeros((outputs, 0), np.bool_)))
+
+    def held(self, track: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Retained events of a track in its first ``slots`` slots: slot of each, and arena rows [events, 3]."""
+        heads = self.heads[:slots, track]
+        lengths = heads[:, END] - heads[:, FIRST]
+        starts = heads[:, BASE] + heads[:, FIRST]
+        index = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        return np.repeat(np.arange(slots), lengths), self.arena[index]
+
+    def restore(self, held: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take over, into empty slots, what `held` gave for each track."""
+        offset = 0
+        for track, (slots, events) in enumerate(held):
+            lengths = np.bincount(slots, minlength=len(self.newest)).astype(np.int64)
+            self.heads[:, track, BASE] = offset + np.cumsum(lengths) - lengths
+            self.heads[:, track, CAPACITY] = self.heads[:, track, END] = lengths
+            offset += len(events)
+        self.arena = np.concatenate([events for _, events in held])
+        layout = self._stage.layout
+        self.counts = windows.sum_all(
+            layout.tracks, layout.windows, self.heads, self.sums, self.arena, self.counts, self.used
+        )
+        self.arena, self.tree = tidy(layout.tracks, self.heads, self.sums, self.arena, self.tree, self.used)
+
+    @property
+    def retained(self) -> int:
+        """Events held, over all slots and tracks."""
+        return int((self.heads[:, :, END] - self.heads[:, :, FIRST]).sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
+
+def run_all(partitions: list[Partition], slots: np.ndarray, rows: Rows, answers: Answers) -> None:
+    """Fold and answer a block whose rows have the stage's ``slots`` (-1: takes no part)."""
+    members = []
+    if len(slots) == 1:
+        members = [(int(slots[0]) % PARTITIONS, np.zeros(1, np.int64))] if slots[0] >= 0 else []
+    else:
+        dealt = np.where(slots < 0, -1, slots % PARTITIONS)
+        members = [(p, np.flatnonzero(dealt == p)) for p in range(len(partitions))]
+    jobs = [(partitions[p], which) for p, which in members if len(which)]
+    if len(slots) < _THREADED_ROWS or len(jobs) < 2:
+        for partition, which in jobs:
+            partition.run(which, rows, answers)
+        return
+    running = [_threads().submit(partition.run, which, rows, answers) for partition, which in jobs]
+    for one in running:
+        one.result()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(PARTITIONS, os.cpu_count() or 1), "windows")
