@@ -25,7 +25,6 @@ from batch.splits import Splits
 from batch.tables import History
 from shared_features.app import App
 from shared_features.blocks import concat_blocks
-from shared_features.columns import ARROW_TYPES
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.fingerprint import canonical
 from shared_features.plan import make_plan
@@ -150,7 +149,7 @@ class WriteCount(beam.DoFn):
 
 def row_schema(app: App, *, labelled: bool) -> pa.Schema:
     fields = [pa.field("event_id", pa.string()), pa.field("event_time", TIMESTAMP), pa.field("publish_time", TIMESTAMP)]
-    fields += [pa.field(name, ARROW_TYPES[dtype]) for name, dtype in app.feature_types.items()]
+    fields += [pa.field(name, value.arrow_type) for name, value in app.features.items()]
     fields += [pa.field("label", pa.bool_(), nullable=False)] if labelled else []
     metadata = {
         "sameriver.app": app.name,

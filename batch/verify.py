@@ -26,6 +26,7 @@ from batch.skew import COMMIT_ROW, Causes, TrainingRows
 from shared_features.app import App, Model, Rule
 from shared_features.compute import compute_block
 from shared_features.errors import FingerprintError, HistoryError
+from shared_features.lists import places
 from shared_features.plan import Plan, make_plan
 from streaming import archive as archives
 from streaming import results
@@ -156,6 +157,11 @@ def by_identity(block: pa.RecordBatch) -> pa.RecordBatch:
 
 def same_bits(a: pa.Array, b: pa.Array) -> np.ndarray:
     """Where two arrays of one type are equal to the bit, null equal to null only; bool, shape [rows]."""
+    if pa.types.is_fixed_size_list(a.type):
+        same = np.asarray(pc.equal(pc.is_null(a), pc.is_null(b)))
+        for one, other in zip(places(a), places(b), strict=True):
+            same = same & same_bits(one, other)
+        return same
     if pa.types.is_floating(a.type):
         a, b = (pa.Array.from_buffers(pa.int64(), len(x), x.buffers(), offset=x.offset) for x in (a, b))
     equal = pc.fill_null(pc.equal(a, b), False)

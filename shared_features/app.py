@@ -14,110 +14,17 @@ from typing import Any
 
 from shared_features import fingerprint
 from shared_features.aggregates import Aggregate, duration_us
-from shared_features.errors import ConfigurationError, DefinitionError
+from shared_features.errors import ConfigurationError, DefinitionError, did_you_mean
 from shared_features.events import EventType
-from shared_features.expressions import BlockColumn, Expression, Field
+from shared_features.expressions import Expression, Field
 from shared_features.keys import Key
+from shared_features.lists import Listed
+from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, check_name, prediction
+from shared_features.source_lines import caller, repeated_names
+
+__all__ = ["App", "Label", "Model", "Prediction", "Reaction", "Rule", "load_app", "load_beside", "prediction"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-RESERVED = frozenset({"event_type", "event_id", "event_time", "publish_time", "message_id", "label", "split"})
-
-
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name) or name in RESERVED:
-        raise DefinitionError(
-            f"{kind} name {name!r} cannot be used: wanted a lower-case letter, then up to 63 letters, digits "
-            f"and _, and none of {sorted(RESERVED)}"
-        )
-
-
-class Label:
-    """What came to pass: a boolean of a later event, joined to the event that was predicted on (contract C10).
-
-    Args:
-        value: boolean expression over the fields of one event type.
-        join: (field of the event predicted on, field of the label's event) that must be equal.
-        within: the label's event must have its event time at most this long after the event predicted on.
-    """
-
-    def __init__(self, value: Expression, *, join: tuple[str, str], within: str | timedelta) -> None:
-        types = {node.event_type for node in value.walk() if isinstance(node, Field)}
-        if value.dtype != "bool" or len(types) != 1 or any(isinstance(node, Aggregate) for node in value.walk()):
-            raise DefinitionError(
-                f"label {value.key} is a {value.dtype} over event types {sorted(types)}: "
-                "wanted a boolean over the fields of exactly one"
-            )
-        self.value, self.join = value, join
-        self.event_type = types.pop()
-        self.within_us = duration_us(within, f"label {value.key}")
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        """All that it says, as plain JSON values."""
-        return {"value": self.value.definition, "join": list(self.join), "within_us": self.within_us}
-
-
-class Model:
-    """A served model, by name; ``options`` go to its trainer (see ``training``)."""
-
-    def __init__(self, name: str, *, outputs: Sequence[str] = ("probability",), **options: Any) -> None:
-        _check_name("model", name)
-        self.name, self.outputs, self.options = name, tuple(outputs), options
-
-
-class Rule(Model):
-    """A hand-written rule as a model: a number or boolean computed from the features, no server needed."""
-
-    def __init__(self, name: str, probability: Expression) -> None:
-        super().__init__(name)
-        if probability.dtype not in ("float64", "int64", "bool"):
-            raise DefinitionError(f"rule {name!r} gives a {probability.dtype}, wanted a number or a boolean")
-        self.probability = probability
-
-
-class Prediction(Expression):
-    """An output of a model, for the conditions of reactions; null where the prediction failed."""
-
-    dtype = "float64"
-
-    def __init__(self, output: str, model: str | None) -> None:
-        self.output, self.model = output, model
-
-    @property
-    def definition(self) -> list[Any]:  # type: ignore[override]
-        """Output and model, as plain JSON values; the model is filled in when the app is made."""
-        return ["prediction", self.model, self.output]
-
-    def evaluate(self, of: Any) -> Any:
-        """The model's column of the block."""
-        return BlockColumn("prediction", [str(self.model), self.output], "float64").evaluate(of)
-
-
-def prediction(output: str = "probability", model: str | None = None) -> Prediction:
-    """The model's output for this event; the app's first model unless ``model`` names another."""
-    return Prediction(output, model)
-
-
-class Reaction:
-    """What to publish when a prediction calls for it.
-
-    Args:
-        name: the topic is ``<app>-reaction-<name>``.
-        when: boolean expression over predictions, fields of the event predicted on, and features.
-        payload: names and expressions to publish; empty publishes the prediction's outputs only.
-    """
-
-    def __init__(self, name: str, *, when: Expression, payload: Mapping[str, Expression] | None = None) -> None:
-        _check_name("reaction", name)
-        if when.dtype != "bool":
-            raise DefinitionError(f"reaction {name!r} got a {when.dtype} as when=, wanted a boolean")
-        self.name, self.when, self.payload = name, when, dict(payload or {})
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        """All that it says, as plain JSON values."""
-        payload = {name: value.definition for name, value in sorted(self.payload.items())}
-        return {"when": self.when.definition, "payload": payload}
 
 
 class App:
@@ -130,7 +37,6 @@ class App:
         label: what training learns; None for an app that only collects or applies a rule.
         models: models and rules; the first is the primary one. Empty: collect mode.
         reactions: what to publish when.
-        context: event types that no feature mentions but that should be archived.
         lateness: how far behind a key's newest event an event may come and still see all of its windows.
 
     Raises:
@@ -149,7 +55,9 @@ class App:
         reactions: Sequence[Reaction] = (),
         lateness: str | timedelta = "24h",
     ) -> None:
-        _check_name("app", name)
+        check_name("app", name)
+        for feature, line in repeated_names(caller(), "features"):
+            raise DefinitionError(f"app {name!r} defines the feature {feature!r} twice: rename or remove one", at=line)
         self.name, self.predict_on, self.label = name, predict_on, label
         self.spec = name
         self.features, self.models, self.reactions = dict(features), list(models), list(reactions)
@@ -162,6 +70,7 @@ class App:
             )
         self._check_features()
         self._check_reactions()
+        self._check_models()
         if label is not None:
             self._check_label(label)
         self.definitions: dict[str, Any] = fingerprint.definitions(self)
@@ -169,7 +78,7 @@ class App:
 
     @property
     def feature_types(self) -> dict[str, str]:
-        """dtype of each feature: int64, float64, bool, string or timestamp."""
+        """dtype of each feature: int64, float64, bool, string or list."""
         return {name: value.dtype for name, value in self.features.items()}
 
     def aggregates(self) -> list[Aggregate]:
@@ -196,20 +105,32 @@ class App:
             raise DefinitionError(f"app {self.name!r} has no features: define at least one")
         seen: dict[str, str] = {}
         for name, value in self.features.items():
-            _check_name("feature", name)
-            if value.dtype == "timestamp":
-                raise DefinitionError(f"feature {name!r} is a timestamp, wanted a number, boolean or string")
+            check_name("feature", name)
+            if not isinstance(value, Expression):
+                raise DefinitionError(f"feature {name!r} is {value!r}, wanted an expression such as a field")
+            if "timestamp" in (value.dtype, value.item_dtype if isinstance(value, Listed) else None):
+                raise DefinitionError(
+                    f"feature {name!r} is a timestamp or a list of them, wanted numbers, booleans or strings, such as "
+                    "the seconds between two timestamps",
+                    at=value.at,
+                )
             if value.key in seen:
-                raise DefinitionError(f"features {seen[value.key]!r} and {name!r} are the same: remove one")
+                raise DefinitionError(
+                    f"features {seen[value.key]!r} and {name!r} are the same: remove one", at=value.at
+                )
             seen[value.key] = name
             self._check_row_level(f"feature {name!r}", value)
         for aggregate in self.aggregates():
             for event_type in aggregate.by.fields:
                 if event_type not in self.event_types:
-                    raise DefinitionError(f"key {aggregate.by.name!r} names {event_type!r}, not in event_types")
+                    raise DefinitionError(
+                        f"key {aggregate.by.name!r} names {event_type!r}, not in event_types {list(self.event_types)}: "
+                        "add the event type to the app or take it out of the key"
+                    )
             if self.predict_on.name not in aggregate.by.fields:
                 raise DefinitionError(
-                    f"key {aggregate.by.name!r} names no field of {self.predict_on.name!r}, the event predicted on"
+                    f"key {aggregate.by.name!r} names no field of {self.predict_on.name!r}, the event predicted on",
+                    at=aggregate.at,
                 )
         _ = self.keys  # refuses one name with two meanings
 
@@ -220,7 +141,8 @@ class App:
         if isinstance(value, Field) and value.event_type != self.predict_on.name:
             raise DefinitionError(
                 f"{place} reads {value.event_type}.{value.field} directly, wanted a field of "
-                f"{self.predict_on.name!r} or an aggregate such as last(...)"
+                f"{self.predict_on.name!r} or an aggregate such as last(...)",
+                at=value.at,
             )
         for part in value.parts():
             self._check_row_level(place, part)
@@ -238,28 +160,56 @@ class App:
             self._check_row_level(place, value)
             for node in value.walk():
                 if isinstance(node, Aggregate) and node.key not in known:
-                    raise DefinitionError(f"{place} uses an aggregate that is no feature: add {node.key} to features")
+                    raise DefinitionError(
+                        f"{place} uses an aggregate that is no feature: add {node.key} to features", at=node.at
+                    )
                 if isinstance(node, Prediction):
                     self._resolve(place, node)
 
     def _resolve(self, place: str, node: Prediction) -> None:
         if not self.models:
-            raise DefinitionError(f"{place} uses a prediction, but app {self.name!r} has no model")
+            raise DefinitionError(f"{place} uses a prediction, but app {self.name!r} has no model", at=node.at)
         node.model = node.model or self.models[0].name
         outputs = {model.name: model.outputs for model in self.models}.get(node.model)
         if outputs is None or node.output not in outputs:
-            raise DefinitionError(f"{place} uses output {node.output!r} of model {node.model!r}, which has {outputs}")
+            raise DefinitionError(
+                f"{place} uses output {node.output!r} of model {node.model!r}, which has {outputs}", at=node.at
+            )
+
+    def _check_models(self) -> None:
+        for model in self.models:
+            for option, name in model.named_features():
+                place, wanted = f"model {model.name!r} names {name!r} in {option}=", model.NAMING_FEATURES[option]
+                if name not in self.features:
+                    raise DefinitionError(
+                        f"{place}, but the app has no such feature{did_you_mean(name, self.features)}", at=model.at
+                    )
+                if self.features[name].dtype not in wanted:
+                    raise DefinitionError(
+                        f"{place}, a feature of type {self.features[name].dtype}, wanted one of {', '.join(wanted)}",
+                        at=model.at,
+                    )
 
     def _check_label(self, label: Label) -> None:
         event_type = self.event_types.get(label.event_type)
         if event_type is None:
-            raise DefinitionError(f"label reads event type {label.event_type!r}, not in event_types")
+            raise DefinitionError(
+                f"label reads event type {label.event_type!r}, not in event_types {list(self.event_types)}", at=label.at
+            )
         for joined, field in zip((self.predict_on, event_type), label.join, strict=True):
             if field not in joined.fields:
                 raise DefinitionError(
                     f"label joins on {joined.name}.{field}, but event type {joined.name!r} has no field {field!r}: "
-                    f"it has {sorted(joined.fields)}"
+                    f"it has {sorted(joined.fields)}{did_you_mean(field, joined.fields)}",
+                    at=label.at,
                 )
+        here, there = self.predict_on.field(label.join[0]), event_type.field(label.join[1])
+        if here.dtype != there.dtype:
+            raise DefinitionError(
+                f"label joins {self.predict_on.name}.{here.field}, a {here.dtype}, with {event_type.name}."
+                f"{there.field}, a {there.dtype}: wanted two fields of one type",
+                at=label.at,
+            )
 
 
 def load_app(spec: str) -> App:

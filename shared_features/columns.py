@@ -184,7 +184,11 @@ def _list_values(array: pa.FixedSizeListArray) -> ListValues:
 
 
 def to_arrow(column: Column, dtype: str) -> pa.Array:
-    """A `Column` as an Arrow array of ``dtype`` with nulls; a list as a fixed-size list."""
+    """A `Column` as an Arrow array of ``dtype`` with nulls.
+
+    A list becomes a fixed-size list, which is never null itself: where the column is not valid, all of its places
+    are null. Parquet files cannot hold a null list of a fixed size.
+    """
     valid = column.valid
     rows = len(valid)
     missing = rows - int(np.count_nonzero(valid))
@@ -193,7 +197,9 @@ def to_arrow(column: Column, dtype: str) -> pa.Array:
         same = column.values.null_count == missing
         return column.values if same else pc.if_else(pa.array(valid), column.values, None)
     if dtype == "list":
-        return _list_array(column.values, valid, missing)
+        item_dtype, items = column.values
+        items = items if missing == 0 else [Column(one.values, one.valid & valid) for one in items]
+        return _list_array([to_arrow(item, item_dtype) for item in items])
     validity = None if missing == 0 else _bitmap(valid)
     if dtype == "bool":
         return pa.Array.from_buffers(ARROW_TYPES[dtype], rows, [validity, _bitmap(column.values)], missing)
@@ -205,11 +211,9 @@ def _bitmap(values: np.ndarray) -> pa.Buffer:
     return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
-def _list_array(values: ListValues, valid: np.ndarray, missing: int) -> pa.FixedSizeListArray:
-    rows, size = len(valid), len(values.items)
-    arrays = [to_arrow(item, values.dtype) for item in values.items]
-    flat = pa.concat_arrays(arrays)
+def _list_array(places: list[pa.Array]) -> pa.FixedSizeListArray:
+    rows, size = len(places[0]), len(places)
+    flat = pa.concat_arrays(places)
     if rows != 1 and size != 1:
         flat = flat.take(pa.array(np.arange(rows * size).reshape(size, rows).T.ravel()))
-    mask = pa.array(~valid) if missing else None
-    return pa.FixedSizeListArray.from_arrays(flat, size, mask=mask)
+    return pa.FixedSizeListArray.from_arrays(flat, size)

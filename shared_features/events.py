@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shared_features.errors import DefinitionError
+from shared_features.errors import DefinitionError, did_you_mean
 from shared_features.expressions import Field
 from shared_features.schema import EventSchema
 
@@ -40,12 +40,19 @@ class EventType(EventSchema):
         fields = self.__dict__.get("fields")
         if fields is None or field.startswith("__"):
             raise AttributeError(field)
-        if field not in fields:
-            raise DefinitionError(f"event type {self.name!r} has no field {field!r}: it has {sorted(fields)}")
         return self.field(field)
 
     def field(self, field: str) -> Field:
-        """The field as an expression, also where its name is taken by a Python attribute."""
+        """The field as an expression, also where its name is taken by a Python attribute.
+
+        Raises:
+            DefinitionError: the schema has no such field.
+        """
+        if field not in self.fields:
+            raise DefinitionError(
+                f"event type {self.name!r} has no field {field!r}: it has {sorted(self.fields)}"
+                f"{did_you_mean(field, self.fields)}"
+            )
         if field == self.time:
             return Field(self.name, field, "event_time", "timestamp")
         if field == self.id:

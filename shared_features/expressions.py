@@ -1,7 +1,7 @@
 """Row-level expressions: what can be said about one row, and the one engine that computes it.
 
 An expression is a tree of nodes, built with Python's operators from event fields. It has a dtype
-(``int64``, ``float64``, ``bool``, ``string`` or ``timestamp``) that follows from its parts, so that a
+(``int64``, ``float64``, ``bool``, ``string``, ``timestamp`` or ``list``) that follows from its parts, so that a
 definition that cannot work fails when the app is imported. Batch and streaming evaluate it with the same
 call, `Evaluator.column`, over a block of rows.
 
@@ -19,13 +19,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from shared_features.columns import NUMPY_TYPES, Column, Evaluator, all_valid
+from shared_features.columns import ARROW_TYPES, NUMPY_TYPES, Column, Evaluator, all_valid
 from shared_features.errors import DefinitionError
+from shared_features.source_lines import SourceLine, caller
 
 NUMERIC = ("int64", "float64", "bool")
 
@@ -37,17 +38,30 @@ class Expression:
     """Base of all nodes. Subclasses set `dtype` and `definition`; `key` names the node canonically.
 
     Attributes:
+        at: the line of the app's file that the node comes from, None if there is none.
         is_leaf: whether `evaluate` only takes what is there, with no arithmetic that NumPy could warn of.
     """
 
     dtype: str
     definition: list[Any]
+    at: SourceLine | None
     is_leaf = False
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """A node that remembers the line of the app's file that made it, for errors found later."""
+        made = super().__new__(cls)
+        made.at = caller()
+        return made
 
     @functools.cached_property
     def key(self) -> str:
         """The definition as canonical JSON: equal for expressions that compute the same."""
         return json.dumps(self.definition, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """What its column is in Arrow and in Parquet."""
+        return ARROW_TYPES[self.dtype]
 
     def parts(self) -> tuple[Expression, ...]:
         """The expressions that this one is made of; none for a leaf or an aggregate."""

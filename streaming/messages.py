@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared_features import hashing
+from shared_features.lists import spread
 from shared_features.schema import TIMESTAMP
 from streaming.topics import OutgoingMessage
 
@@ -80,7 +81,7 @@ def prediction_messages(
         prediction_ids: of each row, see :func:`prediction_ids`.
         keys: the name of each key and its value on each row: string or int64, null where there is none.
         model, model_version: as for :func:`prediction_ids`.
-        with_features: whether the messages carry the features.
+        with_features: whether the messages carry the features; a list is spread over ``name[0]``, ``name[1]`` …
 
     Raises:
         ValueError: an output is null or not finite: such a row failed, and is to be dead-lettered.
@@ -92,7 +93,7 @@ def prediction_messages(
     envelope = _envelope(block)
     versions = _each(model_version, block.num_rows)
     late = _late(block)
-    features = _maps(columns_under(block, "feature.") if with_features else {}, block.num_rows)
+    features = _maps(spread(columns_under(block, "feature.")) if with_features else {}, block.num_rows)
     outputs_rows = _rows({name: values.to_pylist() for name, values in outputs.items()}, block.num_rows)
     messages = []
     for row, (prediction_id, key) in enumerate(zip(prediction_ids, _keys(keys, block.num_rows), strict=True)):
@@ -141,13 +142,13 @@ def reaction_messages(
         prediction_ids: of each row.
         keys: as for :func:`prediction_messages`.
         payload: name to int64, float64, bool, string or timestamp (published as microseconds), one value per
-            row; null is kept as null.
+            row, or a list of these, spread as features are; null is kept as null.
 
     Raises:
         ValueError: a number of the payload is not finite, or a column has another type.
     """
     envelope = _envelope(block)
-    payloads, all_keys = _maps(payload, block.num_rows), _keys(keys, block.num_rows)
+    payloads, all_keys = _maps(spread(payload), block.num_rows), _keys(keys, block.num_rows)
     messages = []
     for row, prediction_id in enumerate(prediction_ids):
         event_type, event_id, event_time, publish_time = envelope[row]
