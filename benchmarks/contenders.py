@@ -32,12 +32,12 @@ class Task:
 
     Attributes:
         task: name of one of `TASKS`.
-        file: rows, written by `positions.write`; for ``small``, the folder of such files.
+        file: rows, written by `positions.write`.
         rows: as many from its beginning.
         sample: where to write the features of every `every`-th row: float64 [rows kept, features], NaN for null.
         every: see ``sample``.
         live: whether to go on with the rest of the file in blocks of 1 and of 1,000 (Sameriver only).
-        repetitions: of what is small.
+        small: how many times to measure, after all else, what is in `smaller` (Sameriver only).
     """
 
     task: str
@@ -46,7 +46,7 @@ class Task:
     sample: str = ""
     every: int = 1
     live: bool = False
-    repetitions: int = 1
+    small: int = 0
 
 
 def peak_rss_mb() -> float:
@@ -70,18 +70,14 @@ def _rows(task: Task) -> Iterator[pa.RecordBatch]:
 
 def sameriver(task: Task) -> dict[str, Any]:
     """`step` and `finish` over blocks of 100,000 rows; making the blocks is not timed."""
-    from benchmarks import live
-    from benchmarks.positions import blocks, case, read
-    from shared_features.compute import warm_up
+    from benchmarks import live, smaller
+    from benchmarks.positions import blocks, case
     from shared_features.kernel import finish, step
     from shared_features.plan import make_plan
     from shared_features.state import StageState
 
     plan = make_plan(case())
-    warm_up(plan)
-    # The first block of a process meets more that happens once; a job that lives for weeks does not see it.
-    for block in blocks(read(Path(task.file), rows=1_000)):
-        finish(plan, step(StageState(plan.stages[0]), block))
+    live.warm(plan, Path(task.file))
     state = StageState(plan.stages[0])
     kept, seconds, done = [], 0.0, 0
     for block in blocks(_rows(task)):
@@ -97,6 +93,9 @@ def sameriver(task: Task) -> dict[str, Any]:
         np.save(task.sample, np.concatenate(kept))
     if task.live:
         measured |= live.measure(plan, state, Path(task.file), task.rows)
+    if task.small:
+        del state
+        measured["small"] = smaller.measure(Path(task.file).parent, max(2_000, task.rows // 10), task.small)
     return measured
 
 
@@ -171,20 +170,13 @@ def generate(task: Task) -> dict[str, Any]:
     return {}
 
 
-def small(task: Task) -> dict[str, Any]:
-    """Shorter cases and the costs of the aggregates, on the files of a folder; see `smaller`."""
-    from benchmarks import smaller
-
-    return smaller.measure(Path(task.file), task.rows, task.repetitions)
-
-
 def rest_of(rows: int) -> int:
     """How many positions follow the day of ``rows``, for what is measured on warm state."""
     return min(max(rows // 10, 2_000), 520_000)
 
 
 TASKS: dict[str, Callable[[Task], dict[str, Any]]] = {
-    task.__name__: task for task in (sameriver, polars, duckdb, generate, small)
+    task.__name__: task for task in (sameriver, polars, duckdb, generate)
 }
 
 

@@ -1,6 +1,6 @@
-"""Every figure that README quotes: one run of the demo from nothing, then the evaluation of the model it made.
+"""Every figure that README quotes: the demo from nothing, the evaluation of the model it made, the benchmarks.
 
-python benchmarks/figures.py             prints the table, about 4 minutes on 2 cores
+python benchmarks/figures.py             prints the table, about 10 minutes on 2 cores
 python benchmarks/figures.py --write     also puts it into README.md, between its two marks
 """
 
@@ -36,7 +36,31 @@ def run(folder: Path, *command: str) -> dict[str, Any]:
     return result
 
 
-def table(demo: dict[str, Any], report: dict[str, Any]) -> str:
+def kernel_rows(kernel: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The figures of `sameriver bench kernel`."""
+    rows = f"{kernel['rows'] / 1e6:.0f} million positions"
+    polars, duckdb = kernel["rows_per_s_polars"], kernel["rows_per_s_duckdb"]
+    figures = [
+        (f"feature kernel, {rows}, 12 features", f"{kernel['rows_per_s'] / 1e6:.2f} million/s"),
+        ("the same with Polars / DuckDB", f"{polars / 1e6:.2f} / {duckdb / 1e6:.2f} million/s"),
+        ("peak memory: kernel / Polars / DuckDB", " / ".join(_gigabytes(kernel, who) for who in _WHO) + " GB"),
+        ("features of one event, a day of state", f"{kernel['us_per_event_live']:.0f} µs"),
+        ("features in blocks of 1,000", f"{kernel['rows_per_s_blocks_of_1000'] / 1e6:.2f} million/s"),
+        ("ten times the rows take", f"{kernel['growth_ratio']:.1f} times as long"),
+        ("with a tenth of all rows in one key", f"{kernel['hot_key_ratio']:.2f} times as long"),
+        ("with 10 % of rows up to an hour late", f"{kernel['late_ratio']:.2f} times as long"),
+    ]
+    return [(what, figure, "bench kernel") for what, figure in figures]
+
+
+_WHO = ("", "_polars", "_duckdb")
+
+
+def _gigabytes(kernel: dict[str, Any], who: str) -> str:
+    return f"{kernel[f'peak_rss_mb{who}'] / 1e3:.1f}"
+
+
+def table(demo: dict[str, Any], report: dict[str, Any], kernel: dict[str, Any]) -> str:
     """The figures as README shows them."""
     models = {model["name"]: model for model in report["models"]}
     ours, one = models["wide_and_deep"], models["departure_delay alone"]
@@ -45,7 +69,7 @@ def table(demo: dict[str, Any], report: dict[str, Any]) -> str:
     rows = [
         ("latency at 255 events/s, p50 / p99", f"{demo['p50_ms']:.0f} ms / {demo['p99_ms']:.0f} ms", "demo"),
         ("throughput, burst of single-event messages", f"{demo['events_per_s']:,.0f} events/s", "demo"),
-        ("predictions lost", f"{demo['lost']} of {demo['departures']:,}", "demo"),
+        ("predictions lost", f"{demo['lost']} of {demo['to_predict']:,}", "demo"),
         ("features that differ from batch", f"{demo['mismatches']} of {demo['verify']['features']:,}", "demo"),
         (
             "rows that differ from training, but for late events",
@@ -62,6 +86,7 @@ def table(demo: dict[str, Any], report: dict[str, Any]) -> str:
         ),
         ("AUC of scikit-learn's HistGradientBoosting, same features", f"{boosted['auc']:.4f}", "evaluate"),
         ("calibration error of wide & deep, 20 bins", f"{ours['calibration_error']:.4f}", "evaluate"),
+        *kernel_rows(kernel),
     ]
     lines = ["| | | command |", "| --- | ---: | --- |"]
     return "\n".join(lines + [f"| {what} | {figure} | `sameriver {command}` |" for what, figure, command in rows])
@@ -75,7 +100,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sameriver-figures-") as folder:
         demo = run(Path(folder), "demo")
         report = run(Path(folder), "evaluate")
-    measured = table(demo, report)
+        kernel = run(Path(folder), "bench", "kernel")
+    measured = table(demo, report, kernel)
     print(measured)
     if options.write:
         text = README.read_text("utf-8")

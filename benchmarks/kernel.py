@@ -27,10 +27,12 @@ from shared_features.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-6
+_SMALL_WEIGHT = 8
 FEWEST_ROWS, FEWEST_REPEATED = 10_000, 1_000_000
 
 # Who runs when, so that a machine that grows slower or faster does so for all; DuckDB, the slowest, runs twice.
-TURNS = ("sameriver", "polars", "duckdb", "sameriver", "polars", "sameriver", "polars", "duckdb")
+TURNS = ("polars", "sameriver", "duckdb", "polars", "sameriver", "duckdb", "polars", "sameriver")
+ONCE = ("polars", "duckdb", "sameriver")
 
 TARGETS: dict[str, tuple[str, float]] = {
     "ratio_polars": (">=", 3.0),
@@ -66,13 +68,13 @@ def run(*, rows: int = ROWS, progress: Progress | None = None) -> dict[str, Any]
         )
     if rows < FEWEST_ROWS:
         raise ConfigurationError(f"bench kernel got {rows:,} rows, wanted {FEWEST_ROWS:,} or more: give more --rows")
-    begin = time.monotonic()
+    begin, where = time.monotonic(), machine()
     with tempfile.TemporaryDirectory(prefix="sameriver-bench-") as folder:
         whole, parts = _measure(Path(folder), rows, progress)
     return {
         **_result(rows, whole, parts),
         "rows": rows,
-        "machine": machine(),
+        "machine": where,
         "seconds": round(time.monotonic() - begin, 1),
     }
 
@@ -80,31 +82,33 @@ def run(*, rows: int = ROWS, progress: Progress | None = None) -> dict[str, Any]
 def _measure(
     folder: Path, rows: int, progress: Progress | None
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """All processes, one after the other: the runs of each contender, and what `smaller` found."""
+    """All processes, one after the other: the runs of each contender, and what `smaller` found at the end of the last."""
     file, every = folder / "positions.arrow", max(1, rows // 20_000)
-    weights = {"generate": 1, "sameriver": 1, "polars": 2, "duckdb": 4, "small": 5}
-    repeat = rows >= FEWEST_REPEATED
-    turns = ["generate", *(TURNS if repeat else dict.fromkeys(TURNS)), "small"]
-    whole = sum(weights[turn] for turn in turns)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TURNS}
-    rest: dict[str, Any] = {}
-    done = 0
-    for turn in turns:
-        if progress is not None:
-            progress(done / whole, f"{turn}, run {len(runs[turn]) + 1}" if turn in runs else turn)
-        if turn == "small":
-            file.unlink()
-            rest = _run(Task("small", str(folder), max(2_000, rows // 10), repetitions=3 if repeat else 1))
-        elif turn == "generate":
-            _run(Task("generate", str(file), rows))
-        else:
-            sample = "" if runs[turn] else str(folder / f"{turn}.npy")
-            runs[turn].append(_run(Task(turn, str(file), rows, sample, every, live=turn == "sameriver")))
+    turns, repetitions = (TURNS, 3) if rows >= FEWEST_REPEATED else (ONCE, 1)
+    weights = {"sameriver": 2, "polars": 2, "duckdb": 4}
+    whole = 1 + sum(weights[turn] for turn in turns) + _SMALL_WEIGHT
+    say = progress or _silent
+    say(0.0, f"generating {rows:,} positions")
+    _run(Task("generate", str(file), rows))
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
+    done = 1
+    for i, turn in enumerate(turns):
+        last = i == len(turns) - 1
+        say(done / whole, f"{turn}, run {len(runs[turn]) + 1}{', then shorter cases and each aggregate' * last}")
+        sample = "" if runs[turn] else str(folder / f"{turn}.npy")
+        runs[turn].append(
+            _run(Task(turn, str(file), rows, sample, every, live=turn == "sameriver", small=repetitions * last))
+        )
         done += weights[turn]
+    rest: dict[str, Any] = runs["sameriver"][-1]["small"]
     ours = np.load(folder / "sameriver.npy")
     rest["compared"] = ours.shape[0]
     rest["differences"] = {name: difference(ours, np.load(folder / f"{name}.npy")) for name in ("polars", "duckdb")}
     return runs, rest
+
+
+def _silent(done: float, step: str) -> None:
+    """Progress that nobody asked for."""
 
 
 def _run(task: Task) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def _run(task: Task) -> dict[str, Any]:
     if done.returncode:
         raise ConfigurationError(
             f"bench kernel: {task.task} over {task.rows:,} rows ended with {done.returncode}, wanted 0: if memory ran "
-            "out (-9; Polars needs 5 GB for all rows), give fewer --rows"
+            "out (-9; all rows want 6 GB), give fewer --rows"
         )
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -169,7 +173,7 @@ _LIVE = ("us_per_event_live", "us_per_event_live_p99", "rows_per_s_blocks_of_100
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Where and with what it is measured, and what else the machine does (processes that run, over a minute)."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -180,6 +184,7 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "cores": os.cpu_count(),
         "threads": THREADS,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }

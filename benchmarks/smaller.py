@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 import shared_features as sf
+from benchmarks.live import warm
 from benchmarks.positions import Positions, app_of, blocks, by_vessel, case, position, read, write
-from shared_features.compute import warm_up
 from shared_features.expressions import Expression
 from shared_features.kernel import finish, step
 from shared_features.plan import Plan, make_plan
@@ -78,7 +78,8 @@ def measure(folder: Path, rows: int, repetitions: int) -> dict[str, Any]:
     measure_speed = 1 - sf.where(speed > 17, 1.0, speed / 17)
     plans = {name: (plan, folder / f"{name}.arrow") for name in VARIANTS}
     plans["measure_speed"] = (make_plan(case(measure_speed, scale=1e-6)), folder / "mixed.arrow")
-    warm_up(plan)
+    for variant, file in plans.values():
+        warm(variant, file)
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     for _ in range(repetitions):
         for name, (variant, file) in plans.items():
@@ -95,7 +96,7 @@ def costs(file: Path, rows: int, repetitions: int) -> list[dict[str, Any]]:
             if over.endswith("events") and name in WITHOUT_LENGTH:
                 continue
             plans[name, over] = make_plan(app_of({"feature": aggregate(by=by_vessel, over=over)}))
-            warm_up(plans[name, over])
+            warm(plans[name, over], file)
     taken: dict[tuple[str, str], list[float]] = {place: [] for place in plans}
     for _ in range(repetitions):
         for place, plan in plans.items():
