@@ -82,7 +82,7 @@ def run(*, rows: int = ROWS, progress: Progress | None = None) -> dict[str, Any]
 def _measure(
     folder: Path, rows: int, progress: Progress | None
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """All processes, one after the other: the runs of each contender, and what `smaller` found at the end of the last."""
+    """All processes, one after the other: the runs of each contender, and what `smaller` found."""
     file, every = folder / "positions.arrow", max(1, rows // 20_000)
     turns, repetitions = (TURNS, 3) if rows >= FEWEST_REPEATED else (ONCE, 1)
     weights = {"sameriver": 2, "polars": 2, "duckdb": 4}

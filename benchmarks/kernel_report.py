@@ -62,7 +62,7 @@ def show(result: dict[str, Any]) -> None:
         for name, found in result["largest_difference"].items()
     )
     cpu = result["machine"]
-    shown = f"{cpu['cpu']}, {cpu['cores']} cores, {cpu['threads']} threads, load {cpu['load']} before"
-    console.print(f"{shown}; {result['seconds']:.0f} s in all.")
+    place = f"{cpu['cpu']}, {cpu['cores']} cores, {cpu['threads']} threads, load {cpu['load']} before"
+    console.print(f"{place}; {result['seconds']:.0f} s in all.")
     verdict = "agree" if result["results_agree"] else "[red]do not agree[/]"
     console.print(f"Results of {result['rows_compared']:,} rows {verdict}; largest difference: {shown}.")
