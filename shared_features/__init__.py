@@ -22,11 +22,22 @@ from shared_features.aggregates import (
     sum,
     variance,
 )
-from shared_features.app import App, Label, Model, Prediction, Reaction, Rule, load_app, prediction
+from shared_features.app import App, load_app
 from shared_features.choices import coalesce, maximum, minimum, where
 from shared_features.compute import compute
 from shared_features.events import EventType
+from shared_features.geo import (
+    bearing_deg,
+    bearing_from_last_deg,
+    distance_from_last_m,
+    great_circle_m,
+    speed_from_last_m_s,
+    turn_deg,
+)
+from shared_features.grid import grid_cell
 from shared_features.keys import Key
+from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, prediction
+from shared_features.sun import sun_above_horizon, sun_elevation_deg
 
 __all__ = [
     "App",
@@ -37,14 +48,19 @@ __all__ = [
     "Prediction",
     "Reaction",
     "Rule",
+    "bearing_deg",
+    "bearing_from_last_deg",
     "coalesce",
     "compute",
     "count",
     "decayed_mean",
     "decayed_sum",
     "difference",
+    "distance_from_last_m",
     "distinct_count",
     "first",
+    "great_circle_m",
+    "grid_cell",
     "lag",
     "last",
     "last_values",
@@ -60,8 +76,12 @@ __all__ = [
     "seconds_since_last",
     "share",
     "slope",
+    "speed_from_last_m_s",
     "std",
     "sum",
+    "sun_above_horizon",
+    "sun_elevation_deg",
+    "turn_deg",
     "variance",
     "where",
 ]

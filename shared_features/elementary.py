@@ -44,7 +44,7 @@ def loop(scalar: Any, inputs: int) -> Any:
     """``scalar``, a compiled function of one to four doubles, over arrays: f(input, …, output), each float64 [n].
 
     Raises:
-        KeyError: ``inputs`` is not 1, 2 or 4.
+        KeyError: ``inputs`` is not 1 to 4.
     """
 
     def over_one(a: Any, out: Any) -> None:
@@ -55,16 +55,20 @@ def loop(scalar: Any, inputs: int) -> Any:
         for i in range(len(out)):
             out[i] = scalar(a[i], b[i])
 
+    def over_three(a: Any, b: Any, c: Any, out: Any) -> None:
+        for i in range(len(out)):
+            out[i] = scalar(a[i], b[i], c[i])
+
     def over_four(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
         for i in range(len(out)):
             out[i] = scalar(a[i], b[i], c[i], d[i])
 
-    body = {1: over_one, 2: over_two, 4: over_four}[inputs]
+    body = {1: over_one, 2: over_two, 3: over_three, 4: over_four}[inputs]
     return numba.njit(numba.void(*[_IN] * inputs, _OUT), nogil=True, error_model="numpy")(body)
 
 
 def map_scalar(scalar: Any, *inputs: npt.ArrayLike) -> Float64Array:
-    """A compiled function of one, two or four doubles at each place of some arrays, which are broadcast; float64."""
+    """A compiled function of one to four doubles at each place of some arrays, which are broadcast; float64."""
     arrays = [np.asarray(values, np.float64, order="C") for values in inputs]
     if len(arrays) > 1 and len({array.shape for array in arrays}) > 1:
         arrays = [np.asarray(array, order="C") for array in np.broadcast_arrays(*arrays)]

@@ -1,8 +1,9 @@
 """The fingerprint: a hash of all that decides a feature's value (contract C8).
 
-It covers the definitions with their scales, the keys, the lateness, the schemas, the version of the kernel and
-the edition of the time-zone data. It stands in the training rows, the exported model and every prediction; a
-job whose fingerprint differs from its model's refuses to start and says which feature differs.
+It covers the definitions with their scales, the keys, the lateness, the schemas, the version of the kernel, the
+edition of the time-zone data and the version of the grid where they are used. It stands in the training rows, the
+exported model and every prediction; a job whose fingerprint differs from its model's refuses to start and says which
+feature differs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shared_features import timezones
+from shared_features import grid, timezones
 from shared_features.calendars import Calendar
 from shared_features.errors import FingerprintError
 
@@ -37,12 +38,11 @@ def of(definitions: Mapping[str, Any]) -> str:
 def definitions(app: App) -> dict[str, Any]:
     """All that decides the values of the app's features, as plain JSON values."""
     used = {app.predict_on.name} | {event_type for key in app.keys for event_type in key.fields}
-    zoned = any(
-        isinstance(node, Calendar) and node.zone != "UTC"
-        for value in app.features.values()
-        for part in value.walk()
-        for node in _with_inputs(part)
-    )
+    nodes = [node for value in app.features.values() for part in value.walk() for node in _with_inputs(part)]
+    zoned = any(isinstance(node, Calendar) and node.zone != "UTC" for node in nodes)
+    gridded = any(isinstance(node, grid.GridCell) for node in nodes)
+    # Only where it is used: a new kind of data must not change the fingerprint of those who do without it.
+    versions = {"grid_version": grid.library_version()} if gridded else {}
     return {
         "app": app.name,
         "predict_on": app.predict_on.name,
@@ -52,6 +52,7 @@ def definitions(app: App) -> dict[str, Any]:
         "times": {name: [app.event_types[name].time, app.event_types[name].id] for name in sorted(used)},
         "kernel_version": KERNEL_VERSION,
         "timezone_edition": timezones.EDITION if zoned else None,
+        **versions,
     }
 
 
