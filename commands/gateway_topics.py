@@ -74,7 +74,7 @@ class GatewayTopics:
         self._events = topic(app.name, "events")
         readers = {topic(app.name, "predictions"): _prediction, topic(app.name, "dead-letters"): _dead_letter}
         readers |= dict.fromkeys(reaction_topics(app).values(), _reaction)
-        self._followed = [_Followed(of, f"{of}-gateway-{name}", read) for of, read in readers.items()]
+        self._followed = [_Followed(of, f"{of}-{name}", read) for of, read in readers.items()]
         for made in topics_of(app).values():
             create_topic(endpoint, made, deadline_s=REACH_S)
         for one in self._followed:

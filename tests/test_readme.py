@@ -27,7 +27,8 @@ def block(language: str, word: str) -> str:
 
 def start_up(start_process: Start, folder: Path, *arguments: str) -> tuple[Started, dict[str, Any], dict[str, str]]:
     """`sameriver up` on free ports: the process, what it said, and the environment that points clients at it."""
-    command = ["-m", "cli", "up", "--json", "--broker-port", "0", "--model-port", "0", *arguments]
+    command = ["-m", "cli", "up", "--json", "--broker-port", "0", "--model-port", "0"]
+    command += ["--gateway-port", "0", *arguments]
     process = start_process(command, ready='"ready"', cwd=folder)
     ready = json.loads(process.line)
     return process, ready, {"PUBSUB_EMULATOR_HOST": ready["pubsub_emulator_host"]}

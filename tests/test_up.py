@@ -36,7 +36,7 @@ def start_up(start_process: Start, tmp_path: Path) -> Callable[..., Up]:
     """Start `sameriver up` for the shop on free ports, in a folder of its own."""
 
     def start(*arguments: str) -> Up:
-        command = ["-m", "cli", "up", "--app", SHOP, "--broker-port", "0", "--json", *arguments]
+        command = ["-m", "cli", "up", "--app", SHOP, "--broker-port", "0", "--gateway-port", "0", "--json", *arguments]
         return Up(start_process(command, ready='"ready"', cwd=tmp_path))
 
     return start
@@ -68,6 +68,7 @@ def test_events_in_answers_out_over_a_restart_until_a_child_dies(
     """Two runs on one archive: the second one drops what the first one knew. A start costs seconds, so all in one."""
     up = start_up()
     assert up.ready["topics"]["predictions"] == "shop-predictions"
+    assert up.ready["gateway"].startswith("http://127.0.0.1:")
     predictions, praise = tail(up, "predictions", "--max", "3"), tail(up, "reactions", "--max", "2")
     letters, table = tail(up, "deadletters", "--max", "3"), start_table(up, start_process)
     check_that_bad_rows_are_not_sent(up, start_process, tmp_path)
@@ -139,7 +140,9 @@ def check_that_no_subscription_is_left(up: Up, tail: Callable[..., Started]) -> 
         patch.setenv("PUBSUB_EMULATOR_HOST", up.ready["pubsub_emulator_host"])
         with pubsub_v1.SubscriberClient() as client:
             names = list(client.list_subscriptions(project=f"projects/{up.ready['project']}"))
-    assert [subscription.name.rpartition("/")[2] for subscription in names] == ["shop-events-sameriver"]
+    kept = ["shop-dead-letters-gateway", "shop-events-sameriver", "shop-predictions-gateway"]
+    kept.append("shop-reaction-praise-gateway")
+    assert sorted(subscription.name.rpartition("/")[2] for subscription in names) == kept
 
 
 def test_no_child_outlives_a_parent_that_is_killed(start_up: Callable[..., Up]) -> None:
@@ -149,7 +152,7 @@ def test_no_child_outlives_a_parent_that_is_killed(start_up: Callable[..., Up]) 
 
 
 def test_it_ends_well_when_it_is_stopped_while_starting(start_process: Start, tmp_path: Path) -> None:
-    command = ["-m", "cli", "--log-level", "debug", "up", "--app", SHOP, "--broker-port", "0"]
+    command = ["-m", "cli", "--log-level", "debug", "up", "--app", SHOP, "--broker-port", "0", "--gateway-port", "0"]
     process = start_process(command, cwd=tmp_path)
     log = tmp_path / "var" / "log" / "shop" / "broker.log"
     _until(log.exists)
