@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+# Our packages are top-level ones, and a PYTHONPATH with "." or an empty part would find a folder called batch or apps
+# in the working folder first.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 import click
 
 from commands.bench import bench
@@ -9,6 +16,7 @@ from commands.data import data
 from commands.demo import demo
 from commands.gateway import gateway
 from commands.group import Commands, set_up_logging, stop_with_parent, unwind_on_termination
+from commands.new import new
 from commands.publish import publish
 from commands.servers import broker, serve
 from commands.stream import stream
@@ -47,6 +55,7 @@ def main(log_level: str) -> None:
 
 
 for command in (
+    new,
     bench,
     demo,
     up,

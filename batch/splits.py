@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,11 +56,11 @@ class Splits:
         }
 
     @staticmethod
-    def from_dict(bounds: Mapping[str, str | datetime | None]) -> Splits:
+    def from_dict(bounds: Mapping[str, Any]) -> Splits:
         """The splits of `as_dict`, or of the same with datetimes."""
         return Splits(
             **{name: datetime.fromisoformat(at) if isinstance(at, str) else at for name, at in bounds.items()}
-        )  # type: ignore[arg-type]
+        )
 
 
 def by_share(source: History) -> Splits:

@@ -1,41 +1,45 @@
-"""`sameriver data`: event histories from public data."""
+"""`sameriver data`: the example history of an app."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
-from commands import output
+from commands import options, output
 from commands.options import folder_option, json_option
 
 
-@click.group()
-def data() -> None:
-    """Turn public data into an event history."""
-
-
-@data.command()
-@folder_option("--out", "the history", "var/history/flights")
+@click.command()
+@click.argument("app_name", metavar="APP", default="flights", help="Bundled app, or path of a folder with app.py.")
+@folder_option("--out", "the history", "var/history/<app>")
 @json_option
-def flights(out: Path | None, as_json: bool) -> None:
-    """336,776 real flights of 2013 with their weather, as events in Parquet (25 MB, 5 s)."""
-    from apps.flights.history import write_history
+def data(app_name: str, out: Path | None, as_json: bool) -> None:
+    """Write an app's example history, as events in Parquet.
 
-    with output.progress("flights") as tell:
-        summary = write_history(out or Path("var/history/flights"), tell)
+    For flights: 336,776 real flights of 2013 with their weather (25 MB, 5 s). An app of your own says in history.py,
+    beside its app.py, where its events come from; `sameriver new` shows how.
+    """
+    app = options.load(app_name)
+    from commands.examples import Examples
+
+    with output.progress(app.name) as tell:
+        summary = Examples(app).write(out or options.history_folder(app), tell)
     if as_json:
-        output.print_json(summary.as_dict())
+        output.print_json(summary)
         return
-    found = "found" if summary.reused else "written"
-    click.echo(f"{summary.folder}: {found}, {summary.files} files, {summary.bytes / 1e6:.0f} MB")
-    counts = summary.counts
-    lines = [
-        ("flights scheduled", counts.scheduled),
-        ("cancelled (no event)", counts.cancelled),
-        *((f"no arrived event: {why.replace('_', ' ')}", count) for why, count in counts.without_arrival.items()),
-        *((f"{event_type} events", count) for event_type, count in summary.events.items()),
-        ("duplicates removed", sum(counts.duplicates_removed.values())),
-        ("clock times that disagree", sum(counts.clock_disagreements.values())),
-    ]
-    output.print_table(["", "count"], [(name, f"{count:,}") for name, count in lines])
+    found = "found" if summary["reused"] else "written"
+    click.echo(f"{summary['folder']}: {found}, {summary['files']} files, {summary['bytes'] / 1e6:.0f} MB")
+    output.print_table(["", "count"], [(name, f"{count:,}") for name, count in _counts(summary)])
+
+
+def _counts(summary: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The counts in a summary, those of a group with its name."""
+    for name, value in summary.items():
+        told = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from ((f"{told}: {one.replace('_', ' ')}", count) for one, count in value.items())
+        elif isinstance(value, int) and name not in ("reused", "files", "bytes"):
+            yield told, value

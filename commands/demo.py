@@ -1,4 +1,4 @@
-"""`sameriver demo`: real flights from nothing to predictions, live, and the proof that the features match."""
+"""`sameriver demo`: an app from nothing to predictions, live, and the proof that the features match."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from commands.signals import stop_signal
 def demo(
     ctx: click.Context, app_name: str, quick: bool, models: Path | None, seed: int, picture: Path | None, as_json: bool
 ) -> None:
-    """Replay the first week of November 2013 through broker, job and model server, then verify every feature.
+    """Replay a week of history through broker, job and model server, then verify every feature.
 
-    Makes what is missing (history, training rows, model) and keeps it for the next time. 5 % of the events come
-    late and 1 % twice. Exit code 0 only if no prediction was lost and nothing differs.
+    It is the first week after what the model was trained and validated on: for flights, of November 2013. Makes what
+    is missing (history, training rows, model) and keeps it for the next time. 5 % of the events come late and 1 %
+    twice. Exit code 0 only if no prediction was lost and nothing differs.
     """
     app = options.load(app_name)
     models = models or options.models_folder(app)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from commands.demo_verdict import summary, verdict
 from commands.demo_view import Stage, View, export_svg
 from commands.preparation import Preparation
 from commands.processes import Child, ChildError, Record, wait_until
-from commands.replay import BURST, STEADY, WARM, ReplaySettings, make_replay
+from commands.replay import BURST, STEADY, WARM, ReplaySettings, make_replay, warm_up_us
 from shared_features.app import App
 from shared_features.errors import ConfigurationError
 from streaming.naming import reaction_topics, topic
@@ -50,7 +50,7 @@ class DemoSettings:
     """What to show.
 
     Attributes:
-        quick: three days instead of seven, 12 s of steady rate instead of 40 s.
+        quick: three days instead of seven, 10 s of steady rate instead of 40 s.
         seed: of what is made late or sent twice.
         picture: file for one frame as SVG.
     """
@@ -59,11 +59,10 @@ class DemoSettings:
     seed: int = 1
     picture: Path | None = None
 
-    def replay(self) -> ReplaySettings:
-        """The first days of November 2013, UTC."""
-        days, steady_s = (3, 12) if self.quick else (7, 40)
-        since = datetime(2013, 11, 1, tzinfo=UTC)
-        return ReplaySettings(since, since.replace(day=1 + days), int(RATE * steady_s), seed=self.seed)
+    def replay(self, since: datetime) -> ReplaySettings:
+        """The first days from ``since`` on."""
+        days, steady_s = (3, 10) if self.quick else (7, 40)
+        return ReplaySettings(since, since + timedelta(days=days), int(RATE * steady_s), seed=self.seed)
 
 
 class DemoRun:
@@ -115,14 +114,14 @@ class DemoRun:
             tell=self._progress,
         )
         self._stack.callback(preparation.stop)
-        auc = self._prepare(preparation)
-        tally, publisher, subscriber = self._go_live(live, preparation, logs)
+        auc, since = self._prepare(preparation)
+        tally, publisher, subscriber = self._go_live(live, preparation, since, logs)
         self._replay(tally, publisher)
         with self._stage("drain") as stage:
             totals = live.drain()
             wait_until(lambda: time.monotonic() - tally.changed_s > 0.5, 10)
             lost = tally.lost()
-            stage.detail = f"{tally.predictions():,} predictions of {tally.departures():,} departures, {lost:,} lost"
+            stage.detail = f"{tally.predictions():,} predictions of {tally.to_predict():,}, {lost:,} lost"
         publisher.stop(5)
         subscriber.stop(5)
         with self._stage("verify") as stage:
@@ -134,11 +133,11 @@ class DemoRun:
         self.view.verdict = verdict(result)
         return result
 
-    def _prepare(self, preparation: Preparation) -> float:
+    def _prepare(self, preparation: Preparation) -> tuple[float, datetime]:
+        """What is missing; the model's AUC on its test split, and from when on that is."""
         with self._stage("data") as stage:
             history = preparation.data()
-            events = sum(history["events"].values())
-            stage.detail = f"{history['scheduled']:,} flights of 2013, {events:,} events{_kept(history)}"
+            stage.detail = f"{_described(history)}{_kept(history)}"
         with self._stage("training rows") as stage:
             rows = preparation.rows()
             stage.detail = f"{sum(rows['rows'].values()):,} rows, {len(self.app.features)} features{_kept(rows)}"
@@ -146,14 +145,14 @@ class DemoRun:
             model = preparation.model()
             auc = float(model["metrics"]["test"]["auc"])
             stage.detail = f"{model['model']} version {model['version']}, test AUC {auc:.4f}{_kept(model)}"
-        return auc
+        return auc, datetime.fromisoformat(rows["splits"]["test_from"])
 
-    def _go_live(self, live: Live, preparation: Preparation, logs: Path) -> tuple[Tally, Child, Child]:
+    def _go_live(self, live: Live, preparation: Preparation, since: datetime, logs: Path) -> tuple[Tally, Child, Child]:
         """Start model server, job, publisher and subscriber; all are ready when this returns."""
         with self._stage("live") as stage:
             stage.detail = "starting model server and streaming job"
             live.start_model_server(self._models)
-            replay = make_replay(self.app, preparation.history, self._settings.replay())
+            replay = make_replay(self.app, preparation.history, self._settings.replay(since))
             replay.write(self.app, self._folder / "replay.arrow")
             tally = Tally(self.app, replay)
             emulator = {"PUBSUB_EMULATOR_HOST": live.broker_at()}
@@ -188,9 +187,10 @@ class DemoRun:
 
     def _replay(self, tally: Tally, publisher: Child) -> None:
         with self._stage("warm") as stage:
-            hours = (self.app.lateness_us // 3_600_000_000) + 24
+            hours = warm_up_us(self.app) / 3_600_000_000
+            before = f"of the {hours:,.0f} hours before" if hours < 10_000 else "before"
             self._phase(tally, publisher, WARM, None, stage)
-            stage.detail = f"{tally.published(WARM):,} events of the {hours} hours before, as long as windows reach"
+            stage.detail = f"{tally.published(WARM):,} events {before}, as far as windows reach"
         with self._stage("steady") as stage:
             self._phase(tally, publisher, STEADY, RATE, stage)
             latency = tally.latency()
@@ -260,6 +260,14 @@ class DemoRun:
     def _changed(self, stage: Stage) -> None:
         for listener in self._listeners:
             listener(stage)
+
+
+def _described(history: dict[str, Any]) -> str:
+    """A history in a few words."""
+    if "events" not in history:
+        return "as found"
+    events = ", ".join(f"{count:,} {name}" for name, count in history["events"].items())
+    return f"{events}; {history['first_publish'][:10]} to {history['last_publish'][:10]}"
 
 
 def _kept(made: dict[str, Any]) -> str:

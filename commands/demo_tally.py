@@ -38,7 +38,7 @@ class Tally:
 
     def __init__(self, app: App, replay: Replay) -> None:
         self._lock = threading.Lock()
-        self.replay = replay
+        self.app, self.replay = app, replay
         rows = replay.block.num_rows
         types = replay.block.column("event_type").to_pylist()
         ids = replay.block.column("event_id").to_pylist()
@@ -174,7 +174,7 @@ class Tally:
         """Events of which a prediction has come."""
         return int((self.received_ns != NEVER).sum())
 
-    def departures(self) -> int:
+    def to_predict(self) -> int:
         """Events predicted on whose publish was acknowledged, each once."""
         return int((self.asked & (self.sent_ns != NEVER)).sum())
 

@@ -35,7 +35,7 @@ def summary(
     right = float(((probabilities >= 0.5) == (labels == 1)).mean()) if len(rows) else None
     return {
         "events": tally.published(),
-        "departures": tally.departures(),
+        "to_predict": tally.to_predict(),
         "predictions": tally.predictions(),
         "reactions": tally.reactions,
         "dead_letters": sum(tally.dead_letters.values()),
@@ -52,7 +52,7 @@ def summary(
         "auc": round(auc, 5),
         "auc_live": round(rank_auc(labels, probabilities), 5) if mixed else None,
         "accuracy_live": None if right is None else round(right, 4),
-        "flights_landed": len(rows),
+        "outcomes_known": len(rows),
         "mismatches": report["mismatches"],
         "training_mismatches": report["training_mismatches"],
         "verify": report,
@@ -74,15 +74,13 @@ def verdict(result: dict[str, Any]) -> RenderableType:
         table.add_row(name, value, note)
 
     line("events published", f"{result['events']:,}", f"{result['late']:,} late and {result['sent_twice']:,} twice")
-    line(
-        "predictions", f"{result['predictions']:,}", f"of {result['departures']:,} departures: {result['lost']:,} lost"
-    )
+    line("predictions", f"{result['predictions']:,}", f"of {result['to_predict']:,}: {result['lost']:,} lost")
     line("duplicates dropped", f"{result['duplicates']:,}", "counted in the archive's commits")
     line("dead letters", f"{result['dead_letters']:,}", "counted by an official subscriber")
     line("throughput", f"{result['events_per_s']:,.0f}/s", "burst: first publish to last prediction received")
     line("latency p50", f"{result['p50_ms']:.1f} ms", "publish call to prediction received, at 255 events/s")
     line("latency p99", f"{result['p99_ms']:.1f} ms")
-    line("AUC", f"{result['auc']:.4f}", f"November and December; in this replay {_shown(result['auc_live'])}")
+    line("AUC", f"{result['auc']:.4f}", f"test split; in this replay {_shown(result['auc_live'])}")
     line(
         "mismatches",
         f"{result['mismatches']:,}",

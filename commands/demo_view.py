@@ -1,4 +1,4 @@
-"""What a person sees of the demo: stages, rates and latency, the latest flights and whether they came late."""
+"""What a person sees of the demo: stages, rates and latency, the latest predictions and what came to pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -17,14 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.demo_tally import Tally
+from shared_features.app import App
+from shared_features.columns import Evaluator
+from shared_features.expressions import Field
 
-NEW_YORK = ZoneInfo("America/New_York")
 ADMIT_EVERY_S = 0.35
-"""A flight enters the table at most this often, so that its landing can be watched."""
+"""A prediction enters the table at most this often, so that what then comes to pass can be watched."""
 
-MOST_FLIGHTS = 14
+MOST_ROWS = 14
 WIDTH = 100
-LINES_WITHOUT_FLIGHTS = 21
+LINES_WITHOUT_ROWS = 21
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -50,19 +51,19 @@ class Stage:
 
 
 @dataclass(slots=True)
-class Flights:
-    """The flights in the table: sampled, each for a while."""
+class Latest:
+    """The predictions in the table: sampled, each for a while."""
 
     rows: list[int] = field(default_factory=list)
     """Rows of the replay, newest first."""
     admitted_s: float = 0.0
 
     def admit(self, tally: Tally, now_s: float) -> None:
-        """Take the newest predicted flight in, if it is time for one."""
+        """Take the newest prediction in, if it is time for one."""
         if tally.predicted and now_s - self.admitted_s >= ADMIT_EVERY_S:
             newest = tally.predicted[-1]
             if newest not in self.rows:
-                self.rows = [newest, *self.rows[: MOST_FLIGHTS - 1]]
+                self.rows = [newest, *self.rows[: MOST_ROWS - 1]]
                 self.admitted_s = now_s
 
 
@@ -95,27 +96,27 @@ class View:
         self.tally: Tally | None = None
         self.rate: tuple[float, float] = (0.0, 0.0)
         self.verdict: RenderableType | None = None
-        self._flights = Flights()
+        self._latest = Latest()
         self._began_s = time.monotonic()
         self._rates: list[tuple[float, int, int]] = []
 
     def observe(self) -> None:
-        """Keep the table of flights up to date; called often, whether or not anybody looks."""
+        """Keep the table of predictions up to date; called often, whether or not anybody looks."""
         if self.tally is not None:
-            self._flights.admit(self.tally, time.monotonic())
+            self._latest.admit(self.tally, time.monotonic())
 
     def frame(self, height: int = 50) -> RenderableType:
         """All there is to see.
 
         Args:
-            height: of the terminal in lines; what does not fit is left to the table of flights.
+            height: of the terminal in lines; what does not fit is taken off the table of predictions.
         """
         parts: list[RenderableType] = [self._stage_table()]
         if self.tally is not None:
             parts.append(self._figures(self.tally))
-            places = min(MOST_FLIGHTS, height - LINES_WITHOUT_FLIGHTS)
+            places = min(MOST_ROWS, height - LINES_WITHOUT_ROWS)
             if places > 0 and self.verdict is None:
-                parts.append(self._flight_table(self.tally, places))
+                parts.append(self._prediction_table(self.tally, places))
         if self.verdict is not None:
             parts.append(self.verdict)
         return Panel(
@@ -156,9 +157,9 @@ class View:
         clock = ""
         if tally.newest >= 0:
             moment = tally.replay.block.column("event_time")[tally.newest].as_py()
-            clock = f"{moment.astimezone(NEW_YORK):%a %d %b %Y, %H:%M}"
+            clock = f"{moment:%a %d %b %Y, %H:%M}"
         table.add_row(
-            "New York time", clock, "latency p50", _latency_text([one.p50_ms for one in seconds], latency.p50_ms)
+            "event time, UTC", clock, "latency p50", _latency_text([one.p50_ms for one in seconds], latency.p50_ms)
         )
         table.add_row(
             "published",
@@ -167,15 +168,15 @@ class View:
             _latency_text([one.p99_ms for one in seconds], latency.p99_ms),
         )
         judged = tally.right + tally.wrong
-        accuracy = f"{tally.right / judged:.1%} of {judged:,} landed flights" if judged else "no flight has landed yet"
-        table.add_row("predicted", f"{predicted:,} flights, {predictions_per_s:,.0f}/s", "right so far", accuracy)
+        accuracy = f"{tally.right / judged:.1%} of {judged:,} known outcomes" if judged else "no outcome is known yet"
+        table.add_row("predicted", f"{predicted:,} events, {predictions_per_s:,.0f}/s", "right so far", accuracy)
         sent = tally.sent_ns >= 0
         late, again = int((tally.replay.late & sent).sum()), int((tally.replay.again & sent).sum())
         table.add_row(
             "on purpose",
             f"{late:,} late, {again:,} sent twice",
             "reactions",
-            f"{tally.reactions:,} rebook alerts, {sum(tally.dead_letters.values()):,} dead letters",
+            f"{tally.reactions:,}, {sum(tally.dead_letters.values()):,} dead letters",
         )
         return Panel(table, border_style="dim")
 
@@ -187,18 +188,17 @@ class View:
         took_s = max(now_s - began_s, 0.1)
         return (published - published_then) / took_s, (predicted - predicted_then) / took_s
 
-    def _flight_table(self, tally: Tally, places: int) -> RenderableType:
+    def _prediction_table(self, tally: Tally, places: int) -> RenderableType:
         table = Table(expand=True, box=None, header_style="dim", padding=(0, 1))
-        table.add_column("flight", no_wrap=True)
-        table.add_column("way", no_wrap=True)
-        table.add_column("scheduled", no_wrap=True)
-        table.add_column("left", justify="right", no_wrap=True)
-        table.add_column("chance of ≥ 15 min late", no_wrap=True)
-        table.add_column("arrived", justify="right", no_wrap=True)
+        keys = key_names(tally.app)
+        table.add_column("event time", no_wrap=True)
+        table.add_column(" · ".join(keys) or "event", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("probability", no_wrap=True)
+        table.add_column(", ".join(outcome_fields(tally.app)) or "came to pass", justify="right", no_wrap=True)
         table.add_column("", width=1)
-        rows = self._flights.rows[:places]
+        rows = self._latest.rows[:places]
         for row in rows:
-            table.add_row(*_flight(tally, row))
+            table.add_row(*_cells(tally, row))
         for _ in range(places - len(rows)):
             table.add_row("")
         return table
@@ -210,37 +210,46 @@ def _latency_text(by_second: Sequence[float], overall_ms: float) -> Text:
     return Text.assemble((f"{overall_ms:5.1f} ms  ", "bold"), (sparkline(by_second, 32), "cyan"))
 
 
-def _flight(tally: Tally, row: int) -> list[RenderableType]:
-    """The cells of one flight."""
-    block, probability = tally.replay.block, float(tally.probability[row])
+def key_names(app: App) -> list[str]:
+    """The fields of the event predicted on that some feature groups by, each once."""
+    parts = [part.field for key in app.keys for part in key.parts.get(app.predict_on.name, ())]
+    return list(dict.fromkeys(parts))
 
-    def value(name: str) -> Any:
-        return block.column(f"departed.{name}")[row].as_py()
 
-    delay_min = value("departure_delay")
-    scheduled = value("scheduled_at").astimezone(NEW_YORK)
+def outcome_fields(app: App) -> list[str]:
+    """The fields that the label reads."""
+    nodes = app.label.value.walk() if app.label is not None else ()
+    return list(dict.fromkeys(node.field for node in nodes if isinstance(node, Field)))
+
+
+def _cells(tally: Tally, row: int) -> list[RenderableType]:
+    """One prediction: when, of what, how probable, what came to pass."""
+    app, block, probability = tally.app, tally.replay.block, float(tally.probability[row])
+    asked = app.predict_on
+    keys = [Evaluator(block.slice(row, 1)).array(asked.field(name))[0].as_py() for name in key_names(app)]
+    what = " · ".join("–" if value is None else str(value) for value in keys) or block.column("event_id")[row].as_py()
     style = "red" if probability >= 0.5 else "yellow" if probability >= 0.25 else "green"
-    arrived: RenderableType = Text("in the air", "dim")
+    known: RenderableType = Text("not known yet", "dim")
     mark = Text("")
     if tally.has_landed(row):
-        late = tally.outcome[row] == 1
-        minutes = block.column("arrived.arrival_delay")[tally.outcome_row(row)].as_py()
-        arrived = Text(_minutes(minutes), "red" if late else "green")
-        right = (probability >= 0.5) == late
+        positive = tally.outcome[row] == 1
+        found = Evaluator(block.slice(tally.outcome_row(row), 1))
+        told = app.event_types[app.label.event_type] if app.label is not None else asked
+        values = [found.array(told.field(name))[0].as_py() for name in outcome_fields(app)]
+        known = Text(", ".join(_shown(value) for value in values), "red" if positive else "green")
+        right = (probability >= 0.5) == positive
         mark = Text("✓", "bold green") if right else Text("✗", "bold red")
     return [
-        Text(f"{value('carrier')}{value('flight_number')}", "bold"),
-        f"{value('origin')}→{value('dest')}",
-        f"{scheduled:%a %H:%M}",
-        Text(_minutes(delay_min), "red" if delay_min >= 15 else ""),
+        Text(f"{block.column('event_time')[row].as_py():%a %H:%M}"),
+        Text(what, "bold"),
         Text.assemble((bar(probability, 20), style), f" {probability:4.0%}"),
-        arrived,
+        known,
         mark,
     ]
 
 
-def _minutes(minutes: float) -> str:
-    return "on time" if minutes == 0 else f"{minutes:+.0f} min"
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def export_svg(view: View, path: Path, title: str, height: int = 40) -> None:

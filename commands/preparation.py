@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from commands import options
+from commands.examples import Examples
 from commands.processes import Child
 from shared_features.app import App
 from shared_features.errors import ConfigurationError
@@ -18,9 +19,6 @@ from training.export import read_summary, versions
 
 Tell = Callable[[str, float | None, str], None]
 """Called with the step (``data``, ``training rows`` or ``model``), the share done and a line."""
-
-WITH_DATA = ("flights",)
-"""Apps whose history `sameriver data` can make."""
 
 
 def has_model(models: Path, name: str) -> bool:
@@ -68,19 +66,20 @@ class Preparation:
     def __init__(
         self, app: App, app_name: str, *, models: Path, quick: bool, logs: Path, tell: Tell, var: Path = options.VAR
     ) -> None:
-        if app.name not in WITH_DATA:
-            raise ConfigurationError(
-                f"app {app.name!r} has no data to prepare by itself: wanted one of {', '.join(WITH_DATA)}"
-            )
+        self._examples = Examples(app)
+        self.history = var / "history" / app.name
+        if not self._examples.exist and not self.history.is_dir():
+            self._examples.write(self.history, lambda *_: None)  # says what is missing
         self._app, self._app_name, self._quick = app, app_name, quick
         self._models, self._logs, self._tell = models, logs, tell
-        self.history = var / "history" / app.name
         self.training = var / "training" / app.name
         self.running: Child | None = None
 
     def data(self) -> dict[str, Any]:
-        """The history's summary."""
-        return self._run("data", ["data", self._app.name, "--out", str(self.history)])
+        """The history's summary; only ``reused`` where it is one that the app did not make."""
+        if not self._examples.exist:
+            return {"reused": True}
+        return self._run("data", ["data", self._app_name, "--out", str(self.history)])
 
     def rows(self) -> dict[str, Any]:
         """The training rows' summary."""

@@ -31,10 +31,14 @@ Record = dict[str, Any]
 
 
 def code_environment(**more: str) -> dict[str, str]:
-    """This process's environment for a child that runs our code."""
+    """This process's environment for a child that runs our code.
+
+    Our packages have names that folders of anybody's have too (``batch``, ``apps``): neither the child nor what it
+    starts in turn, Beam's workers for example, looks for modules where it happens to run (PYTHONSAFEPATH).
+    """
     known = os.environ.get("PYTHONPATH")
     path = f"{CODE}{os.pathsep}{known}" if known else str(CODE)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
 class Child:

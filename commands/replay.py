@@ -19,6 +19,8 @@ from shared_features.plan import make_plan
 
 WARM, STEADY, BURST = 0, 1, 2
 MINUTE_US = 60_000_000
+ENDLESS_US = 100 * 366 * 86_400_000_000
+"""A hundred years: all of any history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class ReplaySettings:
 
     Attributes:
         since, until: events published in [since, until) are measured; aware datetimes.
-        steady_events: how many of them go out at a steady rate; the rest is one burst.
+        steady_events: how many of them go out at a steady rate, at most half; the rest is one burst.
         late_share: of the measured events, held back by ``late_min_us`` to ``late_max_us`` of event time.
         twice_share: of the measured events, sent again up to ``late_max_us`` later.
         seed: of all that is drawn.
@@ -74,9 +76,14 @@ class Replay:
 
 
 def warm_up_us(app: App) -> int:
-    """How far back a feature can look: the longest window and the lateness, microseconds."""
-    longest_us = max((stage.longest_us for stage in make_plan(app).stages), default=0)
-    return longest_us + app.lateness_us
+    """How far back a feature can look, microseconds: the longest window and the lateness.
+
+    Windows of the last n events have no limit: `ENDLESS_US`.
+    """
+    stages = make_plan(app).stages
+    if any(stage.counts_events for stage in stages):
+        return ENDLESS_US
+    return max((stage.longest_us for stage in stages), default=0) + app.lateness_us
 
 
 def make_replay(app: App, history: Path, settings: ReplaySettings) -> Replay:
@@ -108,7 +115,8 @@ def make_replay(app: App, history: Path, settings: ReplaySettings) -> Replay:
     rows, is_again = rows[order], order >= block.num_rows
     is_late = np.isin(rows, held) & ~is_again
     phase = np.where(published[rows] < since_us, WARM, STEADY).astype(np.int8)
-    phase[np.flatnonzero(phase)[settings.steady_events :]] = BURST
+    replayed = np.flatnonzero(phase)
+    phase[replayed[min(settings.steady_events, (len(replayed) + 1) // 2) :]] = BURST
     return Replay(block.take(pa.array(rows)), phase, is_late, is_again)
 
 
@@ -119,6 +127,6 @@ def read_history(app: App, history: Path, from_us: int, to_us: int) -> pa.Record
     try:
         table = pq.read_table(history, filters=bounds)
     except (OSError, pa.ArrowException) as error:
-        raise HistoryError(f"history {history} cannot be read ({error}): run `sameriver data {app.name}`") from error
+        raise HistoryError(f"history {history} cannot be read ({error}): run `sameriver data {app.spec}`") from error
     by = [("publish_time", "ascending"), ("event_type", "ascending"), ("event_id", "ascending")]
     return to_block(app, table.sort_by(by))

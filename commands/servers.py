@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from commands import options, output
 from commands.options import app_option, folder_option, json_option
 from commands.processes import check_port_free
 from commands.signals import stop_signal
+
+if TYPE_CHECKING:
+    from shared_features.app import App
 
 LOOPBACK = "127.0.0.1"
 
@@ -30,7 +34,7 @@ def serve(app_name: str, models: Path | None, port: int, rest_port: int | None, 
 
             raise ConfigurationError(f"app {app.name!r} has no model to serve: wanted models=[Model(...)] in its file")
         home = models or options.models_folder(app)
-        check_model(home, name, app.name)
+        check_model(home, name, app)
         from serving.server import ModelServer
         from serving.versions import ModelSettings
 
@@ -52,15 +56,14 @@ def serve(app_name: str, models: Path | None, port: int, rest_port: int | None, 
             output.print_json({"stopped": True})
 
 
-def check_model(home: Path, name: str, app_name: str, otherwise: str = "or name another folder with --models") -> None:
+def check_model(home: Path, name: str, app: App, otherwise: str = "or name another folder with --models") -> None:
     """ConfigurationError, with the command that makes one, if there is no version of the model."""
     from shared_features.errors import ConfigurationError
     from training.export import versions
 
     if not versions(home / name):
         raise ConfigurationError(
-            f"model {name!r} has no version in {home / name}: run `sameriver data {app_name}`, `sameriver traindata "
-            f"--app {app_name}` and `sameriver train --app {app_name}`, {otherwise}"
+            f"model {name!r} has no version in {home / name}: run `sameriver train --app {app.spec}`, {otherwise}"
         )
 
 

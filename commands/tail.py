@@ -6,7 +6,7 @@ import base64
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -166,8 +166,13 @@ def _prediction_columns(record: dict[str, Any]) -> list[tuple[str, int, str]]:
         ("event", 34, record["event_id"]),
         ("outputs", 20, outputs),
         ("model", 18, f"{record['model']}/{record['model_version']}" if record["model"] else ""),
-        ("key", 0, " ".join(f"{name}={value}" for name, value in record["key"].items())),
+        ("key", 0, _pairs(record["key"])),
+        *([("features", 0, _pairs(record["features"]))] if record.get("features") else []),
     ]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _reaction_columns(record: dict[str, Any]) -> list[tuple[str, int, str]]:
@@ -175,7 +180,7 @@ def _reaction_columns(record: dict[str, Any]) -> list[tuple[str, int, str]]:
         ("event time (UTC)", 19, _time(record["event_time"])),
         ("reaction", 12, record["reaction"]),
         ("event", 34, record["event_id"]),
-        ("payload", 0, " ".join(f"{name}={value}" for name, value in record["payload"].items())),
+        ("payload", 0, _pairs(record["payload"])),
     ]
 
 

@@ -6,6 +6,7 @@ TensorFlow is loaded by a process of its own: it takes seconds and 600 MB, and s
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from commands.jobs import run_job
 from commands.options import app_option, folder_option, json_option
 
 if TYPE_CHECKING:
+    from batch.splits import Splits
     from shared_features.app import App
 
 
@@ -24,16 +26,30 @@ if TYPE_CHECKING:
 @app_option
 @click.option("--history", show_default="var/history/<app>", help="Folder of Parquet, or bq://project.dataset.table.")
 @folder_option("--out", "the training rows", "var/training/<app>")
+@click.option("--validate-from", type=click.DateTime(), help="UTC; rows from there on validate.  [default: app's own]")
+@click.option("--test-from", type=click.DateTime(), help="UTC; rows from there on test.  [default: app's own]")
 @click.option("--shards", default=4, type=click.IntRange(1), help="Into how many shards keys go; changes no row.")
 @click.option(
     "--beam", "beam_options", multiple=True, metavar="OPTION", help="Beam option, such as --runner=FlinkRunner."
 )
 @json_option
 def traindata(
-    app_name: str, history: str | None, out: Path | None, shards: int, beam_options: tuple[str, ...], as_json: bool
+    app_name: str,
+    history: str | None,
+    out: Path | None,
+    validate_from: datetime | None,
+    test_from: datetime | None,
+    shards: int,
+    beam_options: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Training rows: features as of each event, with what then came to pass."""
+    """Training rows: features as of each event, with what then came to pass.
+
+    Rows train, validate or test by event time. Where neither an option nor the app says from when on, the time that
+    the history covers is divided: 70 %, 15 %, 15 %.
+    """
     app = options.load(app_name)
+    splits = _splits(app, validate_from, test_from)
     with output.progress("training rows") as tell:
         tell(0.0, "loading Beam")
         from batch.traindata import make_training_rows
@@ -42,6 +58,7 @@ def traindata(
             app,
             history or options.history_folder(app),
             out or options.training_folder(app),
+            splits=splits,
             shards=shards,
             runner_options=beam_options,
             progress=tell,
@@ -62,17 +79,24 @@ def traindata(
 
 @click.command()
 @app_option
-@folder_option("--rows", "the training rows", "var/training/<app>")
+@folder_option("--rows", "training rows, which are then taken as they are", "var/training/<app>")
 @folder_option("--models", "models, one folder each", "var/models/<app>")
 @click.option("--quick", is_flag=True, help="Fewer rows and epochs, for trying things out.")
 @click.option("--seed", default=1, help="Of shuffling, weights and dropout.")
 @json_option
 def train(app_name: str, rows: Path | None, models: Path | None, quick: bool, seed: int, as_json: bool) -> None:
-    """Train the app's model and export it as the next version."""
+    """Train the app's model and export it as the next version.
+
+    Where no training rows of the app's present features are there, they are made first: from the history that the
+    former rows were made from, or else from the app's own in var/history/<app>.
+    """
     app = options.load(app_name)
     name = _model(app)
     model = app.models[0]
-    arguments = ["--rows", str(rows or options.training_folder(app))]
+    if rows is None:
+        rows = options.training_folder(app)
+        _ensure_rows(app, rows)
+    arguments = ["--rows", str(rows)]
     arguments += ["--models", str(models or options.models_folder(app)), "--model", name]
     arguments += ["--fingerprint", app.fingerprint, "--options", json.dumps(model.options), "--seed", str(seed)]
     with output.progress(f"training {name}") as tell:
@@ -130,6 +154,43 @@ def evaluate(
     output.print_table(headings, lines)
     for path in report["files"]:
         click.echo(path)
+
+
+def _splits(app: App, validate_from: datetime | None, test_from: datetime | None) -> Splits | None:
+    """As the options say, or as the app's own history says; None if nobody says anything."""
+    from batch.splits import Splits
+    from commands.examples import Examples
+    from shared_features.errors import ConfigurationError
+
+    if validate_from is None and test_from is None:
+        return Examples(app).splits
+    if validate_from is None or test_from is None:
+        raise ConfigurationError("only one of --validate-from and --test-from is given: wanted both or none")
+    return Splits(validate_from.replace(tzinfo=UTC), test_from.replace(tzinfo=UTC))
+
+
+def _ensure_rows(app: App, folder: Path) -> None:
+    """Make training rows, and the example history, if there are none of the app's present features.
+
+    Raises:
+        HistoryError: there is no history to make them from.
+    """
+    from batch.traindata import made_from, make_training_rows
+    from commands.examples import Examples
+
+    before = made_from(app, folder)
+    if before is not None and before.fits:
+        return
+    examples = Examples(app)
+    history = str(options.history_folder(app)) if before is None else before.history
+    click.echo(f"making training rows of {history} first: those in {folder} are missing or of other features", err=True)
+    with output.progress("training rows") as tell:
+        if examples.exist and Path(history) == options.history_folder(app):
+            examples.write(Path(history), lambda done, step: tell(0.1 * done, step))
+        splits = examples.splits if before is None else before.splits
+        make_training_rows(
+            app, history, folder, splits=splits, progress=lambda done, step: tell(0.1 + 0.9 * done, step)
+        )
 
 
 def _model(app: App) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--model-port", default=options.MODEL_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--gateway-port", default=options.GATEWAY_PORT, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--no-gateway", is_flag=True, help="No REST API for events.")
+@click.option("--with-features", is_flag=True, help="Put the features into prediction messages.")
 @click.option("--make", "make_model", is_flag=True, help="No model yet: make one first, quickly.")
 @folder_option("--logs", "what the processes say", "var/log/<app>")
 @json_option
@@ -42,6 +43,7 @@ def up(
     model_port: int,
     gateway_port: int,
     no_gateway: bool,
+    with_features: bool,
     make_model: bool,
     logs: Path | None,
     as_json: bool,
@@ -67,7 +69,7 @@ def up(
         try:
             live.start_broker(broker_port, None if in_memory else data or options.VAR / "broker")
             live.start_model_server(models, model_port)
-            with_features = not no_gateway and bool(DueReactions(app).features)
+            with_features = with_features or (not no_gateway and bool(DueReactions(app).features))
             live.start_job(archive or options.archive_folder(app), with_features=with_features)
             if not no_gateway:
                 live.start_gateway(gateway_port)
@@ -110,7 +112,7 @@ def _ensure_model(app: App, app_name: str, models: Path, make_model: bool) -> No
     assert name is not None
     if make_model and not has_model(models, name):
         make_quick_model(app, app_name, models)
-    check_model(models, name, app.name, "or let `sameriver up --make` do it")
+    check_model(models, name, app, "or let `sameriver up --make` do it")
 
 
 def _tell_ready(app: App, live: Live, as_json: bool) -> None:

@@ -57,7 +57,7 @@ def _compare(app: App, archive: Path, model_server: str | None, history: str | N
 
     from batch.skew import TrainingRows, training_rows
     from batch.verify import read_served, verify
-    from commands.replay import read_history, warm_up_us
+    from commands.replay import ENDLESS_US, read_history, warm_up_us
     from serving.client import ModelClient
     from shared_features.plan import make_plan
     from streaming.job import predictor
@@ -68,8 +68,11 @@ def _compare(app: App, archive: Path, model_server: str | None, history: str | N
         if served is not None:
             times = served.column("event_time").cast(pa.int64())
             begin_us, end_us = (pc.min(times).as_py(), pc.max(times).as_py())
-            block = read_history(app, Path(history), begin_us - 2 * warm_up_us(app), end_us + 1)
-            training = training_rows(make_plan(app), block, begin_us + warm_up_us(app))
+            reach_us = warm_up_us(app)
+            block = read_history(app, Path(history), begin_us - 2 * reach_us, end_us + 1)
+            if reach_us == ENDLESS_US and pc.min(block.column("event_time").cast(pa.int64())).as_py() >= begin_us:
+                reach_us = 0  # the job has seen the whole history
+            training = training_rows(make_plan(app), block, begin_us + reach_us)
     name = options.served_model(app)
     if model_server is None or name is None:
         return verify(app, archive, training=training)

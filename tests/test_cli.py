@@ -129,7 +129,7 @@ def test_a_port_in_use_is_said(refused: Refused, taken_port: int, tmp_path: Path
 
 
 def test_a_missing_model_is_named_with_the_commands_that_make_one(refused: Refused) -> None:
-    words = ["wide_and_deep", "sameriver data flights", "sameriver traindata", "sameriver train"]
+    words = ["wide_and_deep", "sameriver train --app flights"]
     refused("serve", "--port", 0, words=words)
     refused("up", "--broker-port", 0, "--model-port", 0, words=[*words, "--make"])
     refused("evaluate", words=["wide_and_deep", "sameriver train"])
