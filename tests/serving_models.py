@@ -9,6 +9,7 @@ whole         an int64 input
 slow          counts to x in a loop on one thread
 estimator     TF 1 style: several signatures, tf.Example inputs (see saved_model_half_plus_two of TensorFlow Serving)
 broken        a SavedModel whose graph is cut short
+reads_files, writes_files, saves, runs_python, prints_to_file   what a model must not do
 """
 
 from __future__ import annotations
@@ -110,10 +111,38 @@ def main(folder: Path) -> None:
 
     save("slow", tf.Module(), serving_default=signature(slow, x=tf.float32))
     _estimator(tf, folder / "estimator")
+    _dangerous(tf, save, signature)
 
     shutil.copytree(folder / "half_plus_two", folder / "broken")
     graph = folder / "broken" / "saved_model.pb"
     graph.write_bytes(graph.read_bytes()[:-200])
+
+
+def _dangerous(tf: Any, save: Any, signature: Any) -> None:
+    def writes(x: Any) -> dict[str, Any]:
+        with tf.control_dependencies([tf.io.write_file("canary", "x")]):
+            return {"y": tf.identity(x)}
+
+    def saves(x: Any) -> dict[str, Any]:
+        with tf.control_dependencies([tf.raw_ops.SaveV2(
+            prefix="canary", tensor_names=["x"], shape_and_slices=[""], tensors=[x])]):  # fmt: skip
+            return {"y": tf.identity(x)}
+
+    def prints(x: Any) -> dict[str, Any]:
+        tf.print(x, output_stream="file://canary")
+        return {"y": tf.identity(x)}
+
+    def python(x: Any) -> dict[str, Any]:
+        return {"y": tf.reshape(tf.py_function(lambda value: value, [x], tf.float32), [-1])}
+
+    save("reads_files", tf.Module(), serving_default=signature(lambda p: {"y": tf.io.read_file(p[0])}, p=tf.string))
+    for name, function in {
+        "writes_files": writes,
+        "saves": saves,
+        "prints_to_file": prints,
+        "runs_python": python,
+    }.items():
+        save(name, tf.Module(), serving_default=signature(function, x=tf.float32))
 
 
 def _estimator(tf: Any, folder: Path) -> None:
