@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from commands import output
+from commands.bench_skew import skew
 from commands.options import json_option
 
 
@@ -34,3 +35,6 @@ def kernel(rows: int, as_json: bool) -> None:
         output.print_json(result)
     else:
         benchmark.report(result)
+
+
+bench.add_command(skew)
