@@ -134,6 +134,8 @@ class ModelServer:
         self._metrics = Metrics()
         self._request_log = RequestLog(self._metrics)
         self._health = health
+        if health:
+            self._threads += health_service.WATCHERS
         self._tls = tls
         self._token = token
         self._http: HttpServer | None = None
