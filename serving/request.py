@@ -74,7 +74,7 @@ class RequestEncoder:
 
     Numbers and booleans go as the input's float type by way of float64 (so that a value does not depend on its
     neighbours), null as NaN; strings as UTF-8, null as ``""``. Integer and boolean inputs have no missing value:
-    `unusable` names such rows.
+    `unusable` names such rows. A fixed-size list of n goes to an input of shape [rows, n], each place as a value is.
 
     Attributes:
         outputs: names of the outputs to ask for, the numeric ones.
@@ -97,16 +97,13 @@ class RequestEncoder:
         self._columns: list[tuple[str, Callable[[pa.Array], list[Any]]]] = []
         for name, dtype in signature.inputs.items():
             shape = signature.input_shapes.get(name, (None,))
-            if shape is not None and len(shape) == 2 and shape[1] in (1, None):
-                width = b"\x12\x02\x08\x01"  # one more dimension of size 1
-            elif shape is None or len(shape) == 1:
-                width = b""
-            else:
+            if shape is not None and len(shape) not in (1, 2):
                 raise SignatureMismatchError(f"input {name!r} of shape {shape} cannot be made from one column")
+            rows = _Rows(name, shape)
             if dtype == "DT_STRING":
-                self._columns.append((name, _StringColumn(name, width)))
+                self._columns.append((name, _StringColumn(name, rows)))
             elif dtype in _FLOATS or dtype in _INTEGERS:
-                self._columns.append((name, _NumberColumn(name, dtype, width)))
+                self._columns.append((name, _NumberColumn(name, dtype, rows)))
             else:
                 raise SignatureMismatchError(f"input {name!r} of type {dtype} cannot be made from a feature")
 
@@ -132,22 +129,55 @@ class RequestEncoder:
             index = block.schema.get_field_index(name)
             if kind is None or index < 0:
                 continue
-            column = block.column(index)
-            for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
-                rows.setdefault(row, f"input {name!r} is null and of type {dtype}, which has no missing value")
+            column, size = _flat(name, block.column(index))
+            for place in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
+                rows.setdefault(place // size, f"input {name!r} is null and {dtype} has no missing value")
             if kind.kind == "i" and column.null_count < len(column):
                 limits = np.iinfo(kind)
                 values = _float64(name, column)
                 with np.errstate(invalid="ignore"):
                     fits = (values >= limits.min) & (values <= limits.max) & (values == np.floor(values))
-                for row in np.flatnonzero(~fits).tolist():
-                    rows.setdefault(row, f"input {name!r} is {values[row]:g}, which {dtype} cannot hold")
+                for place in np.flatnonzero(~fits).tolist():
+                    rows.setdefault(place // size, f"input {name!r} is {values[place]:g}, which {dtype} cannot hold")
         return rows
 
 
+class _Rows:
+    """The shape of an input's tensor: [rows], or [rows, size] where the model has it so or the column is a list."""
+
+    def __init__(self, name: str, shape: tuple[int | None, ...] | None) -> None:
+        self._name, self._shape = name, shape
+
+    def flat(self, column: pa.Array) -> tuple[pa.Array, int | None]:
+        """All values of a column, row by row, and the second dimension; None for a tensor of one."""
+        values, size = _flat(self._name, column)
+        is_list = values is not column
+        if self._shape is None:
+            return values, size if is_list else None
+        if len(self._shape) == 1 and not is_list:
+            return values, None
+        if len(self._shape) == 1 or self._shape[1] not in (None, size):
+            wanted = "one value" if len(self._shape) == 1 else f"a list of {self._shape[1]}"
+            got = f"a list of {size}" if is_list else "one value"
+            raise SignatureMismatchError(
+                f"input {self._name!r} of shape {self._shape} takes {wanted} a row, the block has {got}"
+            )
+        return values, size
+
+
+def _flat(name: str, column: pa.Array) -> tuple[pa.Array, int]:
+    """The values of a column, and how many a row has; those of a fixed-size list one after the other."""
+    if type(column).__name__ != "FixedSizeListArray":  # by name: importing the client does not load Arrow
+        return column, 1
+    values, size = column.flatten(), column.type.list_size
+    if len(values) != len(column) * size:
+        raise SignatureMismatchError(f"input {name!r} is a list that is null in some rows, wanted lists of nulls")
+    return values, size
+
+
 class _NumberColumn:
-    def __init__(self, name: str, dtype: str, width: bytes) -> None:
-        self._name = name
+    def __init__(self, name: str, dtype: str, rows: _Rows) -> None:
+        self._name, self._rows = name, rows
         self._storage = _FLOATS.get(dtype) or _INTEGERS[dtype]
         self._floating = dtype in _FLOATS
         key = name.encode()
@@ -155,8 +185,8 @@ class _NumberColumn:
         dtype_bytes = b"\x08" + varint(DataType[dtype].value)
 
         @lru_cache(maxsize=64)
-        def prefix(rows: int) -> bytes:
-            size = rows * self._storage.itemsize
+        def prefix(rows: int, width: int | None) -> bytes:
+            size = rows * (1 if width is None else width) * self._storage.itemsize
             tensor = dtype_bytes + _shape(rows, width) + b"\x22" + varint(size)
             entry = key_bytes + b"\x12" + varint(len(tensor) + size) + tensor
             return b"\x12" + varint(len(entry) + size) + entry
@@ -164,23 +194,26 @@ class _NumberColumn:
         self._prefix = prefix
 
     def __call__(self, column: pa.Array) -> list[Any]:
+        rows = len(column)
+        column, width = self._rows.flat(column)
         if self._floating or column.type.bit_width != 64 or column.null_count:
             values = _float64(self._name, column)
         else:
             values = column.to_numpy(zero_copy_only=False)  # int64 as it is: float64 would round it
         with np.errstate(over="ignore", invalid="ignore"):
-            return [self._prefix(len(column)), values.astype(self._storage, copy=False).tobytes()]
+            return [self._prefix(rows, width), values.astype(self._storage, copy=False).tobytes()]
 
 
 class _StringColumn:
-    def __init__(self, name: str, width: bytes) -> None:
-        self._name = name
-        self._width = width
+    def __init__(self, name: str, rows: _Rows) -> None:
+        self._name, self._rows = name, rows
         key = name.encode()
         self._key = b"\x0a" + varint(len(key)) + key
         self._known = lru_cache(maxsize=4096)(_string_value)  # carriers and airports come again and again
 
     def __call__(self, column: pa.Array) -> list[Any]:
+        rows = len(column)
+        column, width = self._rows.flat(column)
         kind = str(column.type)
         if kind.startswith("dictionary"):
             column = column.dictionary_decode()
@@ -194,7 +227,7 @@ class _StringColumn:
             coded = column.dictionary_encode(null_encoding="encode")
             distinct = [known(value) for value in coded.dictionary.to_pylist()]
             values = b"".join(map(distinct.__getitem__, coded.indices.to_numpy().tolist()))
-        tensor = b"\x08\x07" + _shape(len(column), self._width)
+        tensor = b"\x08\x07" + _shape(rows, width)
         size = len(tensor) + len(values)
         entry = self._key + b"\x12" + varint(size) + tensor
         return [b"\x12" + varint(len(entry) + len(values)) + entry, values]
@@ -221,7 +254,9 @@ def _float64(name: str, column: pa.Array) -> Array:
 
 
 @lru_cache(maxsize=256)
-def _shape(rows: int, width: bytes) -> bytes:
-    dim = b"\x08" + varint(rows)
-    shape = b"\x12" + varint(len(dim)) + dim + width
+def _shape(rows: int, width: int | None) -> bytes:
+    shape = b""
+    for size in (rows,) if width is None else (rows, width):
+        dim = b"\x08" + varint(size)
+        shape += b"\x12" + varint(len(dim)) + dim
     return b"\x12" + varint(len(shape)) + shape

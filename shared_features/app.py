@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -158,8 +158,8 @@ class App:
         uses += [(f"rule {model.name!r}", model.probability) for model in self.models if isinstance(model, Rule)]
         for place, value in uses:
             self._check_row_level(place, value)
-            for node in value.walk():
-                if isinstance(node, Aggregate) and node.key not in known:
+            for node in _computed(value, known):
+                if isinstance(node, Aggregate):
                     raise DefinitionError(
                         f"{place} uses an aggregate that is no feature: add {node.key} to features", at=node.at
                     )
@@ -210,6 +210,14 @@ class App:
                 f"{there.field}, a {there.dtype}: wanted two fields of one type",
                 at=label.at,
             )
+
+
+def _computed(value: Expression, known: Set[str]) -> Iterator[Expression]:
+    """The nodes of an expression that are still to be computed where those with the keys ``known`` are given."""
+    if value.key not in known:
+        yield value
+        for part in value.parts():
+            yield from _computed(part, known)
 
 
 def load_app(spec: str) -> App:

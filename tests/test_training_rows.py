@@ -119,7 +119,7 @@ def _relabelled(values: pa.Array) -> Callable[[pa.Table], pa.Table]:
         (_rewritten(_relabelled(pa.array([None] + [True] * 39))), "needs a label, but .* has rows without"),
         (
             _rewritten(lambda table: table.append_column("seen_at", table["event_time"])),
-            r"must be int64, float64, bool or string, but seen_at in .* is timestamp",
+            r"must be int64, float64, bool, string or a list of numbers, but seen_at in .* is timestamp",
         ),
         (_rewritten(lambda table: table.drop(list(training_rows.FEATURES))), "at least one feature"),
         (_damaged, "must be Parquet, but .* cannot be read"),

@@ -2,9 +2,10 @@
 
     <models>/<model>/<version>/saved_model.pb, variables/, assets.extra/sameriver.json
 
-Signature ``serving_default``: one input a feature, shape [rows]; numbers float32 with NaN for missing, texts
-with "" for missing; output ``probability`` float32 [rows]. Signature ``describe``: no input; outputs
-``fingerprint`` and ``definitions``, strings [1], so that whoever calls can check which features it must send.
+Signature ``serving_default``: one input a feature, shape [rows] ([rows, n] for a list of n numbers); numbers float32
+with NaN for missing, texts with "" for missing; output ``probability`` float32 [rows]. Signature ``describe``: no
+input; outputs ``fingerprint`` and ``definitions``, strings [1], so that whoever calls can check which features it
+must send.
 
 A version appears whole or not at all: it is written beside, flushed, and renamed to the next free number.
 
@@ -30,7 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared_features.errors import ConfigurationError
-from training.rows import TrainingRows
+from shared_features.lists import spread
+from training.rows import TrainingRows, number_column
 
 SUMMARY = Path("assets.extra") / "sameriver.json"
 ROWS_PER_CALL = 16_384
@@ -151,10 +153,12 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
     fingerprint, definitions = rows.fingerprint, rows.definitions
 
     def packed(columns: list[Any], any_column: Any, dtype: Any) -> Any:
-        return tf.stack(columns, axis=1) if columns else tf.zeros([tf.size(any_column), 0], dtype)
+        return tf.stack(columns, axis=1) if columns else tf.zeros([tf.shape(any_column)[0], 0], dtype)
 
     def predict(**features: Any) -> dict[str, Any]:
         any_column = next(iter(features.values()))
+        for name, places in rows.lists.items():
+            features |= dict(zip(places, tf.unstack(features.pop(name), num=len(places), axis=1), strict=True))
         packed_numbers = packed([features[name] for name in numbers], any_column, tf.float32)
         packed_texts = packed([features[name] for name in texts], any_column, tf.string)
         logits = model([packed_numbers, packed_texts], training=False)
@@ -166,7 +170,9 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
             "definitions": tf.identity(tf.constant([definitions])),
         }
 
-    inputs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in numbers}
+    listed = {place for places in rows.lists.values() for place in places}
+    inputs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in numbers if name not in listed}
+    inputs |= {name: tf.TensorSpec([None, len(places)], tf.float32, name=name) for name, places in rows.lists.items()}
     inputs |= {name: tf.TensorSpec([None], tf.string, name=name) for name in texts}
     module = tf.Module()
     # What the functions use must be reachable from what is saved. Keras's own wrappers would be saved as copies:
@@ -203,22 +209,30 @@ class SavedModel:
         self.definitions: str = described["definitions"].numpy()[0].decode()
         inputs = self._predict.structured_input_signature[1]
         self.inputs: dict[str, str] = {name: one.dtype.name for name, one in sorted(inputs.items())}
+        self._lists: dict[str, int] = {name: one.shape[1] for name, one in inputs.items() if one.shape.rank == 2}
 
     def probabilities(self, data: pa.Table | pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """Predict rows with one column per feature (nulls allowed); float32 [rows]."""
+        """Predict rows with one column per feature (nulls allowed); float32 [rows].
+
+        A list may come as a fixed-size list or spread, as `training.rows` has it.
+        """
         parts = [np.empty(0, np.float32)]
         for start in range(0, data.num_rows, ROWS_PER_CALL):
             piece = data.slice(start, ROWS_PER_CALL)
-            feed = {name: self._tensor(piece[name], dtype) for name, dtype in self.inputs.items()}
+            columns = spread({name: piece[name] for name in piece.schema.names})
+            feed = {name: self._tensor(columns, name, dtype) for name, dtype in self.inputs.items()}
             parts.append(self._predict(**feed)["probability"].numpy())
         return np.concatenate(parts)
 
-    def _tensor(self, column: pa.Array | pa.ChunkedArray, dtype: str) -> Any:
+    def _tensor(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], name: str, dtype: str) -> Any:
         if dtype == "string":
-            texts = pc.fill_null(column.cast(pa.string()), "").to_pylist()
+            texts = pc.fill_null(columns[name].cast(pa.string()), "").to_pylist()
             return self._tensorflow.constant(texts, self._tensorflow.string)
-        flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        numbers = flat.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        if name in self._lists:
+            places = [number_column(columns[f"{name}[{place}]"]) for place in range(self._lists[name])]
+            numbers = np.stack(places, axis=1)
+        else:
+            numbers = number_column(columns[name])
         return self._tensorflow.constant(numbers, self._tensorflow.as_dtype(dtype))
 
 

@@ -5,13 +5,16 @@
 Columns: ``event_id``, ``event_time``, ``publish_time``, ``label`` (bool, never null) and one per feature.
 Which features there are, and of which type, is read from the schema, never from a list in this package;
 which definitions they were computed by is read from the schema's metadata and goes into the model.
+
+A list of n numbers (a fixed-size list column) counts as n numbers here, ``name[0]`` to ``name[n-1]``; it becomes one
+list again where the model is exported, as an input of shape [rows, n].
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared_features.errors import FingerprintError, HistoryError
+from shared_features.lists import place_names, spread
 
 SPLITS = ("train", "validate", "test")
 ENVELOPE = ("event_id", "event_time", "publish_time")
@@ -74,9 +78,10 @@ class TrainingRows:
         app: the app's name.
         fingerprint: of the definitions that computed the features.
         definitions: canonical JSON of these definitions, exactly as written by the batch job.
-        features: in the order of the columns.
+        features: in the order of the columns, those of a list one after the other.
         shards: split -> files, by name.
         counts: split -> rows.
+        lists: list feature -> the names of its numbers among ``features``.
     """
 
     folder: Path
@@ -86,6 +91,7 @@ class TrainingRows:
     features: tuple[Feature, ...]
     shards: Mapping[str, tuple[Path, ...]]
     counts: Mapping[str, int]
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -114,9 +120,12 @@ class TrainingRows:
             rows_per_block: greatest number of rows in a block; what is in memory at a time.
         """
         wanted = list(columns) if columns is not None else [f.name for f in self.features] + [LABEL]
+        list_of = {place: name for name, names in self.lists.items() for place in names}
+        read = list(dict.fromkeys(list_of.get(name, name) for name in wanted))
         for path in self.shards[split] if shards is None else shards:
             with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(batch_size=rows_per_block, columns=wanted)
+                for block in file.iter_batches(batch_size=rows_per_block, columns=read):
+                    yield _spread(block, wanted) if self.lists else block
 
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole split in memory, sorted by ``event_id``: the same table however the split was sharded."""
@@ -198,9 +207,9 @@ def open_rows(folder: Path | str) -> TrainingRows:
             raise HistoryError(f"{folder / split} holds no rows: widen the history's time range.")
         shards[split] = files
     assert first is not None
-    features = _features_of(first[0], first[1])
+    features, lists = _features_of(first[0], first[1])
     app, fingerprint, definitions = first[2]
-    return TrainingRows(folder, app, fingerprint, definitions, features, shards, counts)
+    return TrainingRows(folder, app, fingerprint, definitions, features, shards, counts, lists)
 
 
 def _schema_of(path: Path) -> tuple[pa.Schema, int]:
@@ -252,24 +261,37 @@ def _origin_of(path: Path, schema: pa.Schema) -> tuple[str, str, str]:
     return metadata[keys[0]], metadata[keys[1]], metadata[keys[2]]
 
 
-def _features_of(path: Path, schema: pa.Schema) -> tuple[Feature, ...]:
-    features = []
-    for field in schema:
-        if field.name in (*ENVELOPE, LABEL):
+def _features_of(path: Path, schema: pa.Schema) -> tuple[tuple[Feature, ...], dict[str, tuple[str, ...]]]:
+    features: list[Feature] = []
+    lists: dict[str, tuple[str, ...]] = {}
+    for column in schema:
+        if column.name in (*ENVELOPE, LABEL):
             continue
-        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        plain = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_string(plain) or pa.types.is_large_string(plain):
-            features.append(Feature(field.name, "text"))
-        elif pa.types.is_boolean(plain) or pa.types.is_integer(plain) or pa.types.is_floating(plain):
-            features.append(Feature(field.name, "number"))
+            features.append(Feature(column.name, "text"))
+        elif _is_number(plain):
+            features.append(Feature(column.name, "number"))
+        elif pa.types.is_fixed_size_list(plain) and _is_number(plain.value_type):
+            lists[column.name] = tuple(place_names(column.name, plain))
+            features += [Feature(name, "number") for name in lists[column.name]]
         else:
             raise HistoryError(
-                f"A feature must be int64, float64, bool or string, but {field.name} in {path} is "
-                f"{field.type}: change its definition."
+                f"A feature to train on must be int64, float64, bool, string or a list of numbers, but {column.name} "
+                f"in {path} is {column.type}: change its definition."
             )
     if not features:
         raise HistoryError(f"Training needs at least one feature, but {path} has none: add one to the app.")
-    return tuple(features)
+    return tuple(features), lists
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _spread(block: pa.RecordBatch, wanted: Sequence[str]) -> pa.RecordBatch:
+    columns = spread(dict(zip(block.schema.names, block.columns, strict=True)))
+    return pa.RecordBatch.from_arrays([columns[name] for name in wanted], names=list(wanted))
 
 
 def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
