@@ -18,13 +18,24 @@ if TYPE_CHECKING:
     from streaming.job import JobSettings, StreamingJob
 
 
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
 @click.command()
 @app_option
 @pubsub_options
 @folder_option("--archive", "the job's archive, from which it comes back", "var/archive/<app>")
 @click.option(
-    "--model-server", default=f"127.0.0.1:{options.MODEL_PORT}", metavar="HOST:PORT", help="TF Serving's gRPC API."
+    "--model-server",
+    default=f"127.0.0.1:{options.MODEL_PORT}",
+    metavar="HOST:PORT,…",
+    help="TF Serving's gRPC API; several are asked in turn.",
 )
+@click.option("--model-tls", is_flag=True, help="Speak TLS to it; also said by any of the certificates.")
+@click.option("--model-authority", type=_FILE, help="Certificate of the authority that signed its certificate.")
+@click.option("--model-certificate", type=_FILE, help="Certificate to show it.")
+@click.option("--model-key", type=_FILE, help="The key of that certificate.")
+@click.option("--model-token-file", type=_FILE, help="File with the token to show it.")
 @click.option("--collect", is_flag=True, help="No model: compute, archive and publish features only.")
 @click.option("--with-features", is_flag=True, help="Put the features into prediction messages.")
 @click.option("--horizon", "horizon_s", default=7 * 86_400, help="Deduplication horizon, seconds of event time.")
@@ -37,6 +48,11 @@ def stream(
     emulator: str | None,
     archive: Path | None,
     model_server: str,
+    model_tls: bool,
+    model_authority: Path | None,
+    model_certificate: Path | None,
+    model_key: Path | None,
+    model_token_file: Path | None,
     collect: bool,
     with_features: bool,
     horizon_s: int,
@@ -50,13 +66,18 @@ def stream(
     """
     app = options.load(app_name)
     with stop_signal() as stop:
+        from serving.client_access import ClientAccess
+        from shared_features.errors import ConfigurationError
         from streaming.job import JobSettings, StreamingJob
 
+        if (model_certificate is None) != (model_key is None):
+            raise ConfigurationError("--model-certificate and --model-key belong together, got one of them: give both")
         collect = collect or not app.models
         settings = JobSettings(
             endpoint=options.endpoint(project, emulator),
             archive=archive or options.archive_folder(app),
             model_server=None if collect or options.served_model(app) is None else model_server,
+            model_access=ClientAccess(model_authority, model_certificate, model_key, model_token_file, tls=model_tls),
             collect=collect,
             with_features=with_features,
             horizon_s=horizon_s,

@@ -8,35 +8,47 @@ from typing import Any
 
 import grpc
 
+from serving.client_access import ClientAccess
+
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
 _MESSAGE_LIMIT = -1  # the server's affair; gRPC's default of 4 MB would refuse blocks of a few thousand rows
 
 _lock = threading.Lock()
-_channels: dict[tuple[int, str, int], tuple[grpc.Channel, int]] = {}
+_Key = tuple[int, str, int, ClientAccess | None]
+# The credentials are kept with their channel: the id of an object that is gone may become another one's.
+_channels: dict[_Key, tuple[grpc.Channel, int, grpc.ChannelCredentials | None]] = {}
 
 
-def acquire(target: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
-    """The process's channel to `target`; hand it back with `release`."""
-    key = (os.getpid(), target, id(credentials))
+def acquire(
+    target: str, credentials: grpc.ChannelCredentials | None = None, access: ClientAccess | None = None
+) -> grpc.Channel:
+    """The process's channel to `target`; hand it back with `release`.
+
+    Args:
+        credentials: for TLS; None takes those of ``access``, and plaintext where that has none.
+        access: raises OSError or ValueError if its files cannot be used.
+    """
+    key = (os.getpid(), target, id(credentials), None if credentials is not None else access or ClientAccess())
     with _lock:
-        channel, users = _channels.get(key, (None, 0))
+        channel, users, kept = _channels.get(key, (None, 0, credentials))
         if channel is None:
+            kept = credentials or (access or ClientAccess()).credentials()
             options = _options(target)
-            if credentials is None:
+            if kept is None:
                 channel = grpc.insecure_channel(target, options)
             else:
-                channel = grpc.secure_channel(target, credentials, options)
-        _channels[key] = (channel, users + 1)
+                channel = grpc.secure_channel(target, kept, options)
+        _channels[key] = (channel, users + 1, kept)
         return channel
 
 
 def release(channel: grpc.Channel) -> None:
     """Give a channel back; the last user closes it."""
     with _lock:
-        for key, (known, users) in _channels.items():
+        for key, (known, users, credentials) in _channels.items():
             if known is channel:
                 if users > 1:
-                    _channels[key] = (known, users - 1)
+                    _channels[key] = (known, users - 1, credentials)
                     return
                 del _channels[key]
                 break

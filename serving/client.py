@@ -1,7 +1,8 @@
 """A light client of TensorFlow Serving's API: a block of features in, columns of predictions out.
 
 Works the same against `serving.server` and the real TensorFlow Serving. Imports no TensorFlow (under 0.5 s and
-60 MB), keeps several calls in flight with a deadline on each, and waits for a server that is away::
+60 MB), keeps several calls in flight with a deadline on each, asks several servers in turn, and waits for servers
+that are away::
 
     with ModelClient("127.0.0.1:8500", "flights") as model:
         model.describe().fingerprint
@@ -11,10 +12,7 @@ Works the same against `serving.server` and the real TensorFlow Serving. Imports
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -23,11 +21,12 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving import channels, wire
-from serving.prediction import Description, Job, Prediction
+from serving import wire
+from serving.backends import Backend, Backends
+from serving.client_access import ClientAccess
+from serving.prediction import Description, Job, Prediction, read_outputs
 from serving.request import RequestEncoder, Signature, SignatureMismatchError
 from serving.retry import RETRIED, ROWS_MAY_CAUSE, TOO_LARGE, pause_s
-from serving.tensors import TensorError, numbers, strings
 from serving.timers import Timers
 
 if TYPE_CHECKING:
@@ -35,28 +34,28 @@ if TYPE_CHECKING:
 
     from serving.model_error import ModelError
 
-__all__ = ["Description", "ModelClient", "Prediction", "Signature"]
-
-log = logging.getLogger("sameriver.model")
+__all__ = ["ClientAccess", "Description", "ModelClient", "Prediction", "Signature"]
 
 DEFAULT_SIGNATURE = "serving_default"
 DESCRIBE_SIGNATURE = "describe"
 
 
 class ModelClient:
-    """Calls one model on one server; safe to share between threads.
+    """Calls one model on one server or several; safe to share between threads.
 
     Args:
-        target: ``host:port`` of the server's gRPC API.
+        target: ``host:port`` of the server's gRPC API; several, separated by commas, are asked in turn.
         model: model name; the latest version answers.
         deadline_s: of each call; a call that takes longer counts as failed and is repeated.
         in_flight: calls under way at once; `predict` waits while there are this many.
         signature_name: of the signature that `predict` calls.
-        credentials: for TLS; None speaks plaintext.
+        credentials: for TLS, ready made.
+        access: certificates and a token, by file; None speaks plaintext and shows no token.
 
     Calls that end UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED or ABORTED (or that a stopping server hands
-    back) are repeated with jittered exponential pauses until the server answers or `close` is called: nothing is
-    ever given up by itself. Not guaranteed: that a row is computed once only.
+    back) are repeated, at once on another server or else after jittered exponential pauses, until one answers or
+    `close` is called: nothing is ever given up by itself. A block is answered by one version. Not guaranteed: that a
+    row is computed once only.
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class ModelClient:
         in_flight: int = 4,
         signature_name: str = DEFAULT_SIGNATURE,
         credentials: grpc.ChannelCredentials | None = None,
+        access: ClientAccess | None = None,
     ) -> None:
         self.target = target
         self.model = model
@@ -78,11 +78,8 @@ class ModelClient:
         self._encoder: RequestEncoder | None = None
         self._jobs: dict[Job, Any] = {}  # and the call under way, if any
         self._closed = threading.Event()
-        self._away_since: float | None = None
         self._timers = Timers(f"model {model}")
-        self._channel = channels.acquire(target, credentials)
-        self._predict = self._channel.unary_unary(wire.PREDICT, None, None)
-        self._metadata = self._channel.unary_unary(wire.GET_MODEL_METADATA, None, None)
+        self._backends = Backends(target, access=access, credentials=credentials)
 
     def __enter__(self) -> ModelClient:
         return self
@@ -90,15 +87,15 @@ class ModelClient:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def metadata(self) -> Signature:
-        """Inputs and outputs as the server states them now. Waits for a server that is away.
+    def metadata(self, backend: Backend | None = None) -> Signature:
+        """Inputs and outputs as a server states them now, this one if one is given. Waits for a server that is away.
 
         Raises ModelError if there is no such model or signature, or if the client is closed meanwhile.
         """
         request = wire.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = self.model
         response = wire.GetModelMetadataResponse.FromString(
-            self._call(self._metadata, request.SerializeToString(), "GetModelMetadata")
+            self._call("GetModelMetadata", request.SerializeToString(), backend)
         )
         signatures = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value).signature_def
         if self._signature_name not in signatures:
@@ -113,21 +110,37 @@ class ModelClient:
     def describe(self) -> Description:
         """Fingerprint and definitions of the features that the model was trained on. Waits like `metadata`.
 
-        Raises ModelError if the model does not tell (it was not exported by Sameriver).
+        Raises ModelError if the model does not tell (it was not exported by Sameriver), or if it differs between the
+        servers that answer now.
         """
         request = wire.PredictRequest()
         request.model_spec.name = self.model
         request.model_spec.signature_name = DESCRIBE_SIGNATURE
-        answer = wire.PredictResponse.FromString(self._call(self._predict, request.SerializeToString(), "Predict"))
+        data = request.SerializeToString()
+        found = self._description(self._call("Predict", data))
+        for backend in self._backends.all if len(self._backends) > 1 else ():
+            try:
+                answer = backend.predict(data, timeout=self._deadline_s, metadata=self._backends.access.metadata())
+            except grpc.RpcError as error:
+                if error.code().name in RETRIED:
+                    continue  # not there yet
+                raise self._refusal("Predict", error.code().name, error.details() or "", backend) from None
+            other = self._description(answer)
+            if other.fingerprint != found.fingerprint:
+                raise _model_error(
+                    f"Model {self.model!r} at {backend.target} (version {other.model_version}) was trained on other "
+                    f"features than elsewhere (version {found.model_version}): serve one model everywhere."
+                )
+        return found
+
+    def _description(self, data: bytes) -> Description:
         try:
-            fingerprint = strings(answer.outputs["fingerprint"])[0][0].decode()
-            definitions = json.loads(strings(answer.outputs["definitions"])[0][0])
-        except (TensorError, IndexError, ValueError) as error:
+            return Description.from_answer(data)
+        except ValueError as error:
             raise _model_error(
                 f"Model {self.model!r} answers its signature 'describe' without a fingerprint and definitions "
                 f"({error}): export it with sameriver train."
             ) from error
-        return Description(fingerprint, definitions, answer.model_spec.version.value)
 
     def predict(self, block: pa.RecordBatch) -> Future[Prediction]:
         """Ask about all rows of a block; columns are named by the model's inputs, others are ignored.
@@ -166,12 +179,13 @@ class ModelClient:
         self._timers.close()
         for job in under_way:
             self._fail(job, self._closed_error())
-        channels.release(self._channel)
+        self._backends.close()
 
     # One block: begin -> send -> answered -> (next piece | finished)
 
     def _begin(self, job: Job, encoder: RequestEncoder) -> None:
-        """(Re)start a job with all rows that the model can take."""
+        """(Re)start a job with all rows that the model can take, on one server: others may have another version."""
+        job.backend = self._backends.choose()
         job.answers.clear()
         job.versions.clear()
         unusable = encoder.unusable(job.block)
@@ -196,20 +210,26 @@ class ModelClient:
 
     def _send(self, job: Job) -> None:
         assert job.request is not None
+        assert job.backend is not None
+        backend = job.backend
+        metadata = self._backends.access.metadata()
         with self._lock:
             if job not in self._jobs:
                 return
-            call = self._predict.future(job.request[3], timeout=self._deadline_s)
+            call = backend.predict.future(job.request[3], timeout=self._deadline_s, metadata=metadata)
             self._jobs[job] = call
-        call.add_done_callback(lambda done: self._guarded(job, lambda: self._answered(job, done)))
+        call.add_done_callback(lambda done: self._guarded(job, lambda: self._answered(job, backend, done)))
 
-    def _answered(self, job: Job, call: Any) -> None:
+    def _answered(self, job: Job, backend: Backend, call: Any) -> None:
         assert job.request is not None
         start, stop, encoder, _ = job.request
         code = call.code().name
         if code == "OK":
-            self._note_answer()
-            outputs, version = self._decode(call.result(), stop - start, encoder.outputs)
+            self._backends.answered(backend)
+            try:
+                outputs, version = read_outputs(call.result(), stop - start, encoder.outputs)
+            except ValueError as error:
+                raise _model_error(f"Model {self.model!r} {error}") from error
             job.answers.append((start, stop, outputs))
             job.versions.add(version)
             if len(job.versions) > 1:  # the version changed between two pieces: one block, one version
@@ -220,15 +240,23 @@ class ModelClient:
             return
         details = call.details() or ""
         if code in RETRIED and not (code == "RESOURCE_EXHAUSTED" and TOO_LARGE in details):
-            self._note_away(code, details)
-            job.attempts += 1
-            self._later(job, pause_s(job.attempts), lambda: self._send(job))
+            self._retry(job, backend, code, details)
             return
-        self._note_answer()
+        self._backends.answered(backend)
         if code in ROWS_MAY_CAUSE or code == "RESOURCE_EXHAUSTED":
             self._later(job, 0.0, lambda: self._refused(job, code, details))
         else:
-            raise self._refusal("Predict", code, details)
+            raise self._refusal("Predict", code, details, backend)
+
+    def _retry(self, job: Job, backend: Backend, code: str, details: str) -> None:
+        """Ask again."""
+        if not self._closed.is_set():
+            self._backends.failed(backend, code, details)
+        job.attempts += 1
+        job.backend = self._backends.choose()
+        # Another server at once; once all were asked, after a pause.
+        at_once = job.attempts % len(self._backends) and self._backends.others_answer(backend)
+        self._later(job, 0.0 if at_once else pause_s(job.attempts), lambda: self._send(job))
 
     def _refused(self, job: Job, code: str, details: str) -> None:
         """Split the piece in two; a single row that is refused is the bad one."""
@@ -237,7 +265,7 @@ class ModelClient:
         if not job.checked_signature:
             # A newer version with other inputs refuses every row; then it is the request that is old.
             job.checked_signature = True
-            renewed = self._renew_encoder()
+            renewed = self._renew_encoder(job.backend)
             if renewed.signature.inputs != encoder.signature.inputs:
                 self._begin(job, renewed)
                 return
@@ -267,21 +295,6 @@ class ModelClient:
         version = next(iter(job.versions), encoder.signature.model_version)
         if self._forget(job):
             job.future.set_result(Prediction(outputs, dict(sorted(job.refused.items())), version))
-
-    def _decode(self, answer: bytes, rows: int, names: list[str]) -> tuple[dict[str, npt.NDArray[np.float64]], int]:
-        response = wire.PredictResponse.FromString(answer)
-        outputs = {}
-        for name in names:
-            column = numbers(response.outputs[name])
-            if column.shape[:1] != (rows,) or column.ndim > 2:
-                raise _model_error(
-                    f"Model {self.model!r} answers output {name!r} of shape {list(column.shape)} to {rows} rows, "
-                    f"where one value a row was wanted: export it with outputs of shape [rows]."
-                )
-            if column.ndim == 2 and column.shape[1] == 1:
-                column = column[:, 0]
-            outputs[name] = column.astype(np.float64)
-        return outputs, response.model_spec.version.value
 
     # Bookkeeping
 
@@ -313,9 +326,9 @@ class ModelClient:
             self._slots.release()
         return known
 
-    def _renew_encoder(self) -> RequestEncoder:
+    def _renew_encoder(self, backend: Backend | None = None) -> RequestEncoder:
         try:
-            encoder = RequestEncoder(self.model, self.metadata())
+            encoder = RequestEncoder(self.model, self.metadata(backend))
         except SignatureMismatchError as error:
             raise _model_error(
                 f"Model {self.model!r} cannot be called with a block: {error}; export it with one input of shape "
@@ -330,29 +343,33 @@ class ModelClient:
                 encoder = known  # with what it has cached
         return encoder
 
-    def _call(self, method: Any, request: bytes, what: str) -> bytes:
-        """One call, repeated while the server is away."""
+    def _call(self, what: str, request: bytes, backend: Backend | None = None) -> bytes:
+        """One call, repeated while the servers are away."""
         attempt = 0
         while True:
             self._ensure_open()
+            asked = backend or self._backends.choose()
+            method = asked.predict if what == "Predict" else asked.metadata
             try:
-                answer: bytes = method(request, timeout=self._deadline_s)
+                answer: bytes = method(request, timeout=self._deadline_s, metadata=self._backends.access.metadata())
             except grpc.RpcError as error:
                 code, details = error.code().name, error.details() or ""
                 if code not in RETRIED:
-                    raise self._refusal(what, code, details) from None
-                self._note_away(code, details)
+                    raise self._refusal(what, code, details, asked) from None
+                self._backends.failed(asked, code, details)
+                backend = None
                 attempt += 1
-                self._closed.wait(pause_s(attempt))
+                if not self._backends.others_answer(asked):
+                    self._closed.wait(pause_s(attempt))
             else:
-                self._note_answer()
+                self._backends.answered(asked)
                 return answer
 
-    def _refusal(self, what: str, code: str, details: str) -> ModelError:
+    def _refusal(self, what: str, code: str, details: str, backend: Backend) -> ModelError:
         if self._closed.is_set():
             return self._closed_error()
         return _model_error(
-            f"Model server {self.target} refuses {what} for model {self.model!r} ({code}): {details}; check the "
+            f"Model server {backend.target} refuses {what} for model {self.model!r} ({code}): {details}; check the "
             f"model's name and that it is the model of this app.",
             code,
         )
@@ -363,23 +380,6 @@ class ModelClient:
     def _ensure_open(self) -> None:
         if self._closed.is_set():
             raise self._closed_error()
-
-    def _note_away(self, code: str, details: str) -> None:
-        with self._lock:
-            first = self._away_since is None
-            if first:
-                self._away_since = time.monotonic()
-        if first and not self._closed.is_set():
-            log.warning("model server %s does not answer (%s: %s): trying again until it does",
-                        self.target, code, details)  # fmt: skip
-
-    def _note_answer(self) -> None:
-        if self._away_since is None:  # the common case, without the lock
-            return
-        with self._lock:
-            since, self._away_since = self._away_since, None
-        if since is not None:
-            log.warning("model server %s answers again after %.1f s", self.target, time.monotonic() - since)
 
 
 def _model_error(message: str, code: str = "") -> ModelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from serving import wire
 from serving.request import RequestEncoder
+from serving.tensors import TensorError, numbers, strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from serving.backends import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,17 @@ class Description:
     definitions: Any
     model_version: int = 0
 
+    @classmethod
+    def from_answer(cls, data: bytes) -> Description:
+        """From the bytes of a PredictResponse of the signature ``describe``; ValueError if it is no such answer."""
+        answer = wire.PredictResponse.FromString(data)
+        try:
+            fingerprint = strings(answer.outputs["fingerprint"])[0][0].decode()
+            definitions = json.loads(strings(answer.outputs["definitions"])[0][0])
+        except (TensorError, IndexError) as error:
+            raise ValueError(str(error)) from error
+        return cls(fingerprint, definitions, answer.model_spec.version.value)
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -56,4 +72,25 @@ class Job:
     attempts: int = 0
     restarts: int = 0
     checked_signature: bool = False
+    backend: Backend | None = None  # that all pieces of it are asked of, while it answers
     request: tuple[int, int, RequestEncoder, bytes] | None = None
+
+
+def read_outputs(answer: bytes, rows: int, names: list[str]) -> tuple[dict[str, npt.NDArray[np.float64]], int]:
+    """The bytes of a PredictResponse as columns, float64 [rows] or [rows, k], and the version that answered.
+
+    Raises ValueError, with the end of a sentence about the model, if an output does not have a value a row.
+    """
+    response = wire.PredictResponse.FromString(answer)
+    outputs = {}
+    for name in names:
+        column = numbers(response.outputs[name])
+        if column.shape[:1] != (rows,) or column.ndim > 2:
+            raise ValueError(
+                f"answers output {name!r} of shape {list(column.shape)} to {rows} rows, where one value a row was "
+                f"wanted: export it with outputs of shape [rows]."
+            )
+        if column.ndim == 2 and column.shape[1] == 1:
+            column = column[:, 0]
+        outputs[name] = column.astype(np.float64)
+    return outputs, response.model_spec.version.value

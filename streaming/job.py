@@ -22,7 +22,7 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, fn_runner
 
-from serving.client import ModelClient
+from serving.client import ClientAccess, ModelClient
 from shared_features.app import App, Rule
 from shared_features.compute import warm_up
 from shared_features.decode import Decoder
@@ -50,7 +50,8 @@ class JobSettings:
     Attributes:
         endpoint: where topics and subscriptions are.
         archive: folder of the archive.
-        model_server: ``host:port`` of the model server; None for collect mode or a rule.
+        model_server: ``host:port`` of the model server, several separated by commas; None for collect mode or a rule.
+        model_access: certificates and token for the model servers; None speaks plaintext.
         collect: compute, archive and publish features only, whatever models the app names.
         with_features: put the features into prediction messages.
         horizon_s: deduplication horizon, seconds of event time.
@@ -63,6 +64,7 @@ class JobSettings:
     endpoint: Endpoint
     archive: Path
     model_server: str | None = None
+    model_access: ClientAccess | None = None
     collect: bool = False
     with_features: bool = False
     horizon_s: int = 7 * 86_400
@@ -153,7 +155,7 @@ class StreamingJob:
         app, settings = self.app, self.settings
         if settings.collect or not app.models or isinstance(app.models[0], Rule) or settings.model_server is None:
             return None
-        client = ModelClient(settings.model_server, app.models[0].name)
+        client = ModelClient(settings.model_server, app.models[0].name, access=settings.model_access)
         described = client.describe()
         if described.fingerprint != app.fingerprint:
             check_same(app.definitions, described.definitions, f"model {app.models[0].name!r}", app.spec)

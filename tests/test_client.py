@@ -131,7 +131,7 @@ def test_no_such_model_signature_or_description_is_said(target: str) -> None:
 def test_two_clients_share_the_connection(target: str) -> None:
     with ModelClient(target, "picky") as one:
         with ModelClient(target, "picky") as other:
-            assert one._channel is other._channel
+            assert one._backends.all[0].channel is other._backends.all[0].channel
         assert one.predict(pa.record_batch({"x": [4.0]})).result(30).outputs["y"].tolist() == [2.0]
 
 
