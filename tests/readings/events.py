@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 import shared_features as sf
@@ -38,6 +39,20 @@ def make_block(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
             | {"event_type": event_type, "event_id": row["id"], "event_time": START_US + row["t"]}
         )
     return pa.RecordBatch.from_pylist(flat, schema=SCHEMA)
+
+
+def column_block(times_us: np.ndarray, **columns: Any) -> pa.RecordBatch:
+    """Many readings at once: event times in microseconds after `START_US`, and columns, or one value for all rows."""
+    rows = len(times_us)
+    given: dict[str, Any] = {
+        "event_type": ["reading"] * rows,
+        "event_id": [f"e{i * 7919 % 1_000_003}" for i in range(rows)],
+        "event_time": START_US + times_us.astype(np.int64),
+    }
+    for name, values in columns.items():
+        given[f"reading.{name}"] = [values] * rows if isinstance(values, str | int | float) else values
+    arrays = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type) for f in SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def make_app(features: Mapping[str, Any], lateness: str = "24h") -> App:

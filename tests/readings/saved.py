@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pyarrow as pa
 
 import shared_features as sf
 from shared_features.kernel import finish, step
-from shared_features.plan import make_plan
+from shared_features.plan import Plan, make_plan
 from shared_features.state import ENCODING_VERSION, StageState
 from tests.readings.events import SECOND, by_sensor, by_station, make_app, make_block, note, reading
+from tests.readings.kernel_rows import exactly
 
 FOLDER = Path(__file__).parent.parent / "state_files"
 
@@ -41,9 +43,33 @@ OLD_FEATURES: dict[str, Any] = {
     "sensor_mean": sf.mean(reading.level, by=by_sensor, over="60s", scale=1e-3),
     "sensor_steps": sf.max(reading.steps, by=by_sensor, over="20s"),
 }
-"""Every aggregate, type of value and kind of window that version 1 knew."""
+by_place = sf.Key("place", (reading.station, reading.sensor))
 
-OLD_APP = make_app(OLD_FEATURES, lateness="30s")
+FEATURES: dict[int, dict[str, Any]] = {
+    1: OLD_FEATURES,
+    2: OLD_FEATURES
+    | {
+        "colour_last": sf.last(reading.colour, by=by_station, over="60s", include_self=False),
+        "colour_most": sf.most_frequent(reading.colour, by=by_station, over="20s"),
+        "colour_distinct": sf.distinct_count(reading.colour, by=by_station, over="10 events"),
+        "level_distinct": sf.distinct_count(reading.level, by=by_station, over="60s"),
+        "level_slope": sf.slope(reading.level, by=by_station, over="60s"),
+        "level_decayed": sf.decayed_sum(reading.level, "7s", by=by_station, over="60s"),
+        "steps_decayed": sf.decayed_mean(reading.steps, "7s", by=by_station, over="20s", where=reading.open),
+        "last_three": sf.mean(reading.level, by=by_station, over="3 events"),
+        "last_max": sf.max(reading.level, by=by_station, over="5 events", include_self=False),
+        "place_levels": sf.last_values(reading.level, 3, by=by_place, over="10 events"),
+        "place_colour": sf.first(reading.colour, by=by_place, over="2 events"),
+        "place_rate": sf.rate(reading.steps, by=by_place, over="60s"),
+    },
+}
+"""What the files of each version answer: every aggregate, type of value, key and kind of window that it knew."""
+
+
+@cache
+def plan_of(version: int) -> Plan:
+    """The plan of the app whose states the files of a version hold."""
+    return make_plan(make_app(FEATURES[version], lateness="30s"))
 
 
 def events(rows: int) -> list[dict[str, Any]]:
@@ -69,28 +95,32 @@ def events(rows: int) -> list[dict[str, Any]]:
     return made
 
 
-def fold(states: list[StageState], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def fold(version: int, states: list[StageState], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The features of each row, floats as hexadecimal text; the states move on."""
     block: pa.RecordBatch = make_block(rows)
     for state in states:
         block = step(state, block)
-    plan = make_plan(OLD_APP)
-    names = [f"feature.{name}" for name in OLD_FEATURES]
-    found = finish(plan, block).select(names).to_pylist()
-    return [{name[8:]: v.hex() if isinstance(v, float) else v for name, v in row.items()} for row in found]
+    names = [f"feature.{name}" for name in FEATURES[version]]
+    found = finish(plan_of(version), block).select(names).to_pylist()
+    return [{name.removeprefix("feature."): exactly(value) for name, value in row.items()} for row in found]
 
 
 def write() -> None:
     """Write the files of the present version of the encoding."""
     rows = events(200)
     folded, later = rows[:130], rows[130:]
-    states = [StageState(stage, epoch=3, shard=5) for stage in make_plan(OLD_APP).stages]
-    fold(states, folded)
+    states = [StageState(stage, epoch=3, shard=5) for stage in plan_of(ENCODING_VERSION).stages]
+    fold(ENCODING_VERSION, states, folded)
     FOLDER.mkdir(exist_ok=True)
     for state in states:
         (FOLDER / f"v{ENCODING_VERSION}_{state.stage.name}.bin").write_bytes(state.save())
     positions = {state.stage.name: state.position for state in states}
-    parts = {"positions": [positions], "folded": folded, "later": later, "wanted": fold(states, later)}
+    parts = {
+        "positions": [positions],
+        "folded": folded,
+        "later": later,
+        "wanted": fold(ENCODING_VERSION, states, later),
+    }
     lines = [
         f'"{name}": [\n' + ",\n".join(json.dumps(row, ensure_ascii=False) for row in part) + "\n]"
         for name, part in parts.items()
