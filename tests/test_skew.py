@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.skew import runs, table
+from benchmarks.skew import ours_stream, runs, table
 from benchmarks.skew.cases import ANY, FOLDER, NO_ANSWER, Case, Value, load_case, load_cases
 from benchmarks.skew.grade import FAIL, NOT_APPLICABLE, PASS, agreed, judged, right, same
 from benchmarks.skew.ours import app_of
 from benchmarks.skew.systems import SYSTEMS, System
 from commands.bench_skew import skew
 from shared_features.errors import ConfigurationError
+from shared_features.plan import Plan
+from shared_features.state import StageState
 from shared_features.validate import MAX_FUTURE_S
+from streaming.recovery import Recovered
 from tests import repository
 from tests.oracle import Row, answers
 
@@ -104,6 +107,20 @@ def test_what_a_case_wants_is_what_the_oracle_says(case: Case) -> None:
     for number, answer in zip(folded, said, strict=True):
         assert right(case.events[number].expect, answer.get(aggregate.key)), case.events[number]
     assert all(case.events[number].expect == ANY for number in range(len(case.events)) if number not in folded)
+
+
+def test_a_job_that_forgets_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart without recovery, and shards that start empty, fail their cases: the cases are no formality."""
+    cases = [CASES["restart"], CASES["reshard"]]
+
+    def forget(plan: Plan, *_: Any, **__: Any) -> Recovered:
+        return Recovered([StageState(stage) for stage in plan.stages], 0, 0)
+
+    monkeypatch.setattr(ours_stream, "recover", forget)
+    monkeypatch.setattr(ours_stream, "reshard", lambda plan, _, shards: [StageState(plan.stages[0])] * shards)
+    got = ours_stream.stream(cases)
+    assert judged(cases[0], got["restart"])[0] == FAIL
+    assert judged(cases[1], got["reshard"])[1].startswith("event 5: wanted 2.0, got 3.0")
 
 
 def test_cases_are_small_and_say_why() -> None:
