@@ -165,6 +165,7 @@ def _result(rows: int, runs: dict[str, list[dict[str, Any]]], rest: dict[str, An
         "rows_compared": rest["compared"],
         "targets": {name: {"target": f"{side} {aim:,.0f}", "met": met[name]} for name, (side, aim) in TARGETS.items()},
         "aggregates": rest["aggregates"],
+        "cpu_s": {name: round(median(one["cpu_seconds"] for one in taken), 3) for name, taken in runs.items()},
         "runs_s": {name: [round(one["seconds"], 3) for one in taken] for name, taken in runs.items()},
     }
 
