@@ -17,12 +17,22 @@ from commands.signals import stop_signal
 @app_option
 @click.option("--quick", is_flag=True, help="Three days instead of a week, and a model that is trained quickly.")
 @folder_option("--models", "models, one folder each", "var/models/<app>")
+@click.option(
+    "--steady", "steady_s", type=click.FloatRange(1), show_default="40, or 12", help="Seconds at a steady 255 events/s."
+)
 @click.option("--seed", default=1, help="Of the events that are made late or sent twice.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write one frame as SVG there.")
 @json_option
 @click.pass_context
 def demo(
-    ctx: click.Context, app_name: str, quick: bool, models: Path | None, seed: int, picture: Path | None, as_json: bool
+    ctx: click.Context,
+    app_name: str,
+    quick: bool,
+    models: Path | None,
+    steady_s: float | None,
+    seed: int,
+    picture: Path | None,
+    as_json: bool,
 ) -> None:
     """Replay a week of history through broker, job and model server, then verify every feature.
 
@@ -34,7 +44,7 @@ def demo(
     models = models or options.models_folder(app)
     from commands.demo_run import DemoRun, DemoSettings
 
-    settings = DemoSettings(quick=quick, seed=seed, picture=picture)
+    settings = DemoSettings(quick=quick, steady_s=steady_s, seed=seed, picture=picture)
     result: dict[str, Any] = {}
     with stop_signal() as stop, DemoRun(app, app_name, models, settings) as run, _shown(run, as_json):
         result = run.play()

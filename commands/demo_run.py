@@ -50,18 +50,21 @@ class DemoSettings:
     """What to show.
 
     Attributes:
-        quick: three days instead of seven, 10 s of steady rate instead of 40 s.
+        quick: three days instead of seven, and a model that is trained quickly.
+        steady_s: how long events come at a steady rate; None: 40 s, or 12 s if quick.
         seed: of what is made late or sent twice.
         picture: file for one frame as SVG.
     """
 
     quick: bool = False
+    steady_s: float | None = None
     seed: int = 1
     picture: Path | None = None
 
     def replay(self, since: datetime) -> ReplaySettings:
         """The first days from ``since`` on."""
-        days, steady_s = (3, 10) if self.quick else (7, 40)
+        days, steady_s = (3, 12.0) if self.quick else (7, 40.0)
+        steady_s = steady_s if self.steady_s is None else self.steady_s
         return ReplaySettings(since, since + timedelta(days=days), int(RATE * steady_s), seed=self.seed)
 
 

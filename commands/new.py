@@ -30,7 +30,7 @@ def new(name: str, as_json: bool) -> None:
     click.echo(
         f"""{name}: {len(files)} files; begin with {name}/README.md, or with
 
-  python -m pytest {name}                 what the features are, on a few events
+  pytest {name}                           what the features are, on a few events
   sameriver demo --app ./{name} --quick   train, go live, verify"""
     )
 

@@ -1,4 +1,4 @@
-"""The example history: six weeks of a parcel service, made up, the same every time.
+"""The example history: four weeks of a parcel service, made up, the same every time.
 
 Three depots with eight couriers each, who go on two tours of 30 stops a day. How late a parcel is depends on what the
 features can see (the courier, the depot's day, the zone, the stops ahead) and on chance.
@@ -21,7 +21,7 @@ from shared_features.history import HistorySummary, write_events
 
 SEED = 1
 FIRST_DAY = datetime(2024, 3, 4, tzinfo=UTC)
-DAYS = 42
+DAYS = 28
 COURIERS = {depot: [f"{depot}-{number}" for number in range(1, 9)] for depot in ("airport", "harbour", "north")}
 ZONES = {depot: [f"{depot}-zone-{number}" for number in range(1, 11)] for depot in COURIERS}
 TOURS = (timedelta(hours=6, minutes=30), timedelta(hours=12, minutes=30))  # loading begins, UTC
