@@ -1,7 +1,9 @@
-"""`sameriver serve | broker`: the embedded model server and the embedded Pub/Sub, on this machine only."""
+"""`sameriver serve | broker`: the embedded model server and the embedded Pub/Sub, on this machine unless told so."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,23 +12,36 @@ import click
 from commands import options, output
 from commands.options import app_option, folder_option, json_option
 from commands.processes import check_port_free
-from commands.signals import stop_signal
+from commands.signals import StopSignal, stop_signal
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from shared_features.app import App
 
 LOOPBACK = "127.0.0.1"
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
 @app_option
 @folder_option("--models", "models, one folder each", "var/models/<app>")
 @click.option("--port", default=options.MODEL_PORT, type=click.IntRange(0, 65535), help="Of gRPC; 0: a free one.")
 @click.option("--rest-port", type=click.IntRange(0, 65535), show_default="no REST", help="Of REST; 0: a free one.")
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF TENSORFLOW_MODEL_SERVER]...")
 @json_option
-def serve(app_name: str, models: Path | None, port: int, rest_port: int | None, as_json: bool) -> None:
-    """Serve the app's model by TensorFlow Serving's API; newer versions are taken up as they appear."""
-    with stop_signal() as stop:
+def serve(
+    app_name: str, models: Path | None, port: int, rest_port: int | None, flags: tuple[str, ...], as_json: bool
+) -> None:
+    """Serve the app's model by TensorFlow Serving's API; newer versions are taken up as they appear.
+
+    Every flag of tensorflow_model_server is taken, too, by its own name: --enable_batching, --ssl_config_file=FILE.
+    With --model_base_path or --model_config_file it serves these models instead of the app's;
+    `python -m serving.server --help` lists all flags.
+    """
+    from serving.flags import parser
+
+    given = [f"--port={port}", *([] if rest_port is None else [f"--rest_api_port={rest_port or -1}"])]
+    if not any(flag.startswith(("--model_base_path", "--model_config_file=", "--version")) for flag in flags):
         app = options.load(app_name)
         name = options.served_model(app)
         if name is None:
@@ -35,25 +50,58 @@ def serve(app_name: str, models: Path | None, port: int, rest_port: int | None, 
             raise ConfigurationError(f"app {app.name!r} has no model to serve: wanted models=[Model(...)] in its file")
         home = models or options.models_folder(app)
         check_model(home, name, app)
-        from serving.server import ModelServer
-        from serving.versions import ModelSettings
+        given += [f"--model_name={name}", f"--model_base_path={home / name}"]
+    _serve(parser().parse_args([*given, *flags]), as_json)
 
-        running = ModelServer([ModelSettings(name, home / name)], port=port, rest_port=rest_port)
-        running.start()
+
+def _serve(flags: Namespace, as_json: bool) -> None:
+    """A model server by its flags, until a signal."""
+    with stop_signal() as stop:
+        from serving.access import address
+        from serving.command_line import FlagsError, prepare, print_version, stay
+        from shared_features.errors import ConfigurationError
+
+        if flags.version:
+            print_version()
+            return
         try:
-            versions = sorted(one.version for one in running.models.states(name))
-            rest = None if running.rest_port is None else f"{LOOPBACK}:{running.rest_port}"
+            running, models = prepare(flags)
+        except FlagsError as error:
+            raise ConfigurationError(str(error)) from error
+        running.start()
+        wait = _waiting(stop)  # before anybody is told that it is ready, who might stop it at once
+        try:
+            served = {one.name: sorted(state.version for state in running.models.states(one.name)) for one in models}
+            name, versions = next(iter(served.items()))
+            where = address(flags.host, running.port)
+            rest = None if running.rest_port is None else address(flags.host, running.rest_port)
             if as_json:
-                ready = {"ready": True, "host_port": f"{LOOPBACK}:{running.port}", "rest": rest}
-                output.print_json({**ready, "model": name, "versions": versions})
+                ready = {"ready": True, "host_port": where, "rest": rest}
+                output.print_json({**ready, "model": name, "versions": versions, "models": served})
             else:
-                also = "" if rest is None else f", REST at http://{rest}/v1/models/{name}"
-                click.echo(f"model server ready: {name} version {versions[-1]} at {LOOPBACK}:{running.port}{also}")
-            stop.wait()
+                scheme = "https" if flags.ssl_config_file is not None and flags.rest_api_enable_ssl else "http"
+                also = "" if rest is None else f", REST at {scheme}://{rest}/v1/models/{name}"
+                more = f" and {len(served) - 1} more" if len(served) > 1 else ""
+                click.echo(f"model server ready: {name} version {versions[-1]}{more} at {where}{also}")
+            stay(running, flags, models, wait)
         finally:
             running.stop()
         if as_json:
             output.print_json({"stopped": True})
+
+
+def _waiting(stop: StopSignal) -> Callable[[float | None], bool]:
+    """Whether a signal has come before so many seconds have passed."""
+    stop.drain = lambda: None  # from here on a signal ends the waiting, nothing else
+
+    def wait(timeout_s: float | None) -> bool:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not stop.asked.wait(0.2):  # a main thread that sleeps for long would never run the handler
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+        return True
+
+    return wait
 
 
 def check_model(home: Path, name: str, app: App, otherwise: str = "or name another folder with --models") -> None:

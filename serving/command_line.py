@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from serving import logs
 from serving.access import Token, address
@@ -25,8 +25,8 @@ from serving.versions import ModelSettings
 log = logging.getLogger("sameriver.serving")
 
 
-class _UsageError(Exception):
-    """Flags that cannot go together; the text is the sentence to print."""
+class FlagsError(Exception):
+    """Flags, or a file that they name, that cannot be used; the text is the sentence to print."""
 
 
 def _models(options: argparse.Namespace) -> list[ModelSettings]:
@@ -37,21 +37,21 @@ def _models(options: argparse.Namespace) -> list[ModelSettings]:
 
 def _check(options: argparse.Namespace) -> None:
     if (options.model_base_path is None) == (options.model_config_file is None):
-        raise _UsageError("Give either --model_base_path or --model_config_file, so that there is a model to serve.")
+        raise FlagsError("Give either --model_base_path or --model_config_file, so that there is a model to serve.")
     if options.batching_parameters_file is not None and not options.enable_batching:
-        raise _UsageError(
+        raise FlagsError(
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true: "
             "add --enable_batching."
         )
     both = options.tensorflow_session_parallelism
     if both > 0 and options.tensorflow_intra_op_parallelism > 0 and options.tensorflow_inter_op_parallelism > 0:
-        raise _UsageError(
+        raise FlagsError(
             "Either configure server_options.tensorflow_session_parallelism or "
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
             "separately. You cannot configure all."
         )
     if options.use_alts_credentials:
-        raise _UsageError("--use_alts_credentials is not supported: give --ssl_config_file instead.")
+        raise FlagsError("--use_alts_credentials is not supported: give --ssl_config_file instead.")
     if options.monitoring_config_file is not None and not options.rest_api_port:
         log.warning("--monitoring_config_file has no effect without --rest_api_port")
 
@@ -81,7 +81,7 @@ def _server(options: argparse.Namespace, models: list[ModelSettings]) -> ModelSe
     try:
         arguments = channel_arguments(options.grpc_channel_arguments)
     except ValueError as error:
-        raise _UsageError(f"--grpc_channel_arguments needs key=value, not {str(error)!r}.") from None
+        raise FlagsError(f"--grpc_channel_arguments needs key=value, not {str(error)!r}.") from None
     metrics_path = None
     if options.monitoring_config_file is not None:
         metrics_path = read_metrics_path(options.monitoring_config_file)
@@ -108,6 +108,33 @@ def _server(options: argparse.Namespace, models: list[ModelSettings]) -> ModelSe
         tls=None if options.ssl_config_file is None else Tls(options.ssl_config_file),
         token=None if options.auth_token_file is None else Token(options.auth_token_file),
     )
+
+
+def prepare(options: argparse.Namespace) -> tuple[ModelServer, list[ModelSettings]]:
+    """The server that flags describe, not yet started, and its models. FlagsError if they cannot be used."""
+    try:
+        _check(options)
+        models = _models(options)
+        server = _server(options, models)
+    except (RefusalError, OSError) as error:
+        raise FlagsError(f"A config file cannot be used: {error}") from error
+    for name, reason in WITHOUT_EFFECT.items():
+        if getattr(options, name) is not None:
+            log.info("--%s has no effect here: %s", name, reason)
+    return server, models
+
+
+def stay(
+    server: ModelServer, options: argparse.Namespace, models: list[ModelSettings], wait: Callable[[float | None], bool]
+) -> None:
+    """Read the model config file again and again, if flags say so, until `wait` returns True."""
+    pause_s = options.model_config_file_poll_wait_seconds
+    if options.model_config_file is not None and pause_s > 0:
+        while not wait(pause_s):
+            models = _read_again(server, options, models)
+    else:
+        while not wait(None):
+            pass
 
 
 def _read_again(server: ModelServer, options: argparse.Namespace, current: list[ModelSettings]) -> list[ModelSettings]:
@@ -140,7 +167,8 @@ def _standard_error_kept() -> Iterator[None]:
         os.close(kept)
 
 
-def _print_version() -> None:
+def print_version() -> None:
+    """As the real server does."""
     from importlib.metadata import version
 
     with _standard_error_kept():
@@ -152,23 +180,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; exit code 0, or 2 with one sentence if a setting cannot work."""
     options = parser().parse_args(arguments)
     if options.version:
-        _print_version()
+        print_version()
         return 0
     logs.set_up(options.log_format == "json")
     stop_signals = StopSignals()
     try:
-        _check(options)
-        models = _models(options)
-        server = _server(options, models)
-    except _UsageError as error:
+        server, models = prepare(options)
+    except FlagsError as error:
         print(error, file=sys.stderr)
         return 2
-    except (RefusalError, OSError) as error:
-        print(f"A config file cannot be used: {error}", file=sys.stderr)
-        return 2
-    for name, reason in WITHOUT_EFFECT.items():
-        if getattr(options, name) is not None:
-            log.info("--%s has no effect here: %s", name, reason)
     try:
         with _standard_error_kept():
             library()
@@ -185,9 +205,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if server.rest_port is not None:
         print(f"REST API on {address(options.host, server.rest_port)}")
     print(f"listening on {address(options.host, server.port)}", flush=True)
-    if options.model_config_file is not None and options.model_config_file_poll_wait_seconds > 0:
-        while not stop_signals.wait(options.model_config_file_poll_wait_seconds):
-            models = _read_again(server, options, models)
-    stop_signals.wait()
+    stay(server, options, models, stop_signals.wait)
     server.stop()
     return 0
