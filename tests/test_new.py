@@ -89,8 +89,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     home = tmp_path_factory.mktemp("installed")
     venv.EnvBuilder(with_pip=False, symlinks=True).create(home / "venv")
     python = home / "venv" / "bin" / "python"
-    install = ["install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", build_wheel(home)]
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, *install], check=True, capture_output=True)
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", str(build_wheel(home))]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True, capture_output=True)
     (packages,) = (home / "venv" / "lib").glob("python*/site-packages")
     # A line in a .pth file puts a folder on the path, but reads no .pth files there: none leads to the checkout.
     paths = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
@@ -176,8 +176,9 @@ def test_the_demo_of_the_project_loses_nothing_and_nothing_differs(demo: dict[st
 def test_the_first_hour(workshop: Workshop, project: Path, demo: dict[str, Any], start_process: Start) -> None:
     """From the new feature on: the refusal, the one command that it names, and the feature in `tail`."""
     app = project / "app.py"
-    above = next(line for line in app.read_text().splitlines() if "zone_minutes_late_last_24h" in line)
-    app.write_text(app.read_text().replace(above, f"{above}\n        {block('python').strip()}"))
+    above, added = (line[1:] + "\n" for line in block("diff").splitlines())
+    assert above in app.read_text()
+    app.write_text(app.read_text().replace(above, above + added))
 
     refused = workshop.run(*shell("sameriver up --app ./parcels")[0].split())
     assert refused.returncode == 2
