@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from commands import output
+from commands.bench_serving import serving
 from commands.bench_skew import skew
 from commands.options import json_option
 
@@ -37,4 +38,5 @@ def kernel(rows: int, as_json: bool) -> None:
         benchmark.report(result)
 
 
+bench.add_command(serving)
 bench.add_command(skew)

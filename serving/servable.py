@@ -53,6 +53,7 @@ class Servable:
         self._batching: tuple[Batcher, BatchingParameters] | None = None
         self._latest: dict[tuple[str, str], Any] = {}
         self._kept_at = 0.0
+        self._input_names: dict[str, dict[str, str]] = {}
         self._metrics = metrics or Metrics()
         self.name = name
         self.version = version
@@ -105,17 +106,15 @@ class Servable:
                 "Expected prediction signature method_name to be one of "
                 f"{{{', '.join(METHODS)}}}. Was: {signature.method_name}",
             )
-        protos = _inputs(signature, request.inputs)
+        given = request.inputs
+        names = self._names(key, signature)
+        if len(given) != len(names) or not all(map(given.__contains__, names)):
+            given = _completed(signature, given)
         aliases = _outputs(signature, request.output_filter)
-        fill_limit_bytes = FILL_LIMIT_BYTES // max(1, len(protos))
-        feeds = [_read(alias, proto, fill_limit_bytes) for alias, (_, proto) in protos.items()]
-        answers = self.run(
-            "Predict",
-            [info.name for info, _ in protos.values()],
-            feeds,
-            [signature.outputs[alias].name for alias in aliases],
-            time_left_s,
-        )
+        fill_limit_bytes = FILL_LIMIT_BYTES // max(1, len(names))
+        feeds = [_read(alias, given[alias], fill_limit_bytes) for alias in names]
+        fetches = [signature.outputs[alias].name for alias in aliases]
+        answers = self.run("Predict", list(names.values()), feeds, fetches, time_left_s)
         response = wire.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = self.version
@@ -123,6 +122,14 @@ class Servable:
         for alias, answer in zip(aliases, answers, strict=True):
             self._write(response.outputs[alias], answer)
         return response
+
+    def _names(self, key: str, signature: Any) -> dict[str, str]:
+        """Alias to name of a signature's input tensors, in order of alias: looked up once."""
+        names = self._input_names.get(key)
+        if names is None:
+            names = {alias: signature.inputs[alias].name for alias in sorted(signature.inputs)}
+            self._input_names[key] = names
+        return names
 
     def note_examples(self, count: int) -> None:
         """Count the examples of a request."""
@@ -177,8 +184,8 @@ class Servable:
             write_numbers(proto, tensor.dtype, tensor.values, self._as_content)
 
 
-def _inputs(signature: Any, given: Any) -> dict[str, tuple[Any, Any]]:
-    """Alias to (TensorInfo, TensorProto), defaults filled in."""
+def _completed(signature: Any, given: Any) -> dict[str, Any]:
+    """Alias to TensorProto, defaults filled in; RefusalError if they are not those of the signature."""
     wanted, sent = set(signature.inputs), set(given)
     if len(sent) > len(wanted) or (len(sent) < len(wanted) and not signature.defaults):
         raise invalid(
@@ -188,16 +195,15 @@ def _inputs(signature: Any, given: Any) -> dict[str, tuple[Any, Any]]:
         )
     found = {}
     for alias in sorted(wanted):
-        info = signature.inputs[alias]
         if alias in sent:
-            found[alias] = (info, given[alias])
+            found[alias] = given[alias]
         elif alias in signature.defaults:
-            found[alias] = (info, signature.defaults[alias])
+            found[alias] = signature.defaults[alias]
         else:
             raise invalid(
-                f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
-                f"provided. Inputs expected to be in the request {_set(sent)}, or default input alias set: "
-                f"{','.join(sorted(signature.defaults))}"
+                f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and "
+                f"no default value provided. Inputs expected to be in the request {_set(sent)}, or default input "
+                f"alias set: {','.join(sorted(signature.defaults))}"
             )
     if not sent <= wanted:
         raise invalid(

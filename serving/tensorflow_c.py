@@ -287,7 +287,9 @@ class LoadedModel:
             raise TensorFlowError(8, f"no memory for a tensor of {data.nbytes} bytes")
         if data.nbytes:
             address = tf.data(pointer)
-            ctypes.memmove(address, np.ascontiguousarray(data).ctypes.data, data.nbytes)
+            data = np.ascontiguousarray(data)
+            # `.ctypes.data` would make an object of its own for each tensor.
+            ctypes.memmove(address, data.__array_interface__["data"][0], data.nbytes)
             for index in long:  # on TensorFlow's heap; freed with the tensor
                 tf.copy_string(address + index * _STRING_BYTES, values[index], len(values[index]))
         return pointer
