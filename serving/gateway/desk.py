@@ -1,7 +1,8 @@
 """Where requests meet answers: events are taken in, validated and published together, and waited for one by one.
 
 While one group is on its way to the topic the next one gathers, so that a quiet gateway adds nothing to an event's
-way and a busy one shares decoding and publishing among many. Everything but publishing runs on the event loop.
+way, a busy one shares decoding and publishing among many, and events reach the topic in the order in which they came.
+Everything but publishing runs on the event loop.
 """
 
 from __future__ import annotations
@@ -26,9 +27,6 @@ log = logging.getLogger("sameriver.gateway")
 
 GROUP_EVENTS = 1_000
 """Most events that are validated and published together: about 10 ms of the event loop."""
-
-PUBLISHING = 2
-"""Groups on their way to the topic at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +82,7 @@ class Desk:
         self._topics = topics
         self._intake = Intake(app, settings.max_events)
         self._waiting: deque[_Request] = deque()
-        self._publishing = asyncio.Semaphore(PUBLISHING)
-        self._groups: set[asyncio.Task[None]] = set()
-        self._pool = ThreadPoolExecutor(PUBLISHING, thread_name_prefix="publish")
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._pump: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._closing = False
@@ -108,8 +104,7 @@ class Desk:
         self._news.set()
         if self._pump is not None:
             await self._pump
-        await asyncio.gather(*self._groups)
-        self._pool.shutdown()
+        self._publisher.shutdown()
 
     def trouble(self) -> str:
         """Why the gateway cannot answer; "" if it can."""
@@ -171,15 +166,12 @@ class Desk:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
-                await self._publishing.acquire()
                 group: list[_Request] = []
                 count = 0
                 while self._waiting and (not group or count + len(self._waiting[0].events) <= GROUP_EVENTS):
                     count += len(self._waiting[0].events)
                     group.append(self._waiting.popleft())
-                task = asyncio.create_task(self._handle(group))
-                self._groups.add(task)
-                task.add_done_callback(self._groups.discard)
+                await self._handle(group)
             if self._closing:
                 return
 
@@ -194,8 +186,6 @@ class Desk:
             for request in group:
                 if not request.accepted.done():
                     request.accepted.set_exception(UnavailableError("an unexpected error, which the log has whole"))
-        finally:
-            self._publishing.release()
 
     def _accept(self, group: Sequence[_Request]) -> list[list[tuple[Event, Entry]]]:
         """Answer invalid requests; for the others, the events that are new with their entries."""
@@ -234,7 +224,7 @@ class Desk:
         loop = asyncio.get_running_loop()
         messages = [event.message() for event, _ in new]
         try:
-            await loop.run_in_executor(self._pool, self._topics.publish, messages)
+            await loop.run_in_executor(self._publisher, self._topics.publish, messages)
         except Exception as error:
             if not isinstance(error, NotPublishedError):
                 log.exception("publishing failed")
