@@ -7,7 +7,7 @@ Arrow costs more than the comparison.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -113,18 +113,22 @@ class Evaluator:
         key = expression.key
         found = self._columns.get(key)
         if found is None:
-            if self._quiet or expression.is_leaf:
-                found = expression.evaluate(self)
-            else:
-                # Once for the whole tree: entering and leaving costs as much as three nodes.
-                with np.errstate(all="ignore"):
-                    self._quiet = True
-                    try:
-                        found = expression.evaluate(self)
-                    finally:
-                        self._quiet = False
-            self._columns[key] = found
+            if not (self._quiet or expression.is_leaf):
+                return self.columns([expression])[0]
+            found = self._columns[key] = expression.evaluate(self)
         return found
+
+    def columns(self, expressions: Iterable[Expression]) -> list[Column]:
+        """Values and validity of several expressions."""
+        if self._quiet:
+            return [self.column(expression) for expression in expressions]
+        # NumPy's warnings are turned off once for all of them: turning them off costs as much as three nodes.
+        with np.errstate(all="ignore"):
+            self._quiet = True
+            try:
+                return [self.column(expression) for expression in expressions]
+            finally:
+                self._quiet = False
 
     def array(self, expression: Expression) -> pa.Array:
         """``expression`` as an Arrow array with nulls."""
@@ -205,6 +209,30 @@ def to_arrow(column: Column, dtype: str) -> pa.Array:
         return pa.Array.from_buffers(ARROW_TYPES[dtype], rows, [validity, _bitmap(column.values)], missing)
     values = np.ascontiguousarray(column.values, NUMPY_TYPES[dtype])
     return pa.Array.from_buffers(ARROW_TYPES[dtype], rows, [validity, pa.py_buffer(values)], missing)
+
+
+def to_arrow_where(columns: Sequence[tuple[Column, str]], rows: np.ndarray) -> list[pa.Array]:
+    """Columns, each with its dtype, as Arrow arrays that are null outside ``rows`` (bool, shape [rows]).
+
+    For few rows all columns of one dtype become one array and each a slice of it: making an array costs 2 µs, which
+    an event with thirty features would pay thirty times.
+    """
+    found: list[Any] = [None] * len(columns)
+    count = len(rows)
+    for dtype in dict.fromkeys(dtype for _, dtype in columns):
+        places = [place for place, (_, one) in enumerate(columns) if one == dtype]
+        if len(places) > 1 and 0 < count <= FEW_ROWS and dtype in NUMPY_TYPES:
+            values = np.concatenate([columns[place][0].values for place in places])
+            valid = np.concatenate([columns[place][0].valid for place in places])
+            valid = (valid.reshape(len(places), count) & rows).ravel()
+            together = to_arrow(Column(values, valid), dtype)
+            for number, place in enumerate(places):
+                found[place] = together.slice(number * count, count)
+        else:
+            for place in places:
+                column = columns[place][0]
+                found[place] = to_arrow(Column(column.values, column.valid & rows), dtype)
+    return found
 
 
 def _bitmap(values: np.ndarray) -> pa.Buffer:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared_features.blocks import append_columns
-from shared_features.columns import Column, Evaluator, to_arrow
+from shared_features.columns import Column, Evaluator, to_arrow_where
 from shared_features.interning import Interner
 from shared_features.keys import Key
 from shared_features.partitions import PARTITIONS, Answers, Rows
@@ -146,11 +146,10 @@ def feature_columns(plan: Plan, evaluator: Evaluator) -> dict[str, pa.Array]:
             if output.aggregate not in evaluator:
                 evaluator.learn(output.aggregate, evaluator.block_column(output.column, output.aggregate.dtype))
     asked = evaluator.is_type(plan.app.predict_on.name)
-    features = {}
-    for name, value in plan.app.features.items():
-        column = evaluator.column(value)
-        features[f"feature.{name}"] = to_arrow(Column(column.values, column.valid & asked), value.dtype)
-    return features
+    values = plan.app.features.values()
+    columns = zip(evaluator.columns(values), (value.dtype for value in values), strict=True)
+    names = (f"feature.{name}" for name in plan.app.features)
+    return dict(zip(names, to_arrow_where(list(columns), asked), strict=True))
 
 
 def key_column(key: Key, evaluator: Evaluator) -> pa.Array:
