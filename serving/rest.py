@@ -149,4 +149,4 @@ def _json(message: Any) -> str:
     text: str = json_format.MessageToJson(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
     )
-    return text
+    return text + "\n"  # as protocol buffers' own printer ends a message
