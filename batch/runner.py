@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeAlias
 
 import apache_beam as beam
@@ -39,11 +41,30 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
     pipeline = beam.Pipeline(options=settings) if named else beam.Pipeline(FnApiRunner(), options=settings)
     build(pipeline)
     try:
-        result = pipeline.run()
-        if result is not None:
-            result.wait_until_finish()
+        with _workers_find_our_packages():
+            result = pipeline.run()
+            if result is not None:
+                result.wait_until_finish()
     except Exception as error:
         raise _expected(error) from error
+
+
+@contextmanager
+def _workers_find_our_packages() -> Iterator[None]:
+    """Worker processes import our packages, not folders of the same names where they happen to run."""
+    code = str(Path(__file__).resolve().parent.parent)
+    path = [code, *filter(None, [os.environ.get("PYTHONPATH")])]
+    ours = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _refuse_flushing_by_time(options: Sequence[str]) -> None:

@@ -23,8 +23,16 @@ def test_a_way_of_running_that_damages_elements_is_refused(option: str) -> None:
         runner.run(print, [option])
 
 
-def test_steps_run_in_another_process(tmp_path: Path) -> None:
-    """As on a cluster: functions and blocks travel to a worker's process, and an error comes back as its sentence."""
+def test_steps_run_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster: functions and blocks travel to a worker's process, and an error comes back as its sentence.
+
+    It runs beside folders of a user's that are called like our packages.
+    """
+    for name in ("batch", "shared_features"):
+        (tmp_path / "user" / name).mkdir(parents=True)
+        (tmp_path / "user" / name / "__init__.py").write_text("raise RuntimeError('a folder of the user was imported')")
+    monkeypatch.chdir(tmp_path / "user")
+    monkeypatch.setenv("PYTHONPATH", ".")
     block = block_of([event("sale", at, shop="ab"[at % 2], till=at % 3, amount=at / 3) for at in range(30)])
     elsewhere = ["--direct_running_mode=multi_processing", "--direct_num_workers=1"]
     folder = histories.write(tmp_path / "history", block)
