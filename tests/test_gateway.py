@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from serving.gateway import web as gateway_web
 from serving.gateway.desk import DeskSettings
 from serving.gateway.openapi import EXAMPLE_TIME, example
 from serving.gateway.ports import OutgoingEvent
@@ -186,6 +187,14 @@ def test_too_much_is_turned_away_and_the_rest_is_served() -> None:
         waiting.join(30)
         assert gateway.post(SALE).status_code == 200
         assert gateway.post([{"amount": 1.0}] * 1_001).status_code == 422
+
+
+def test_bodies_that_are_too_much_together_are_turned_away(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_web, "ALL_BODIES_BYTES", 1_000)
+    assert gateway.post(b" " * 1_001).status_code == 429
+    for _ in range(20):  # what was counted is let go, whatever came of it
+        assert gateway.post(b" " * 900).status_code == 400
+    assert gateway.post(SALE).status_code == 200
 
 
 def test_the_oldest_are_forgotten_and_that_is_said() -> None:

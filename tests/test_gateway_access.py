@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import logging
 import os
 import socket
@@ -11,16 +9,17 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 
 from commands.gateway import check_reach, read_tls, read_token
 from serving.gateway import server as gateway_server
 from serving.gateway import web as gateway_web
 from serving.gateway.server import Tls
 from shared_features.errors import ConfigurationError
+from tests.certificates import DAY, Authority, Pair
 from tests.gateway_kit import Running, running
 from tests.processes import wait_until
 
@@ -176,52 +175,17 @@ def test_a_token_is_a_file_with_a_long_word(tmp_path: Path) -> None:
 # TLS
 
 
-class Authority:
-    """Makes certificates for this machine."""
+def write(pair: Pair, folder: Path, name: str) -> tuple[Path, Path]:
+    """Files of a certificate and its key, the key for its owner alone."""
+    certificate, key = map(Path, pair.write(folder, name))
+    key.chmod(0o600)
+    return certificate, key
 
-    def __init__(self, folder: Path, name: str) -> None:
-        from cryptography.hazmat.primitives.asymmetric import ec
 
-        self.folder, self.name = folder, name
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.file = folder / f"{name}.pem"
-        self.file.write_bytes(self._certificate(name, self._key.public_key(), days=10, authority=True))
-
-    def issue(self, name: str, days: int = 10) -> tuple[Path, Path]:
-        """Files of a certificate and its key."""
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate, key_file = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        certificate.write_bytes(self._certificate(name, key.public_key(), days=days, authority=False))
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        key_file.chmod(0o600)
-        return certificate, key_file
-
-    def _certificate(self, name: str, public: Any, *, days: int, authority: bool) -> bytes:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.x509.oid import NameOID
-
-        now = datetime.datetime.now(datetime.UTC)
-        built = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)]))
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=20))
-            .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        )
-        signed = built.sign(self._key, hashes.SHA256())
-        return signed.public_bytes(serialization.Encoding.PEM)
+def authority_file(authority: Authority, folder: Path, name: str) -> Path:
+    file = folder / f"{name}.pem"
+    file.write_text(authority.pem)
+    return file
 
 
 def client_context(authority: Path, pair: tuple[Path, Path] | None = None) -> ssl.SSLContext:
@@ -235,33 +199,32 @@ def test_tls_asks_for_the_right_certificates_and_takes_up_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_server, "ROTATION_S", 0.05)
-    ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
-    certificate, key = ours.issue("server")
-    good, expired, strange = ours.issue("client"), ours.issue("old", days=-1), others.issue("stranger")
-    with running(tls=Tls(certificate, key, ours.file), client={"verify": client_context(ours.file, good)}) as gateway:
+    ours, others = Authority("ours"), Authority("others")
+    known, unknown = authority_file(ours, tmp_path, "ours"), authority_file(others, tmp_path, "others")
+    certificate, key = write(ours.pair("server"), tmp_path, "server")
+    good = write(ours.pair("client"), tmp_path, "client")
+    expired = write(ours.pair("client", -DAY), tmp_path, "old")
+    strange = write(others.pair("client"), tmp_path, "stranger")
+    with running(tls=Tls(certificate, key, known), client={"verify": client_context(known, good)}) as gateway:
         assert gateway.post(SALE).status_code == 200
         url = f"https://127.0.0.1:{gateway.port}/healthz"
         for context in (
-            client_context(ours.file),  # no certificate
-            client_context(ours.file, strange),
-            client_context(ours.file, expired),
-            client_context(others.file, good),  # does not know the server's authority
+            client_context(known),  # no certificate
+            client_context(known, strange),
+            client_context(known, expired),
+            client_context(unknown, good),  # does not know the server's authority
         ):
             with pytest.raises(httpx.TransportError):
                 httpx.get(url, verify=context)
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http"))  # plain text
-        before = certificate.read_bytes()
-        ours.issue("server")
+        write(ours.pair("server"), tmp_path, "server")
         os.utime(certificate, (1, 1 + time.time()))
-        assert certificate.read_bytes() != before
         serial = _serial(certificate)
-        wait_until(lambda: _served_serial(gateway.port, client_context(ours.file, good)) == serial, what="rotation")
+        wait_until(lambda: _served_serial(gateway.port, client_context(known, good)) == serial, what="rotation")
 
 
 def _serial(certificate: Path) -> int:
-    from cryptography import x509
-
     return x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number
 
 
@@ -276,8 +239,7 @@ def _served_serial(port: int, context: ssl.SSLContext) -> int:
 
 
 def test_tls_files_that_cannot_be_used_are_said(tmp_path: Path) -> None:
-    ours = Authority(tmp_path, "ours")
-    certificate, key = ours.issue("server")
+    certificate, key = write(Authority().pair("server"), tmp_path, "server")
     with pytest.raises(ConfigurationError, match="cannot be used"):
         Tls(tmp_path / "none", key).context()
     certificate.chmod(0o600)

@@ -26,6 +26,9 @@ from serving.gateway.replies import error_reply, json_reply
 log = logging.getLogger("sameriver.gateway")
 
 BODY_BYTES = 4 << 20
+ALL_BODIES_BYTES = 256 << 20
+"""Most that the bodies of all requests under way may have together."""
+
 READ_S = 10.0
 BUSY_RETRY_S = 1
 
@@ -64,6 +67,7 @@ class _Web:
     def __init__(self, desk: Desk, version: str, secured: bool, body_bytes: int) -> None:
         self._desk = desk
         self._body_bytes = body_bytes
+        self._held_bytes = 0  # of all requests under way
         self._document = document(desk.app, desk.settings, version, secured=secured)
 
     async def events(self, request: Request) -> Response:
@@ -73,10 +77,11 @@ class _Web:
             return error_reply(404, f"no such app here: this gateway serves {desk.app.name!r}")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             return error_reply(415, "send the body as it is, without a Content-Encoding")
+        body = bytearray()
         try:
             wait_s = self._wait_s(request)
-            body = await self._body(request)
-            events, entries, is_list = await desk.submit(body, wait_s)
+            await self._read(request, body)
+            events, entries, is_list = await desk.submit(bytes(body), wait_s)
         except InvalidError as invalid:
             whole = len(invalid.faults) == 1 and invalid.faults[0].reason in _WHOLE_BODY
             return error_reply(400 if whole else 422, str(invalid), invalid.faults)
@@ -84,6 +89,8 @@ class _Web:
             return error_reply(429, "too many events wait already: try again", retry_s=BUSY_RETRY_S)
         except UnavailableError as error:
             return error_reply(503, str(error), retry_s=BUSY_RETRY_S)
+        finally:
+            self._held_bytes -= len(body)
         return self._reply(events, entries, is_list)
 
     def _reply(self, events: Sequence[Event], entries: Sequence[Entry], is_list: bool) -> Response:
@@ -155,27 +162,29 @@ class _Web:
             raise InvalidError([Fault(0, "out_of_range", detail, "wait_s")])
         return seconds
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, as far as it is allowed to be long and slow.
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read the body, as far as it is allowed to be long and slow, and count it as held.
 
         Raises:
             HTTPException: 413 or 408.
+            BusyError: all bodies together would be too much.
         """
         said = request.headers.get("content-length", "0")
         if not (said.isascii() and said.isdigit()) or len(said) > 15 or int(said) > self._body_bytes:
             raise HTTPException(413, f"the body may have {self._body_bytes:,} bytes at most: send several")
-        body = bytearray()
         try:
             async with asyncio.timeout(READ_S):
                 async for chunk in request.stream():
                     body += chunk
+                    self._held_bytes += len(chunk)
+                    if self._held_bytes > ALL_BODIES_BYTES:
+                        raise BusyError
                     if len(body) > self._body_bytes:
                         raise HTTPException(413, f"the body may have {self._body_bytes:,} bytes at most: send several")
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {READ_S:g} s") from None
         except ClientDisconnect:
             raise HTTPException(400, "the body is cut short") from None
-        return bytes(body)
 
 
 def _one(answer: dict[str, Any], pending: bool) -> Response:
