@@ -55,12 +55,13 @@ def soak_or_short(count: int) -> list[object]:
     return [count // 10, pytest.param(count, marks=pytest.mark.soak)]
 
 
-@pytest.fixture
-def server(start_process: Callable[..., Started], tmp_path: Path) -> Started:
+@pytest.fixture(params=["each alone", "in batches"])
+def server(start_process: Callable[..., Started], tmp_path: Path, request: pytest.FixtureRequest) -> Started:
     put("flights", tmp_path, 1)
     return start_process(
         ["-m", "serving.server", "--port=0", "--rest_api_port=-1", "--model_name=flights",
-         f"--model_base_path={tmp_path}"], ready="listening on 127.0.0.1:",
+         f"--model_base_path={tmp_path}", f"--enable_batching={str(request.param == 'in batches').lower()}"],
+        ready="listening on 127.0.0.1:",
     )  # fmt: skip
 
 
