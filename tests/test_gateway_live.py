@@ -153,9 +153,9 @@ def test_it_is_called_from_any_language(
 
 
 def test_a_gateway_that_comes_back_knows_what_came_before_and_meanwhile(before: Stack, start_process: Any) -> None:
-    def second() -> tuple[Started, str]:
+    def second(*more: str) -> tuple[Started, str]:
         command = ["-m", "cli", "gateway", "--app", str(APPS / "before"), "--name", "second", "--port", "0", "--json"]
-        process = start_process(command, ready='"ready"', env=before.environment)
+        process = start_process([*command, *more], ready='"ready"', env=before.environment)
         return process, json.loads(process.line)["url"]
 
     process, url = second()
@@ -175,13 +175,29 @@ def test_a_gateway_that_comes_back_knows_what_came_before_and_meanwhile(before: 
     assert waiting[0].status_code == 200  # what was under way was answered
 
     meanwhile = before.post(RAW.replace(b"UA1", b"meanwhile")).json()
-    process, url = second()
+    process, url = second("--forget-subscriptions")
     known += [meanwhile["ask_again"], waiting[0].json()["ask_again"]]
     wait_until(lambda: all(httpx.get(url + place).status_code == 200 for place in known), what="all of it again")
     again = before.post(RAW.replace(b"UA1", b"other"), f"{url}/v1/apps/departures/events").json()
     assert again["prediction_id"] == here["prediction_id"]
     unknown = httpx.get(f"{url}/v1/predictions/{'0' * 32}")
     assert (unknown.status_code, "unknown here" in unknown.json()["error"]) == (404, True)
+    assert process.stop(signal.SIGTERM) == 0
+    assert subscriptions(before) == [f"departures-{topic}-gateway" for topic in ("dead-letters", "predictions")] + [
+        "departures-reaction-warn-gateway"
+    ]
+
+
+def subscriptions(stack: Stack) -> list[str]:
+    """Names of the gateways' subscriptions."""
+    from google.pubsub_v1 import types
+
+    with grpc.insecure_channel(stack.ready["pubsub_emulator_host"]) as channel:
+        listing = channel.unary_unary("/google.pubsub.v1.Subscriber/ListSubscriptions", None, None)
+        request = types.ListSubscriptionsRequest.pb()(project=f"projects/{stack.ready['project']}")
+        answer = types.ListSubscriptionsResponse.pb().FromString(listing(request.SerializeToString(), timeout=30))
+    names = [one.name.rpartition("/")[2] for one in answer.subscriptions]
+    return sorted(name for name in names if not name.endswith("-sameriver"))
 
 
 # A model promoted underneath
