@@ -118,7 +118,7 @@ class Aggregate(Expression):
         inverse = round(1 / scale) if 0 < scale <= 1 else 0
         if inverse < 1 or inverse > 10**12 or abs(inverse * scale - 1) > 1e-9:
             raise DefinitionError(f"{place} got scale={scale!r}, wanted 1 divided by a whole number up to 1e12")
-        return inverse
+        return inverse if self.value.dtype == "float64" else 1  # whole numbers are exact at any scale
 
     def _result_dtype(self, place: str) -> str:
         given = self.value.dtype

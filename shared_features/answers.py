@@ -7,24 +7,26 @@ doubles) the numbers go to a record, and `divide` finishes them with Python's in
 
 from __future__ import annotations
 
-import numba
+import math
+
 import numpy as np
 
 from shared_features.distinct import count_distinct, most_frequent_value
-from shared_features.exact import quotient, wide_add, wide_product, wide_subtract, wide_times
-from shared_features.extremes import MAXIMA, MINIMA, extreme
+from shared_features.exact import compiled, quotient, wide_add, wide_product, wide_subtract, wide_times
+from shared_features.extremes import extreme
 
 COUNT, SUM_INTEGER, SUM_FLOAT, MEAN, VARIANCE, VARIANCE_SAMPLE, STD, STD_SAMPLE = range(8)
 MIN, MAX, FIRST_VALUE, LAST_VALUE, LAG, SECONDS_SINCE_LAST = range(8, 14)
 DISTINCT_COUNT, MOST_FREQUENT, SLOPE, DECAYED_SUM, DECAYED_MEAN = range(14, 19)
 
 TIME, IDENTITY, VALUE = 0, 1, 2
-RECORD_CELLS = 8
-OF_QUOTIENT, OF_VARIANCE = 0, 1
-"""Kinds of records [output, row, kind, …]: dividend and divisor in halves; n, upper, lower and both squares."""
+RECORD_CELLS = 13
+OF_QUOTIENT, OF_VARIANCE, OF_SLOPE = 0, 1, 2
+"""Kinds of records [output, row, kind, …]: dividend and divisor in halves; see `_note_variance`; see `_slope`."""
 
 _WIDE = 2.0**125
 _NARROW = 9.0e18
+_LOW_HALF = 0xFFFFFFFF
 _MOST_DECAYED = 2**22
 STEPS_PER_HALF_LIFE = 16
 _WEIGHT_ONE = 40  # weights are in units of 2^-40
@@ -50,81 +52,94 @@ def _weights() -> np.ndarray:
 WEIGHTS = _weights()
 
 
-@numba.njit(nogil=True)
-def _room_for_record(records, recorded):  # type: ignore[no-untyped-def]
-    """The records, grown if they are full."""
-    if recorded < len(records):
-        return records
-    grown = np.empty((2 * len(records) + 16, RECORD_CELLS), np.int64)
-    for i in range(recorded):
-        for cell in range(RECORD_CELLS):
-            grown[i, cell] = records[i, cell]
-    return grown
-
-
-@numba.njit(nogil=True)
-def _variance(n, sample, inverse, high, low, square_high, square_low):  # type: ignore[no-untyped-def]
+@compiled()
+def _variance(n, sample, inverse, largest, upper, lower, square_high, square_low):  # type: ignore[no-untyped-def]
     """Dividend and divisor of a variance in halves, and whether they fit: (n Σv² − (Σv)²) / (n (n − sample) inverse²).
 
-    ``high, low`` is Σv as a wide number; ``square_high, square_low`` is Σv².
+    Σv² is known modulo 2^128; that it is less follows from n and the ``largest`` magnitude of a value.
     """
-    squares = (float(square_high) + 1.0) * 18446744073709551616.0
-    m = n - sample
-    pairs = float(n) * float(m)
-    if high != low >> 63 or abs(float(low)) > _NARROW or float(n) * squares > _WIDE or pairs > _NARROW:
+    pairs = float(n) * float(n - sample)
+    greatest = float(n) * float(largest)
+    if greatest * greatest > _WIDE or greatest > _NARROW or pairs * float(inverse) * float(inverse) > _WIDE:
         return 0, 0, 0, 1, False
-    if pairs * float(inverse) * float(inverse) > _WIDE:
-        return 0, 0, 0, 1, False
+    total = (upper << 32) + lower
     a, b = wide_times(square_high, square_low, n)
-    c, d = wide_product(low, low)
+    c, d = wide_product(total, total)
     a, b = wide_subtract(a, b, c, d)
-    c, d = wide_product(n * m, inverse)
+    c, d = wide_product(n * (n - sample), inverse)
     c, d = wide_times(c, d, inverse)
     return a, b, c, d, True
 
 
-@numba.njit(nogil=True)
-def _slope(arena, low, high, inverse):  # type: ignore[no-untyped-def]
-    """Dividend and divisor of the slope per second in halves; the divisor is 0 where there is none.
+@compiled()
+def _note_variance(arena, low, high, largest, upper, lower, square_high, square_low, records, recorded):  # type: ignore[no-untyped-def]
+    """Into the next record: n, Σv in halves, and Σv² in parts that are to be shifted by 64, 33 and 0 bits.
 
-    There is none for fewer than two different times, nor where the sums could exceed 126 bits.
+    Only where Σv² itself may exceed 128 bits are the events read again.
+    """
+    a, b, c, d, e, f = 0, 0, 0, 0, square_high, square_low
+    if float(high - low) * float(largest) * float(largest) > _WIDE:
+        e, f = 0, 0
+        for i in range(low, high):
+            left, right = arena[i, VALUE] >> 32, arena[i, VALUE] & _LOW_HALF
+            p, q = wide_product(left, left)
+            a, b = wide_add(a, b, p, q)
+            p, q = wide_product(left, right)
+            c, d = wide_add(c, d, p, q)
+            e, f = wide_add(e, f, 0, right * right)
+    for cell, value in enumerate((high - low, upper, lower, a, b, c, d, e, f)):
+        records[recorded, 3 + cell] = value
+
+
+@compiled()
+def _slope(arena, low, high, inverse, records, recorded):  # type: ignore[no-untyped-def]
+    """Dividend and divisor of the slope per second in halves, and whether they fit.
+
+    The divisor is 0 where there is no slope: for fewer than two different times. What does not fit stands in the
+    next record: n, Σt, Σt² in halves, Σv and Σtv of the upper and of the lower 32 bits of the values.
     """
     n = high - low
     origin = arena[low, TIME]
     span = float(arena[high - 1, TIME] - origin)
-    greatest = 0.0
-    for i in range(low, high):
-        greatest = max(greatest, abs(float(arena[i, VALUE])))
-    product = float(n) * float(n) * span * max(1.0, greatest) * 1e6
-    if (
-        n < 2
-        or float(n) * greatest > _NARROW
-        or product > _WIDE
-        or float(n) * float(n) * span * span * float(inverse) > _WIDE
-    ):
-        return 0, 0, 0, 0
-    times, values = 0, 0
-    a, b, c, d = 0, 0, 0, 0
+    if span == 0.0:
+        return 0, 0, 0, 0, True
+    times, uppers, lowers, greatest = 0, 0, 0, 1.0
+    a, b, c, d, e, f = 0, 0, 0, 0, 0, 0
     for i in range(low, high):
         t, v = arena[i, TIME] - origin, arena[i, VALUE]
+        greatest = max(greatest, abs(float(v)))
         times += t
-        values += v
-        p, q = wide_product(t, v)
+        uppers += v >> 32
+        lowers += v & _LOW_HALF
+        p, q = wide_product(t, v >> 32)
         a, b = wide_add(a, b, p, q)
+        p, q = wide_product(t, v & _LOW_HALF)
+        e, f = wide_add(e, f, p, q)
         p, q = wide_product(t, t)
         c, d = wide_add(c, d, p, q)
+    squared = float(n) * float(n) * span * span
+    if (
+        float(n) * greatest > _NARROW
+        or float(n) * float(n) * span * greatest * 1e6 > _WIDE
+        or squared * float(inverse) > _WIDE
+    ):
+        for cell, value in enumerate((n, times, c, d, uppers, lowers, a, b, e, f)):
+            records[recorded, 3 + cell] = value
+        return 0, 0, 0, 1, False
+    a, b = wide_times(a, b, 1 << 32)
+    a, b = wide_add(a, b, e, f)
     a, b = wide_times(a, b, n)
-    p, q = wide_product(times, values)
+    p, q = wide_product(times, (uppers << 32) + lowers)
     a, b = wide_subtract(a, b, p, q)
     a, b = wide_times(a, b, 1_000_000)
     c, d = wide_times(c, d, n)
     p, q = wide_product(times, times)
     c, d = wide_subtract(c, d, p, q)
     c, d = wide_times(c, d, inverse)
-    return a, b, c, d
+    return a, b, c, d, True
 
 
-@numba.njit(nogil=True)
+@compiled()
 def _decayed(arena, low, high, t, half_life_us, inverse, is_mean):  # type: ignore[no-untyped-def]
     """Dividend and divisor of a decayed sum or mean in halves; the divisor is 0 where there is none.
 
@@ -150,18 +165,19 @@ def _decayed(arena, low, high, t, half_life_us, inverse, is_mean):  # type: igno
     return a, b, c, d
 
 
-@numba.njit(nogil=True)
+@compiled(forceinline=True)
 def answer(  # type: ignore[no-untyped-def]
-    row, t, arena, tree, low, high, upper, lower, square_high, square_low, distinct, inverse,
+    row, t, arena, tree, low, high, upper, lower, square_high, square_low, distinct, largest, inverse,
     output_from, output_to, outputs, answers, floats, valid, records, recorded,
 ):  # fmt: skip
     """Write every output of one window for one row.
 
     The window is arena[low:high]; Σv = upper · 2^32 + lower and Σv² = (square_high, square_low) are given where an
-    output needs them, ``distinct`` is -1 where the table does not know it.
+    output needs them, ``distinct`` is -1 where the table does not know it, no value exceeds ``largest`` in
+    magnitude. Returns the number of records; there is room for one of each output.
     """
     n = high - low
-    a, b, c, d, e = 0, 0, 0, 0, 0
+    a, b, c, d = 0, 0, 0, 0
     for f in range(output_from, output_to):
         operation = outputs[f, 0]
         known = n > 0
@@ -188,13 +204,15 @@ def answer(  # type: ignore[no-untyped-def]
             elif operation <= STD_SAMPLE:
                 sample = 1 if operation in (VARIANCE_SAMPLE, STD_SAMPLE) else 0
                 known = n > sample
-                a, b = wide_add(upper >> 32, upper << 32, lower >> 63, lower)
-                a, b, c, d, fits = _variance(n, sample, inverse, a, b, square_high, square_low)
+                a, b, c, d, fits = _variance(n, sample, inverse, largest, upper, lower, square_high, square_low)
                 if not fits:
                     kind = OF_VARIANCE
+                    _note_variance(arena, low, high, largest, upper, lower, square_high, square_low, records, recorded)
             elif operation == SLOPE:
-                a, b, c, d = _slope(arena, low, high, inverse)
+                a, b, c, d, fits = _slope(arena, low, high, inverse, records, recorded)
                 known = c != 0 or d != 0
+                if not fits:
+                    kind = OF_SLOPE
             else:
                 a, b, c, d = _decayed(arena, low, high, t, outputs[f, 1], inverse, operation == DECAYED_MEAN)
                 known = c != 0 or d != 0
@@ -203,12 +221,10 @@ def answer(  # type: ignore[no-untyped-def]
                 if kind == OF_QUOTIENT:
                     result, sure = quotient(a, b, c, d)
                 if not sure:
-                    records = _room_for_record(records, recorded)
                     records[recorded, 0], records[recorded, 1], records[recorded, 2] = f, row, kind
-                    if kind == OF_VARIANCE:
-                        a, b, c, d, e = n, upper, lower, square_high, square_low
-                    records[recorded, 3], records[recorded, 4], records[recorded, 5] = a, b, c
-                    records[recorded, 6], records[recorded, 7] = d, e
+                    if kind == OF_QUOTIENT:
+                        records[recorded, 3], records[recorded, 4] = a, b
+                        records[recorded, 5], records[recorded, 6] = c, d
                     recorded += 1
                 floats[f, row] = np.sqrt(result) if operation in (STD, STD_SAMPLE) else result
         elif operation == LAST_VALUE:
@@ -221,14 +237,12 @@ def answer(  # type: ignore[no-untyped-def]
                 answers[f, row] = arena[high - 1 - outputs[f, 1], VALUE]
         elif operation == SECONDS_SINCE_LAST:
             floats[f, row] = (t - arena[high - 1, TIME]) / 1e6
-        elif operation == MIN:
-            answers[f, row] = extreme(tree, arena, low, high, np.int64(MINIMA))
-        elif operation == MAX:
-            answers[f, row] = extreme(tree, arena, low, high, np.int64(MAXIMA))
+        elif operation in (MIN, MAX):
+            answers[f, row] = extreme(tree, arena, low, high, operation - MIN)
         else:
             answers[f, row] = most_frequent_value(arena, low, high)
         valid[f, row] = known
-    return records, recorded
+    return recorded
 
 
 def divide(record: list[int], operation: int, inverse: int) -> float:
@@ -237,12 +251,23 @@ def divide(record: list[int], operation: int, inverse: int) -> float:
     Args:
         record: its cells. operation: of its output. inverse: 1 / scale of its values.
     """
-    _, _, kind, a, b, c, d, e = record
+    kind, cells = record[2], record[3:]
     if kind == OF_QUOTIENT:
-        result = ((a << 64) + b % 2**64) / ((c << 64) + d % 2**64)
-    else:
-        total = (b << 32) + c
-        squares = ((d % 2**64) << 64) + e % 2**64
+        return _root(_whole(*cells[:2]) / _whole(*cells[2:4]), operation)
+    if kind == OF_VARIANCE:
+        n, total = cells[0], (cells[1] << 32) + cells[2]
+        squares = (_whole(*cells[3:5]) << 64) + (_whole(*cells[5:7]) << 33) + _whole(*cells[7:9])
         sample = operation in (VARIANCE_SAMPLE, STD_SAMPLE)
-        result = (a * squares - total * total) / (a * (a - sample) * inverse * inverse)
-    return float(np.sqrt(result)) if operation in (STD, STD_SAMPLE) else result
+        return _root((n * squares - total * total) / (n * (n - sample) * inverse * inverse), operation)
+    n, times, squares, values = cells[0], cells[1], _whole(*cells[2:4]), (cells[4] << 32) + cells[5]
+    products = (_whole(*cells[6:8]) << 32) + _whole(*cells[8:10])
+    return (n * products - times * values) * 1_000_000 / ((n * squares - times * times) * inverse)
+
+
+def _whole(high: int, low: int) -> int:
+    """The integer of a wide number."""
+    return (high << 64) + low % 2**64
+
+
+def _root(result: float, operation: int) -> float:
+    return math.sqrt(result) if operation in (STD, STD_SAMPLE) else result

@@ -1,32 +1,33 @@
 """The retained events of one partition of a keyed stage: one arena, a range of it per slot and track.
 
 The arena is int64 [room, 3]: event time in µs, identity (its uint64 with the highest bit flipped, so that signed
-order is its order) and value. A range is sorted by (time, identity). ``heads`` is int64 [slots, tracks, 6]: where
+order is its order) and value. A range is sorted by (time, identity). ``heads`` is int64 [slots, tracks, 7]: where
 the range begins, its capacity, the first and the end of what is retained (from the beginning of the range), the time
-up to which questions came in order, and how many of the retained are older than the newest event of the key by more
-than the lateness (from the beginning of the range too). What else points into a range, ``LEFT`` of a window, counts
-from its beginning as well.
+up to which questions came in order, how many of the retained are older than the newest event of the key by more than
+the lateness (from the beginning of the range too), and the greatest magnitude of a value so far. What else points
+into a range, ``LEFT`` of a window, counts from its beginning as well.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from shared_features.exact import compiled, compiled_to_allocate
 from shared_features.extremes import append_extreme, rebuild_extremes, tree_cells
 
 TIME, IDENTITY, VALUE = 0, 1, 2
-BASE, CAPACITY, FIRST, END, ADVANCED, OLDER = range(6)
-HEAD_CELLS = 6
+BASE, CAPACITY, FIRST, END, ADVANCED, OLDER, LARGEST = range(7)
+HEAD_CELLS = 7
 LEFT, UPPER, LOWER, SQUARE_HIGH, SQUARE_LOW, DISTINCT = range(6)
 SUM_CELLS = 6
-TRACK_FROM, TRACK_TO, TRACK_INVERSE, TRACK_EVENTS, TRACK_TREES = range(5)
-"""Layout of a track: its windows, 1 / scale, the n of its widest window of events, whether it has extremes."""
+TRACK_FROM, TRACK_TO, TRACK_INVERSE, TRACK_EVENTS, TRACK_TREES, TRACK_DISTINCT = range(6)
+"""Layout of a track: its windows, 1 / scale, the n of its widest window of events, whether it has extremes, and how
+many of its windows count distinct values."""
 
 _LEAST_ROOM = 4
 
 
-@numba.njit(nogil=True)
+@compiled()
 def lower_bound(arena, low, high, t):  # type: ignore[no-untyped-def]
     """First index in [low, high) whose time is at least ``t``; ``high`` if there is none."""
     while low < high:
@@ -38,7 +39,7 @@ def lower_bound(arena, low, high, t):  # type: ignore[no-untyped-def]
     return low
 
 
-@numba.njit(nogil=True)
+@compiled_to_allocate()
 def tidy(tracks, heads, sums, arena, tree, used):  # type: ignore[no-untyped-def]
     """A new arena, with every range at its live length and half as much again, and a quarter more to hand out."""
     slots = len(heads)
@@ -67,7 +68,7 @@ def tidy(tracks, heads, sums, arena, tree, used):  # type: ignore[no-untyped-def
     return fresh, fresh_tree
 
 
-@numba.njit(nogil=True)
+@compiled()
 def _moved(tracks, heads, sums, s, k, base, capacity):  # type: ignore[no-untyped-def]
     """Note that the retained events of a range now stand at the beginning of another."""
     first = heads[s, k, FIRST]
@@ -79,32 +80,34 @@ def _moved(tracks, heads, sums, s, k, base, capacity):  # type: ignore[no-untype
     heads[s, k, BASE], heads[s, k, CAPACITY] = base, capacity
 
 
-@numba.njit(nogil=True)
+@compiled()
+def room_wanted(heads, s, k):  # type: ignore[no-untyped-def]
+    """Elements to be handed out before one more event fits into a range; 0 if it fits, or will after moving down."""
+    capacity, first = heads[s, k, CAPACITY], heads[s, k, FIRST]
+    if heads[s, k, END] < capacity or (capacity > 0 and first * 2 >= capacity):
+        return 0
+    return max(_LEAST_ROOM, 2 * (heads[s, k, END] - first))
+
+
+@compiled()
 def make_room(tracks, heads, sums, arena, tree, used, s, k):  # type: ignore[no-untyped-def]
-    """Room for one more event in the range of slot ``s`` and track ``k``; returns arena and tree, maybe new."""
+    """Room for one more event in a full range: its events move down, or to a greater range handed out for them."""
     base, capacity, first = heads[s, k, BASE], heads[s, k, CAPACITY], heads[s, k, FIRST]
-    live = heads[s, k, END] - first
-    source = base + first
-    if capacity == 0 or first * 2 < capacity:
-        capacity = max(_LEAST_ROOM, 2 * live)
-        if used[0] + capacity > len(arena):
-            arena, tree = tidy(tracks, heads, sums, arena, tree, used)
-            if heads[s, k, CAPACITY] > live:
-                return arena, tree
-            source = heads[s, k, BASE]
-        base = used[0]
-        used[0] += capacity
-    for i in range(live):  # downwards in place, or to another range
+    live, source = heads[s, k, END] - first, base + first
+    wanted = room_wanted(heads, s, k)
+    if wanted > 0:
+        base, capacity = used[0], wanted
+        used[0] += wanted
+    for i in range(live):
         arena[base + i, TIME] = arena[source + i, TIME]
         arena[base + i, IDENTITY] = arena[source + i, IDENTITY]
         arena[base + i, VALUE] = arena[source + i, VALUE]
     _moved(tracks, heads, sums, s, k, base, capacity)
     if tracks[k, TRACK_TREES]:
         rebuild_extremes(tree, arena, base, base + live)
-    return arena, tree
 
 
-@numba.njit(nogil=True)
+@compiled(forceinline=True)
 def insert(heads, arena, tree, s, k, has_trees, t, identity, value):  # type: ignore[no-untyped-def]
     """Put one event in its place by (time, identity), for which there is room; returns the place in its range."""
     base = heads[s, k, BASE]
@@ -119,6 +122,7 @@ def insert(heads, arena, tree, s, k, has_trees, t, identity, value):  # type: ig
         place -= 1
     arena[place, TIME], arena[place, IDENTITY], arena[place, VALUE] = t, identity, value
     heads[s, k, END] += 1
+    heads[s, k, LARGEST] = max(heads[s, k, LARGEST], abs(value))
     if has_trees:
         if place == stop:
             append_extreme(tree, len(arena), place, value)

@@ -6,8 +6,9 @@ are found by linear probing. A cell whose occurrences fall to 0 stays until the 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from shared_features.exact import compiled, compiled_to_allocate
 
 OWNER, COUNTED, OCCURRENCES = 0, 1, 2
 VALUE = 2  # in an arena
@@ -17,7 +18,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(32)
 
 
-@numba.njit(nogil=True)
+@compiled()
 def _cell(counts, owner, value):  # type: ignore[no-untyped-def]
     """The cell of (owner, value), or the free one where it belongs."""
     mixed = (np.uint64(value) ^ (np.uint64(owner) * _MULTIPLIER)) * _MULTIPLIER
@@ -29,16 +30,16 @@ def _cell(counts, owner, value):  # type: ignore[no-untyped-def]
     return cell
 
 
-@numba.njit(nogil=True)
-def with_room(counts, filled):  # type: ignore[no-untyped-def]
-    """The table itself if it has room for one more value, else a new one without unused cells; and cells in use."""
-    if 2 * (filled + 1) <= len(counts):
+@compiled_to_allocate()
+def with_room(counts, filled, more):  # type: ignore[no-untyped-def]
+    """The table itself if it has room for more values, else a new one without unused cells; and cells in use."""
+    if 2 * (filled + more) <= len(counts):
         return counts, filled
     live = 0
     for i in range(len(counts)):
         live += counts[i, OCCURRENCES] > 0
     size = FIRST_CELLS
-    while size < 4 * (live + 1):
+    while size < 4 * (live + more):
         size *= 2
     fresh = np.zeros((size, 3), np.int64)
     for i in range(len(counts)):
@@ -49,7 +50,7 @@ def with_room(counts, filled):  # type: ignore[no-untyped-def]
     return fresh, live
 
 
-@numba.njit(nogil=True)
+@compiled()
 def add_value(counts, owner, value):  # type: ignore[no-untyped-def]
     """One more occurrence; returns whether the value is new to the window, and whether a free cell was taken."""
     cell = _cell(counts, owner, value)
@@ -59,7 +60,7 @@ def add_value(counts, owner, value):  # type: ignore[no-untyped-def]
     return counts[cell, OCCURRENCES] == 1, taken
 
 
-@numba.njit(nogil=True)
+@compiled()
 def remove_value(counts, owner, value):  # type: ignore[no-untyped-def]
     """One occurrence less; returns whether the value has left the window."""
     cell = _cell(counts, owner, value)
@@ -67,28 +68,28 @@ def remove_value(counts, owner, value):  # type: ignore[no-untyped-def]
     return counts[cell, OCCURRENCES] == 0
 
 
-@numba.njit(nogil=True)
+@compiled_to_allocate()
 def count_distinct(arena, low, high):  # type: ignore[no-untyped-def]
     """Number of different values in arena[low:high]. For a question about the past, whose window no table holds."""
     counts = np.zeros((FIRST_CELLS, 3), np.int64)
     filled, found = np.int64(0), np.int64(0)
     for i in range(low, high):
         value = arena[i, VALUE]
-        counts, filled = with_room(counts, filled)
+        counts, filled = with_room(counts, filled, np.int64(1))
         new, taken = add_value(counts, np.int64(1), value)
         found += new
         filled += taken
     return found
 
 
-@numba.njit(nogil=True)
+@compiled_to_allocate()
 def most_frequent_value(arena, low, high):  # type: ignore[no-untyped-def]
     """The value that occurs most often in arena[low:high], not empty; among equals the one that occurs last."""
     counts = np.zeros((FIRST_CELLS, 3), np.int64)
     filled = np.int64(0)
     for i in range(low, high):
         value = arena[i, VALUE]
-        counts, filled = with_room(counts, filled)
+        counts, filled = with_room(counts, filled, np.int64(1))
         _, taken = add_value(counts, np.int64(1), value)
         filled += taken
     best, most = arena[high - 1, VALUE], np.int64(0)

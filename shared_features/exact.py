@@ -10,6 +10,7 @@ decision whether that value is certain to round as the true one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,12 @@ from llvmlite import ir
 from numba import extending, types
 
 intrinsic: Any = extending.intrinsic  # untyped: a call leaves out the typing context
+
+compiled: Any = functools.partial(numba.njit, nogil=True, _nrt=False, error_model="numpy")
+"""Compiled without reference counts: such code cannot make arrays, and does not count those that it is given, which
+costs several times what the window pass itself does."""
+compiled_to_allocate: Any = functools.partial(numba.njit, nogil=True, _nrt=True)
+"""Compiled code that makes arrays."""
 
 _WIDE = ir.IntType(128)
 _WORD = ir.IntType(64)
@@ -88,7 +95,7 @@ def _fused(typing_context, a, b, c):  # type: ignore[no-untyped-def]  # noqa: AR
     return types.float64(types.float64, types.float64, types.float64), generate
 
 
-@numba.njit(nogil=True)
+@compiled()
 def wide_float(high, low):  # type: ignore[no-untyped-def]
     """A wide number that is not negative as the sum of two doubles, the greater first; error below 2^-104 of it."""
     upper = float(high >> 32) * 79228162514264337593543950336.0  # 2^96
@@ -106,7 +113,7 @@ def wide_float(high, low):  # type: ignore[no-untyped-def]
     return final, tail - (final - result)
 
 
-@numba.njit(nogil=True)
+@compiled()
 def quotient(high, low, divisor_high, divisor_low):  # type: ignore[no-untyped-def]
     """The quotient of two wide numbers, rounded once, and whether that is certain.
 

@@ -7,20 +7,20 @@ and these belong to one slot and are full.
 
 from __future__ import annotations
 
-import numba
+from shared_features.exact import compiled
 
 VALUE = 2
 MINIMA, MAXIMA = 0, 1
 _GREATEST, _LEAST = 2**63 - 1, -(2**63)
 
 
-@numba.njit(nogil=True)
+@compiled()
 def tree_cells(room):  # type: ignore[no-untyped-def]
     """Cells of a tree over an arena of ``room`` elements."""
     return (room >> 4) + (room >> 8) + (room >> 12) + (room >> 16) + 4
 
 
-@numba.njit(nogil=True)
+@compiled()
 def append_extreme(tree, room, index, value):  # type: ignore[no-untyped-def]
     """Take the element just appended at arena ``index`` into its blocks."""
     offset = 0
@@ -35,7 +35,7 @@ def append_extreme(tree, room, index, value):  # type: ignore[no-untyped-def]
         offset += (room >> shift) + 1
 
 
-@numba.njit(nogil=True)
+@compiled()
 def rebuild_extremes(tree, arena, low, high):  # type: ignore[no-untyped-def]
     """Make the blocks of arena[low:high] anew, after elements in it have moved; ``high`` is the slot's end."""
     room = len(arena)
@@ -60,7 +60,7 @@ def rebuild_extremes(tree, arena, low, high):  # type: ignore[no-untyped-def]
         offset += (room >> shift) + 1
 
 
-@numba.njit(nogil=True)
+@compiled()
 def extreme(tree, arena, low, high, kind):  # type: ignore[no-untyped-def]
     """The least (``kind`` MINIMA) or greatest (MAXIMA) value of arena[low:high], which is not empty."""
     room = len(arena)

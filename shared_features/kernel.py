@@ -181,7 +181,8 @@ def out_of_range(plan: Plan, block: pa.RecordBatch) -> dict[int, str]:
 
 
 def _fits(track: Track, column: Column) -> np.ndarray:
-    fits: np.ndarray = np.abs(column.values.astype(np.float64)) * float(track.scale_inverse) < VALUE_LIMIT
+    with np.errstate(over="ignore"):  # what becomes infinite does not fit
+        fits: np.ndarray = np.abs(column.values.astype(np.float64)) * float(track.scale_inverse) < VALUE_LIMIT
     return fits
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from shared_features import windows
 from shared_features.answers import RECORD_CELLS, divide
 from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CELLS, SUM_CELLS, tidy
-from shared_features.distinct import FIRST_CELLS
+from shared_features.distinct import FIRST_CELLS, with_room
 from shared_features.extremes import tree_cells
 from shared_features.plan import Stage
 
@@ -24,6 +24,7 @@ PARTITIONS = 4
 _THREADED_ROWS = 8192
 """Below this a second thread costs more than it saves."""
 _FIRST_ROOM = 256
+_RECORDS = 8
 
 
 class Rows(NamedTuple):
@@ -56,11 +57,11 @@ class Partition:
         self.heads = np.empty((0, tracks, HEAD_CELLS), np.int64)
         self.sums = np.empty((0, outlines, SUM_CELLS), np.int64)
         self.arena = np.empty((_FIRST_ROOM, 3), np.int64)
-        self.used = np.zeros(2, np.int64)
+        self.used = np.zeros(4, np.int64)
         has_extremes = any(track.has_extremes for track in stage.tracks)
         self.tree = np.empty((2, tree_cells(_FIRST_ROOM) if has_extremes else 0), np.int64)
         self.counts = np.zeros((FIRST_CELLS, 3), np.int64)
-        self._records = np.empty((0, RECORD_CELLS), np.int64)
+        self._records = np.empty((_RECORDS * len(stage.layout.outputs), RECORD_CELLS), np.int64)
 
     def grow(self, slots: int) -> None:
         """Make room for ``slots`` slots; new ones are empty."""
@@ -74,15 +75,35 @@ class Partition:
     def run(self, which: np.ndarray, rows: Rows, answers: Answers) -> None:
         """Fold and answer the rows ``which``, in order."""
         stage = self._stage
-        self.arena, self.tree, self.counts, self._records, recorded = windows.fold_and_ask(
-            which, *rows, stage.lateness_us, stage.longest_us,
-            stage.layout.tracks, stage.layout.windows, stage.layout.outputs,
-            self.newest, self.heads, self.sums, self.arena, self.used, self.tree, self.counts, self._records, *answers,
-        )  # fmt: skip
-        if recorded:
-            outputs = [(output.operation, track.scale_inverse) for track in stage.tracks for output in track.outputs]
-            for record in self._records[:recorded].tolist():
-                answers.floats[record[0], record[1]] = divide(record, *outputs[record[0]])
+        layout = stage.layout
+        start = 0
+        while True:
+            start = windows.fold_and_ask(
+                start, which, *rows, stage.lateness_us, stage.longest_us, layout.tracks, layout.windows, layout.outputs,
+                self.newest, self.heads, self.sums, self.arena, self.used, self.tree, self.counts, self._records,
+                *answers,
+            )  # fmt: skip
+            if self.used[windows.RECORDED]:
+                self._divide(answers)
+            if start == len(which):
+                return
+            self._make_room()
+
+    def _divide(self, answers: Answers) -> None:
+        """Finish what the pass left as records."""
+        tracks = self._stage.tracks
+        outputs = [(output.operation, track.scale_inverse) for track in tracks for output in track.outputs]
+        for record in self._records[: self.used[windows.RECORDED]].tolist():
+            answers.floats[record[0], record[1]] = divide(record, *outputs[record[0]])
+        self.used[windows.RECORDED] = 0
+
+    def _make_room(self) -> None:
+        """A tidied arena or table of counts, if that is what the pass lacked; records were emptied already."""
+        layout, used = self._stage.layout, self.used
+        if used[windows.LACKING] == windows.LACKS_CELLS:
+            self.counts, used[windows.CELLS] = with_room(self.counts, used[windows.CELLS], len(layout.windows))
+        elif used[windows.LACKING] == windows.LACKS_ARENA:
+            self.arena, self.tree = tidy(layout.tracks, self.heads, self.sums, self.arena, self.tree, used)
 
     def warm_up(self) -> None:
         """Compile the pass by running it over no rows."""

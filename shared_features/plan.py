@@ -148,7 +148,9 @@ def _layout(tracks: Sequence[Track]) -> Layout:
             span = (window.span_us, window.events, int(window.include_self))
             window_rows.append((*span, _keeps(outputs), first, len(output_rows)))
         widest = max(window.events for window in track.windows)
-        track_rows.append((begin, len(window_rows), track.scale_inverse, widest, int(track.has_extremes)))
+        counting = sum(bool(row[windows.KEEPS] & windows.KEEPS_DISTINCT) for row in window_rows[begin:])
+        trees = int(track.has_extremes)
+        track_rows.append((begin, len(window_rows), track.scale_inverse, widest, trees, counting))
     return Layout(*(np.array(rows, np.int64) for rows in (track_rows, window_rows, output_rows)))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -27,12 +26,14 @@ from shared_features.arena import (
     DISTINCT,
     END,
     FIRST,
+    LARGEST,
     LEFT,
     LOWER,
     OLDER,
     SQUARE_HIGH,
     SQUARE_LOW,
     TIME,
+    TRACK_DISTINCT,
     TRACK_EVENTS,
     TRACK_FROM,
     TRACK_INVERSE,
@@ -43,15 +44,18 @@ from shared_features.arena import (
     insert,
     lower_bound,
     make_room,
+    room_wanted,
 )
 from shared_features.distinct import add_value, remove_value, with_room
-from shared_features.exact import intrinsic, wide_add, wide_product, wide_subtract
+from shared_features.exact import compiled, compiled_to_allocate, intrinsic, wide_add, wide_product, wide_subtract
 
 NEVER_US = -(2**62)
 """Before any event."""
 
 SPAN_US, EVENTS, WITH_SELF, KEEPS, OUTPUT_FROM, OUTPUT_TO = range(6)
 """Layout of a window: it holds times in [t − span, t], or the last n events; what it keeps; its outputs."""
+HANDED_OUT, CELLS, RECORDED, LACKING = range(4)
+LACKS_RECORDS, LACKS_CELLS, LACKS_ARENA = range(3)
 KEEPS_SUM, KEEPS_SQUARES, KEEPS_DISTINCT = 1, 2, 4
 
 _LOW_HALF = 0xFFFFFFFF
@@ -76,9 +80,9 @@ def _prefetch(typing_context, address):  # type: ignore[no-untyped-def]  # noqa:
     return types.int64(types.intp), generate
 
 
-@numba.njit(nogil=True)
-def _keep(keeps, sums, s, w, owner, value, counts, filled):  # type: ignore[no-untyped-def]
-    """Take a value into the sums of a window; returns the table of counts and its cells in use."""
+@compiled(forceinline=True)
+def _keep(keeps, sums, s, w, owner, value, counts, used):  # type: ignore[no-untyped-def]
+    """Take a value into the sums of a window; the table of counts has room for it."""
     if keeps & KEEPS_SUM:
         sums[s, w, UPPER] += value >> 32
         sums[s, w, LOWER] += value & _LOW_HALF
@@ -88,14 +92,12 @@ def _keep(keeps, sums, s, w, owner, value, counts, filled):  # type: ignore[no-u
             sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW], high, low
         )
     if keeps & KEEPS_DISTINCT:
-        counts, filled = with_room(counts, filled)
         new, taken = add_value(counts, owner, value)
         sums[s, w, DISTINCT] += new
-        filled += taken
-    return counts, filled
+        used[CELLS] += taken
 
 
-@numba.njit(nogil=True)
+@compiled(forceinline=True)
 def _drop(keeps, sums, s, w, owner, value, counts):  # type: ignore[no-untyped-def]
     """Take a value out of the sums of a window."""
     if keeps & KEEPS_SUM:
@@ -110,7 +112,7 @@ def _drop(keeps, sums, s, w, owner, value, counts):  # type: ignore[no-untyped-d
         sums[s, w, DISTINCT] -= 1
 
 
-@numba.njit(nogil=True)
+@compiled()
 def _past_sums(keeps, arena, begin, end, low, high, upper, lower, square_high, square_low):  # type: ignore[no-untyped-def]
     """Sums over arena[low:high], from those over arena[begin:end] if that is nearer than from nothing."""
     if not keeps & KEEPS_SUM:
@@ -132,12 +134,12 @@ def _past_sums(keeps, arena, begin, end, low, high, upper, lower, square_high, s
     return upper, lower, square_high, square_low
 
 
-@numba.njit(nogil=True)
+@compiled(forceinline=True)
 def _ask(  # type: ignore[no-untyped-def]
     with_self, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
     answers, floats, valid, records, recorded,
 ):  # fmt: skip
-    """Answer the windows of track ``k`` that do, or do not, hold the event itself; returns the records."""
+    """Answer the windows of track ``k`` that do, or do not, hold the event itself; returns the number of records."""
     base = heads[s, k, BASE]
     first, stop = base + heads[s, k, FIRST], base + heads[s, k, END]
     in_order = t >= heads[s, k, ADVANCED] and (first == stop or arena[stop - 1, TIME] <= t)
@@ -170,14 +172,15 @@ def _ask(  # type: ignore[no-untyped-def]
                 sums[s, w, UPPER], sums[s, w, LOWER], sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW],
             )  # fmt: skip
             distinct = np.int64(-1)
-        records, recorded = answer(
-            row, t, arena, tree, edge, right, upper, lower, square_high, square_low, distinct, tracks[k, TRACK_INVERSE],
-            windows[w, OUTPUT_FROM], windows[w, OUTPUT_TO], outputs, answers, floats, valid, records, recorded,
+        recorded = answer(
+            row, t, arena, tree, edge, right, upper, lower, square_high, square_low, distinct,
+            heads[s, k, LARGEST], tracks[k, TRACK_INVERSE], windows[w, OUTPUT_FROM], windows[w, OUTPUT_TO], outputs,
+            answers, floats, valid, records, recorded,
         )  # fmt: skip
-    return records, recorded
+    return recorded
 
 
-@numba.njit(nogil=True)
+@compiled(forceinline=True)
 def _evict(s, k, reach, tracks, windows, heads, sums, arena, counts):  # type: ignore[no-untyped-def]
     """Drop what lies before ``reach``, but for the last events that a window of events can reach (contract C2)."""
     base, events = heads[s, k, BASE], tracks[k, TRACK_EVENTS]
@@ -194,14 +197,15 @@ def _evict(s, k, reach, tracks, windows, heads, sums, arena, counts):  # type: i
         heads[s, k, FIRST] += 1
 
 
-@numba.njit(nogil=True)
+@compiled()
 def fold_and_ask(  # type: ignore[no-untyped-def]
-    rows, slots, times, identities, folded, asked, values, lateness_us, longest_us, tracks, windows, outputs,
+    start, rows, slots, times, identities, folded, asked, values, lateness_us, longest_us, tracks, windows, outputs,
     newest, heads, sums, arena, used, tree, counts, records, late, answers, floats, valid,
 ):  # fmt: skip
     """Fold and answer the rows of one partition, in order.
 
     Args:
+        start: the first of ``rows`` to do.
         rows: int64 [n], which rows of the block belong to the partition.
         slots: int64 [rows], slot of each row's key within its partition.
         times, identities: int64 [rows], event time in µs; identity with its highest bit flipped.
@@ -210,19 +214,19 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
         lateness_us, longest_us: of the stage, the longest event-time window.
         tracks, windows, outputs: the stage's layout, int64; see the constants. An output is (operation, k).
         newest: int64 [slots], greatest event time folded. heads, sums, arena: see `shared_features.arena`.
-        used: int64 [2], elements of the arena handed out, cells of the table in use.
+        used: int64 [4], elements of the arena handed out, cells of the table in use, records written, what
+            was lacking when the pass returned early.
         tree: see `shared_features.extremes`. counts: see `shared_features.distinct`.
         records: int64 [room, 8], for answers to be divided by the caller.
         late, answers, floats, valid: written; bool [rows], int64 and float64 [outputs, rows] (the same memory),
             bool [outputs, rows].
 
     Returns:
-        arena, tree, counts and records, which may be new ones, and the number of records.
+        The number of rows; or the first row for which the arena, the table of counts or the records have no room,
+        before anything of it is done. The caller makes room and calls again from there.
     """
-    without, with_self = np.int64(0), np.int64(1)  # of a type, where a plain number would be compiled in
-    recorded = np.int64(0)
     stride, sum_stride = heads.shape[1] * heads.shape[2] * 8, sums.shape[1] * sums.shape[2] * 8
-    for n in range(len(rows)):
+    for n in range(start, len(rows)):
         if n + _FAR < len(rows):
             s = slots[rows[n + _FAR]]
             for offset in range(0, stride, 64):
@@ -237,6 +241,19 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
                     _prefetch(place + sums[s, w, LEFT] * 24)
         row = rows[n]
         s, t = slots[row], times[row]
+        if used[RECORDED] + len(outputs) > len(records):
+            used[LACKING] = LACKS_RECORDS
+            return n
+        wanted = used[HANDED_OUT]
+        for k in range(len(tracks)):
+            if folded[k, row]:
+                wanted += room_wanted(heads, s, k)
+                if 2 * (used[CELLS] + tracks[k, TRACK_DISTINCT]) > len(counts):
+                    used[LACKING] = LACKS_CELLS
+                    return n
+        if wanted > len(arena):
+            used[LACKING] = LACKS_ARENA
+            return n
         newest[s] = max(newest[s], t)
         grace = newest[s] - lateness_us
         reach = grace - longest_us
@@ -248,42 +265,36 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
                 while heads[s, k, OLDER] < heads[s, k, END] and arena[base + heads[s, k, OLDER], TIME] < grace:
                     heads[s, k, OLDER] += 1
             _evict(s, k, reach, tracks, windows, heads, sums, arena, counts)
-            if asked[row]:
-                records, recorded = _ask(
-                    without, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
-                    answers, floats, valid, records, recorded,
-                )  # fmt: skip
-            if folded[k, row] and (t >= reach or events > 0):
-                if heads[s, k, END] == heads[s, k, CAPACITY]:
-                    arena, tree = make_room(tracks, heads, sums, arena, tree, used, s, k)
-                value = values[k, row]
-                place = insert(heads, arena, tree, s, k, tracks[k, TRACK_TREES], t, identities[row], value)
-                if events > 0 and t < grace:
-                    heads[s, k, OLDER] += 1
-                for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
-                    if place < sums[s, w, LEFT]:
-                        sums[s, w, LEFT] += 1
-                    else:
-                        counts, used[1] = _keep(
-                            windows[w, KEEPS], sums, s, w, s * len(windows) + w + 1, value, counts, used[1]
-                        )
-                if events > 0:
-                    _evict(s, k, reach, tracks, windows, heads, sums, arena, counts)
-            if asked[row]:
-                records, recorded = _ask(
-                    with_self, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
-                    answers, floats, valid, records, recorded,
-                )  # fmt: skip
-    return arena, tree, counts, records, recorded
+            for with_self in range(2):
+                if with_self == 1 and folded[k, row] and (t >= reach or events > 0):
+                    if heads[s, k, END] == heads[s, k, CAPACITY]:
+                        make_room(tracks, heads, sums, arena, tree, used, s, k)
+                    value = values[k, row]
+                    place = insert(heads, arena, tree, s, k, tracks[k, TRACK_TREES], t, identities[row], value)
+                    if events > 0 and t < grace:
+                        heads[s, k, OLDER] += 1
+                    for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+                        if place < sums[s, w, LEFT]:
+                            sums[s, w, LEFT] += 1
+                        else:
+                            _keep(windows[w, KEEPS], sums, s, w, s * len(windows) + w + 1, value, counts, used)
+                if asked[row]:
+                    used[RECORDED] = _ask(
+                        with_self, row, s, k, t, reach, tracks, windows, outputs, heads, sums, arena, tree, counts,
+                        answers, floats, valid, records, used[RECORDED],
+                    )  # fmt: skip
+    return len(rows)
 
 
-@numba.njit(nogil=True)
+@compiled_to_allocate()
 def sum_all(tracks, windows, heads, sums, arena, counts, used):  # type: ignore[no-untyped-def]
     """Sums over all retained events of every slot: a restored window begins at the first of them. Returns counts."""
     for s in range(len(heads)):
         for k in range(len(tracks)):
             for i in range(heads[s, k, BASE], heads[s, k, BASE] + heads[s, k, END]):
+                heads[s, k, LARGEST] = max(heads[s, k, LARGEST], abs(arena[i, VALUE]))
+                counts, used[CELLS] = with_room(counts, used[CELLS], tracks[k, TRACK_DISTINCT])
                 for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
                     owner = s * len(windows) + w + 1
-                    counts, used[1] = _keep(windows[w, KEEPS], sums, s, w, owner, arena[i, VALUE], counts, used[1])
+                    _keep(windows[w, KEEPS], sums, s, w, owner, arena[i, VALUE], counts, used)
     return counts

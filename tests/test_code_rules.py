@@ -15,7 +15,8 @@ import pytest
 from tests import repository
 
 # The feature library runs inside every worker: it stays small and fast to import (h3 is loaded where it is used).
-FEATURE_LIBRARY_MAY_IMPORT = {"numpy", "pyarrow", "numba", "fastavro", "orjson", "tzdata", "h3", "shared_features"}
+FEATURE_LIBRARY_MAY_IMPORT = {"numpy", "pyarrow", "numba", "llvmlite", "fastavro", "orjson", "tzdata", "h3"}
+FEATURE_LIBRARY_MAY_IMPORT.add("shared_features")
 
 # Whoever can write the bytes that these read runs code of their choice (or, for numpy, objects).
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
