@@ -27,7 +27,13 @@ LOOPBACK = "127.0.0.1"
 @folder_option("--models", "models, one folder each", "var/models/<app>")
 @click.option("--port", default=options.MODEL_PORT, type=click.IntRange(0, 65535), help="Of gRPC; 0: a free one.")
 @click.option("--rest-port", type=click.IntRange(0, 65535), show_default="no REST", help="Of REST; 0: a free one.")
-@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF TENSORFLOW_MODEL_SERVER]...")
+@click.argument(
+    "flags",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[FLAGS OF TENSORFLOW_MODEL_SERVER]...",
+    help="By their own names, such as --enable_batching.",
+)
 @json_option
 def serve(
     app_name: str, models: Path | None, port: int, rest_port: int | None, flags: tuple[str, ...], as_json: bool

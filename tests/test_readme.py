@@ -73,3 +73,11 @@ def test_the_publisher_and_the_consumer_of_the_readme_meet(start_process: Start,
     assert 0.5 < float(probability) < 1  # it left 40 minutes late
     os.kill(process.process.pid, signal.SIGINT)
     assert process.wait() == 0
+
+
+def test_the_short_table_of_the_skew_suite_says_what_the_long_one_says() -> None:
+    """Scores by system; tests/test_skew.py holds the long table against a run."""
+    (totals,) = re.findall(r"^\| \*\*✓ of those that apply\*\* (.*)\|$", README, re.MULTILINE)
+    (short,) = re.findall(r"^\| system \| batch .*\n\| ---.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    scores = [cell.strip() for row in short.splitlines() for cell in row.split("|")[2:-1] if cell.strip()]
+    assert scores == [cell.strip() for cell in totals.split("|") if cell.strip()]
