@@ -6,11 +6,24 @@ digits if these give it back, else 9 (17 for a double), always with a point; NaN
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import numpy as np
+
+_FLOAT_LIMIT = 3.4028234e38  # RapidJSON's IsFloat
+_SHOWN_CHARACTERS = 10_000
+_ESCAPES = {number: f"\\u{number:04X}" for number in range(32)}
+_ESCAPES.update({ord(raw): f"\\{letter}" for raw, letter in zip('"\\\b\f\n\r\t', '"\\bfnrt', strict=True)})
+
+
+def quoted(text: str) -> str:
+    """A JSON string, escaped as RapidJSON does.
+
+    >>> print(quoted('a "b" \\x1f é'))
+    "a \\"b\\" \\u001F é"
+    """
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 def decimal(value: float, single: bool = False) -> str:
@@ -42,6 +55,10 @@ class PrettyWriter:
         """All that was written."""
         return "".join(self._parts)
 
+    def size(self) -> int:
+        """Pieces written so far, of a character or more each."""
+        return len(self._parts)
+
     def raw(self, token: str) -> None:
         """A value that is JSON already."""
         self._prefix()
@@ -49,7 +66,7 @@ class PrettyWriter:
 
     def string(self, value: str) -> None:
         """A string or a key."""
-        self.raw(json.dumps(value, ensure_ascii=False))
+        self.raw(quoted(value))
 
     def start(self, bracket: str) -> None:
         """Begin an array or an object."""
@@ -78,3 +95,36 @@ class PrettyWriter:
         else:
             self._parts.append((",\n" if count else "\n") + " " * 4 * len(self._levels))
         level[1] += 1
+
+
+def shown(value: Any) -> str:
+    """A JSON value as refusals quote it."""
+    if isinstance(value, float):
+        single = abs(value) <= _FLOAT_LIMIT
+        return decimal(float(np.float32(value)) if single else value, single)
+    writer = PrettyWriter()
+    _write(writer, value)
+    return writer.text()[:_SHOWN_CHARACTERS]
+
+
+def _write(writer: PrettyWriter, value: Any) -> None:
+    if writer.size() > _SHOWN_CHARACTERS:
+        return
+    if isinstance(value, dict):
+        writer.start("{")
+        for key, inner in value.items():
+            writer.string(key)
+            _write(writer, inner)
+        writer.end("}")
+    elif isinstance(value, list):
+        writer.start("[")
+        for inner in value:
+            _write(writer, inner)
+        writer.end("]")
+    elif isinstance(value, str):
+        writer.string(value)
+    elif value is None or isinstance(value, bool):
+        writer.raw({None: "null", True: "true", False: "false"}[value])
+    else:
+        finite = isinstance(value, int) or math.isfinite(value)
+        writer.raw(repr(value).replace("e+", "e") if finite else decimal(value))

@@ -16,9 +16,10 @@ from google.protobuf import json_format
 from serving import wire
 from serving.access import Token
 from serving.http import Answer
+from serving.json_parse import parse
 from serving.rest_answers import error_body, predictions
 from serving.rest_examples import classifications, fill_examples, regressions
-from serving.rest_json import fill_inputs, parse, signature_name
+from serving.rest_json import fill_inputs, signature_name
 from serving.rpc import Services
 from serving.servable import DEFAULT_SIGNATURE
 from serving.status import Code, RefusalError, invalid

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any
 
-from serving.json_text import PrettyWriter, decimal
+from serving.json_text import PrettyWriter, decimal, quoted
 from serving.rest_json import INTEGERS, TYPE_NAMES
 from serving.status import invalid
 from serving.tensors import numbers, strings
 from serving.wire import DataType
 
 _STRING = int(DataType.DT_STRING)
+_Token = str | bytes
 
 
 def predictions(outputs: Any, in_rows: bool) -> str:
@@ -61,9 +61,16 @@ def predictions(outputs: Any, in_rows: bool) -> str:
     return writer.text()
 
 
-def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[str], dim: int, offset: int) -> int:
+def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[_Token], dim: int, offset: int) -> int:
     if dim >= len(shape):
-        writer.raw(tokens[offset])
+        token = tokens[offset]
+        if isinstance(token, str):
+            writer.raw(token)
+        else:
+            writer.start("{")
+            writer.string("b64")
+            writer.string(token.decode())
+            writer.end("}")
         return offset + 1
     writer.start("[")
     for _ in range(shape[dim]):
@@ -72,14 +79,13 @@ def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[str
     return offset
 
 
-def _tokens(name: str, proto: Any) -> tuple[tuple[int, ...], list[str]]:
-    """Shape and elements as JSON."""
+def _tokens(name: str, proto: Any) -> tuple[tuple[int, ...], list[_Token]]:
+    """Shape and elements as JSON, or as the text of base64 data."""
     if proto.dtype == _STRING:
         values, shape = strings(proto)
         if name.endswith("_bytes"):
-            encoded = [base64.b64encode(value).decode() for value in values]
-            return shape, [f'{{"b64": {json.dumps(text)}}}' for text in encoded]
-        return shape, [json.dumps(value.decode("utf-8", "replace"), ensure_ascii=False) for value in values]
+            return shape, [base64.b64encode(value) for value in values]
+        return shape, [quoted(value.decode("utf-8", "replace")) for value in values]
     array = numbers(proto)
     flat = array.ravel().tolist()
     if proto.dtype in (DataType.DT_FLOAT, DataType.DT_HALF, DataType.DT_DOUBLE):

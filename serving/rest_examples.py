@@ -5,12 +5,12 @@ Source: tensorflow_serving/util/json_tensor.cc. The key of the answer is ``resul
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
-from serving.json_text import PrettyWriter, decimal
-from serving.rest_json import from_base64, is_base64, shown, signature_name, type_name
+from serving.json_parse import double
+from serving.json_text import PrettyWriter, decimal, shown
+from serving.rest_json import from_base64, is_base64, signature_name, type_name
 from serving.status import invalid
 
 _FLOAT_LIMIT = 3.4028234663852886e38
@@ -60,6 +60,7 @@ def _add(value: Any, name: str, feature: Any) -> None:
         values.append(value)
     elif isinstance(value, int | float):
         values = _list(feature, "float_list", name)
+        value = double(value)
         if math.isfinite(value) and abs(value) > _FLOAT_LIMIT:
             raise invalid(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
         values.append(value)
@@ -88,7 +89,7 @@ def classifications(result: Any) -> str:
         writer.start("[")
         for found in one.classes:
             writer.start("[")
-            writer.raw(json.dumps(found.label, ensure_ascii=False))
+            writer.string(found.label)
             writer.raw(decimal(found.score, single=True))
             writer.end("]")
         writer.end("]")

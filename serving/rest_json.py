@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from typing import Any
 
 import numpy as np
 
-from serving.json_text import decimal
+from serving.json_parse import double
+from serving.json_text import shown
 from serving.status import Code, RefusalError, invalid
 from serving.tensors import ELEMENT_TYPES, write_numbers, write_strings
 from serving.wire import DataType
 
-DEPTH_LIMIT = 64
 _STRING = int(DataType.DT_STRING)
 TYPE_NAMES = {
     DataType.DT_FLOAT: "float", DataType.DT_DOUBLE: "double", DataType.DT_INT32: "int32", DataType.DT_INT16: "int16",
     DataType.DT_INT8: "int8", DataType.DT_UINT8: "uint8", DataType.DT_STRING: "string", DataType.DT_INT64: "int64",
     DataType.DT_BOOL: "bool", DataType.DT_UINT32: "uint32", DataType.DT_UINT64: "uint64", DataType.DT_HALF: "half",
+    DataType.DT_COMPLEX64: "complex64", DataType.DT_COMPLEX128: "complex128", DataType.DT_BFLOAT16: "bfloat16",
+    DataType.DT_UINT16: "uint16", DataType.DT_QINT8: "qint8", DataType.DT_QUINT8: "quint8",
+    DataType.DT_QINT16: "qint16", DataType.DT_QUINT16: "quint16", DataType.DT_QINT32: "qint32",
 }  # fmt: skip
 _INT32 = range(-(2**31), 2**31)
 INTEGERS = {
@@ -36,41 +38,6 @@ _DECIMALS = {
     DataType.DT_FLOAT: ("float", 2**24 - 1, float(np.finfo(np.float32).max)),
     DataType.DT_DOUBLE: ("double", 2**53 - 1, float(np.finfo(np.float64).max)),
 }
-
-
-def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object that a body begins with; what follows it is not looked at. RefusalError if there is none."""
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    try:
-        text = body.decode("utf-8").lstrip(" \t\r\n\ufeff")
-        value = _DECODER.raw_decode(text)[0]
-    except json.JSONDecodeError as error:
-        raise invalid(f"JSON Parse error: Invalid value. at offset: {error.pos}") from None
-    except UnicodeDecodeError as error:
-        raise invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from None
-    except RecursionError:
-        raise invalid(f"JSON Parse error: Nested deeper than {DEPTH_LIMIT} levels") from None
-    except ValueError:
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
-    if not isinstance(value, dict):
-        raise invalid(f"JSON Value: {shown(value)} Is not object")
-    if _depth(value) > DEPTH_LIMIT:
-        raise invalid(f"JSON Parse error: Nested deeper than {DEPTH_LIMIT} levels")
-    return value
-
-
-_DECODER = json.JSONDecoder()
-
-
-def _depth(value: Any) -> int:
-    depth = 0
-    level = [value]
-    while level:
-        depth += 1
-        below = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-        level = [one for one in below if isinstance(one, dict | list)]
-    return depth
 
 
 def signature_name(document: dict[str, Any]) -> str:
@@ -221,6 +188,7 @@ def _element(value: Any, dtype: int) -> Any:
         if kind is int and -(2**63) <= value < 2**64:
             lossless = abs(value) <= whole
         else:
+            value = double(value)
             lossless = not math.isfinite(value) or abs(value) <= largest
         if not lossless:
             raise invalid(f"Cannot convert JSON value: {shown(value)} to {name} without loss of precision.")
@@ -275,13 +243,6 @@ def type_name(value: Any) -> str:
     if isinstance(value, bool | str | dict | list):
         return {"dict": "Object", "list": "Array", "str": "String"}.get(type(value).__name__, str(value))
     return "Number"
-
-
-def shown(value: Any) -> str:
-    """A value as refusals quote it."""
-    if isinstance(value, float):
-        return decimal(value)
-    return json.dumps(value, indent=4, ensure_ascii=False)[:10_000]
 
 
 def _write(proto: Any, dtype: int, flat: list[Any], shape: tuple[int, ...]) -> None:
