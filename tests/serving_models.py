@@ -9,6 +9,7 @@ whole         an int64 input
 slow          counts to x in a loop on one thread
 estimator     TF 1 style: several signatures, tf.Example inputs (see saved_model_half_plus_two of TensorFlow Serving)
 broken        a SavedModel whose graph is cut short
+types, misfits   see tests/serving_odd_models.py
 reads_files, writes_files, saves, runs_python, prints_to_file   what a model must not do
 """
 
@@ -22,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests import processes
+from tests import processes, serving_odd_models
 
 FINGERPRINT = "f" * 32
 DEFINITIONS = '{"features": {"x": 1}}'
@@ -111,6 +112,8 @@ def main(folder: Path) -> None:
 
     save("slow", tf.Module(), serving_default=signature(slow, x=tf.float32))
     _estimator(tf, folder / "estimator")
+    serving_odd_models.export_types(tf, folder / "types")
+    serving_odd_models.export_misfits(tf, folder / "misfits")
     _dangerous(tf, save, signature)
 
     shutil.copytree(folder / "half_plus_two", folder / "broken")

@@ -56,7 +56,7 @@ class Rest:
 
     def predict(self, model: str, body: str | dict[str, Any]) -> Reply:
         text = body if isinstance(body, str) else json.dumps(body)
-        return self.ask("POST", f"/v1/models/{model}:predict", text)
+        return self.ask("POST", f"/v1/models/{model}:predict", text.encode())
 
 
 def served(folder: Any, *flags: str) -> Started:
@@ -139,7 +139,30 @@ NOT_A_FLOAT = 'JSON Value: "x" Type: String is not of expected type: float'
 REFUSED: list[tuple[str, Any, int, str]] = [
     ("half_plus_two", "", 400, "JSON Parse error: The document is empty"),
     ("half_plus_two", "[1]", 400, "JSON Value: [\n    1\n] Is not object"),
-    ("half_plus_two", "{", 400, "JSON Parse error: "),
+    *(
+        ("half_plus_two", body, 400, f"JSON Parse error: {text}")
+        for body, text in {
+            " \n": "The document is empty. at offset: 2",
+            "instances = [1, 2]": "Invalid value. at offset: 0",
+            "{": "Missing a name for object member. at offset: 1",
+            '{"instances" [1]}': "Missing a colon after a name of object member. at offset: 13",
+            '{"instances": [1]': "Missing a comma or } after an object member. at offset: 17",
+            ' {"é": [1 2]}': "Missing a comma or ] after an array element. at offset: 11",
+            '{"instances': "Missing a closing quotation mark in string.",
+            '{"\\x": 1}': "Invalid escape character in string.",
+            '{"\\u00zz": 1}': "Incorrect hex digit after \\u escape in string.",
+            '{"a\nb": 1}': "Invalid encoding in string.",
+            '{"instances": [1.]}': "Miss fraction part in number.",
+            '{"instances": [1e]}': "Miss exponent in number.",
+            '{"instances": [1e400]}': "Number too big to be stored in double.",
+        }.items()
+    ),
+    ("half_plus_two", '{"instances": [%s]}' % ("9" * 400), 400, "Number too big to be stored in double."),
+    ("half_plus_two", {"inputs": "a\x1f"}, 400, 'JSON Value: "a\\u001F" Type: String is not'),
+    ("whole", {"inputs": 0.123456789012}, 400, "JSON Value: 0.123456791 Type: Number"),
+    ("half_plus_two", '{"instances": {"a": [1.5, true, null, NaN, {}, []]}}', 400, (
+        'JSON Value: {\n    "instances": {\n        "a": [\n            1.5,\n            true,\n            null,\n'
+        '            NaN,\n            {},\n            []\n        ]\n    }\n} Excepting \'instances\'')),
     ("half_plus_two", {}, 400, "Missing 'inputs' or 'instances' key"),
     ("half_plus_two", {"instances": [1], "inputs": [1]}, 400, "expecting only one of 'inputs' or 'instances' keys"),
     ("half_plus_two", {"instances": []}, 400, "No values in 'instances' array"),
