@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from serving import logs
 from serving.access import Token, address
@@ -29,10 +29,10 @@ class FlagsError(Exception):
     """Flags, or a file that they name, that cannot be used; the text is the sentence to print."""
 
 
-def _models(options: argparse.Namespace) -> list[ModelSettings]:
+def _models(options: argparse.Namespace, serving: Collection[str] = ()) -> list[ModelSettings]:
     if options.model_config_file is None:
         return [ModelSettings(options.model_name, options.model_base_path)]
-    return read_config(options.model_config_file)
+    return read_config(options.model_config_file, serving)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -140,7 +140,7 @@ def stay(
 def _read_again(server: ModelServer, options: argparse.Namespace, current: list[ModelSettings]) -> list[ModelSettings]:
     """Serve what the config file says now; a file that cannot be used changes nothing, and is said once."""
     try:
-        wanted = _models(options)
+        wanted = _models(options, server.models.names())
         if wanted != current:
             server.models.replace(wanted)
             log.info("model config file read again: %d models", len(wanted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from serving.versions import ModelSettings, VersionPolicy
 PLATFORM = "tensorflow"
 
 
-def read_config(path: Path) -> list[ModelSettings]:
-    """The models that a file lists.
+def read_config(path: Path, serving: Collection[str] = ()) -> list[ModelSettings]:
+    """The models that a file lists; `serving` are the names of those that are served already.
 
     Raises RefusalError with the real server's words, OSError if the file cannot be read.
     """
-    return settings_of(read_text(path, wire.ModelServerConfig()))
+    return settings_of(read_text(path, wire.ModelServerConfig()), serving)
 
 
 def read_metrics_path(path: Path) -> str | None:
@@ -41,8 +42,8 @@ def read_text(path: Path, message: Any) -> Any:
         raise invalid(f"Error parsing text-format {name}: {error} (Invalid protobuf file: '{path}')") from None
 
 
-def settings_of(config: Any) -> list[ModelSettings]:
-    """The models of a ModelServerConfig message; RefusalError if it cannot be served."""
+def settings_of(config: Any, serving: Collection[str] = ()) -> list[ModelSettings]:
+    """The models of a ModelServerConfig message; `serving` as above. RefusalError if it cannot be served."""
     if config.WhichOneof("config") == "custom_model_config":
         raise invalid("ModelServer does not yet support custom model config.")
     found: dict[str, ModelSettings] = {}
@@ -52,6 +53,11 @@ def settings_of(config: Any) -> list[ModelSettings]:
         if not Path(one.base_path).is_absolute():
             raise invalid(f"Expected model {one.name} to have an absolute path or URI; got base_path()={one.base_path}")
         if one.model_platform not in ("", PLATFORM):
+            if one.name in serving:
+                raise invalid(
+                    f"Illegal to change a model's platform. For model {one.name} platform was {PLATFORM} and new "
+                    f"platform requested is {one.model_platform}"
+                )
             raise invalid(f"Illegal setting ModelServerConfig::model_platform: {one.model_platform}.")
         found[one.name] = ModelSettings(
             one.name,

@@ -221,6 +221,11 @@ class Models:
             raise not_found(f"Could not find {what} of model {name}")
         return states
 
+    def names(self) -> list[str]:
+        """Of the models, whether or not a version of them answers."""
+        with self._lock:
+            return list(self._models)
+
     def logging(self, name: str) -> LogSettings | None:
         """What is logged of a model's requests."""
         with self._lock:

@@ -120,7 +120,7 @@ class Services:
             if model.HasField("logging_config"):
                 log.warning("model %s: logging_config is taken from config files only, not from a request", model.name)
                 model.ClearField("logging_config")
-        settings = settings_of(request.config)
+        settings = settings_of(request.config, self._models.names())
         before = self.metrics.totals()
         try:
             in_background(lambda: self._models.replace(settings), "reload", time_left_s)
