@@ -251,8 +251,10 @@ class ModelServer:
             self._add_socket(server, self._socket_path)
         server.start()
         self._server = server
-        if self._http is not None:
+        log.info("Running gRPC ModelServer at %s ...", address(self._host, self.port))
+        if self._http is not None and self.rest_port is not None:
             self._http.start()
+            log.info("Exporting HTTP/REST API at:%s ...", address(self._host, self.rest_port))
 
     def _add_port(self, server: grpc.Server, where: str) -> int:
         if self._tls is None:
