@@ -10,6 +10,7 @@ Source: tensorflow/c/c_api.h, tf_tensor.h and tsl/platform/ctstring_internal.h (
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import math
 import os
@@ -27,6 +28,7 @@ from serving.tensors import ELEMENT_TYPES, Array
 _Pointer = ctypes.c_void_p
 _STRING = int(wire.DataType.DT_STRING)
 _STRING_BYTES = 24  # sizeof(TF_TString)
+_SMALL_BYTES = 4096
 _SHORT = 22  # characters that fit into a TF_TString itself
 
 
@@ -274,22 +276,23 @@ class LoadedModel:
 
     def _new_tensor(self, tensor: Tensor) -> int:
         tf = self._tf
-        rank = len(tensor.shape)
-        dims = (ctypes.c_int64 * rank)(*tensor.shape)
         values = tensor.values
         long: list[int] = []
         if isinstance(values, list):
             data, long = _string_layout(values)
         else:
             data = values
-        pointer: int = tf.allocate(tensor.dtype, dims, rank, data.nbytes)
+        size = data.nbytes
+        pointer: int = tf.allocate(tensor.dtype, _dimensions(tensor.shape), len(tensor.shape), size)
         if not pointer:
-            raise TensorFlowError(8, f"no memory for a tensor of {data.nbytes} bytes")
-        if data.nbytes:
+            raise TensorFlowError(8, f"no memory for a tensor of {size} bytes")
+        if size:
             address = tf.data(pointer)
-            data = np.ascontiguousarray(data)
-            # `.ctypes.data` would make an object of its own for each tensor.
-            ctypes.memmove(address, data.__array_interface__["data"][0], data.nbytes)
+            if size <= _SMALL_BYTES:  # asking NumPy for an address takes longer than a copy
+                ctypes.memmove(address, data.tobytes(), size)
+            else:
+                data = np.ascontiguousarray(data)
+                ctypes.memmove(address, data.__array_interface__["data"][0], size)
             for index in long:  # on TensorFlow's heap; freed with the tensor
                 tf.copy_string(address + index * _STRING_BYTES, values[index], len(values[index]))
         return pointer
@@ -309,6 +312,12 @@ class LoadedModel:
 
 
 _ON_CALLERS_THREAD = wire.RunOptions(inter_op_thread_pool=-1)
+
+
+@functools.lru_cache(maxsize=256)
+def _dimensions(shape: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    """For TensorFlow to read: shared, never changed."""
+    return (ctypes.c_int64 * len(shape))(*shape)
 
 
 def _string_layout(values: list[bytes]) -> tuple[Array, list[int]]:
