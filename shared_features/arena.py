@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared_features.exact import compiled, compiled_to_allocate
+from shared_features.exact import compiled
 from shared_features.extremes import append_extreme, rebuild_extremes, tree_cells
 
 TIME, IDENTITY, VALUE = 0, 1, 2
@@ -39,20 +39,42 @@ def lower_bound(arena, low, high, t):  # type: ignore[no-untyped-def]
     return low
 
 
-@compiled_to_allocate()
-def tidy(tracks, heads, sums, arena, tree, used):  # type: ignore[no-untyped-def]
-    """A new arena, with every range at its live length and half as much again, and a quarter more to hand out."""
-    slots = len(heads)
-    room = 0
-    for s in range(slots):
-        for k in range(len(tracks)):
-            live = heads[s, k, END] - heads[s, k, FIRST]
-            room += live + (live >> 1) + 2 if live > 0 else 0
+def tidy(
+    tracks: np.ndarray, heads: np.ndarray, sums: np.ndarray, arena: np.ndarray, tree: np.ndarray, used: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A new arena, with every range at its live length and half as much again, and a quarter more to hand out.
+
+    NumPy makes it, not compiled code: NumPy asks Linux for huge pages, without which looking addresses up costs as
+    much as the rest of the window pass.
+    """
+    room = tidied_room(heads)
     room += (room >> 2) + 256
     fresh = np.empty((room, 3), np.int64)
     fresh_tree = np.empty((2, tree_cells(room) if tree.shape[1] > 0 else 0), np.int64)
+    move_all(tracks, heads, sums, arena, fresh, fresh_tree, used)
+    return fresh, fresh_tree
+
+
+@compiled()
+def tidied_room(heads):  # type: ignore[no-untyped-def]
+    """Elements that all ranges have after `tidy`."""
+    room = 0
+    for s in range(heads.shape[0]):
+        for k in range(heads.shape[1]):
+            room += _tidied_capacity(heads[s, k, END] - heads[s, k, FIRST])
+    return room
+
+
+@compiled()
+def _tidied_capacity(live):  # type: ignore[no-untyped-def]
+    return live + (live >> 1) + 2 if live > 0 else 0
+
+
+@compiled()
+def move_all(tracks, heads, sums, arena, fresh, fresh_tree, used):  # type: ignore[no-untyped-def]
+    """Move every range to a fresh arena, one after the other."""
     target = np.int64(0)
-    for s in range(slots):
+    for s in range(len(heads)):
         for k in range(len(tracks)):
             first, live = heads[s, k, FIRST], heads[s, k, END] - heads[s, k, FIRST]
             source = heads[s, k, BASE] + first
@@ -60,12 +82,11 @@ def tidy(tracks, heads, sums, arena, tree, used):  # type: ignore[no-untyped-def
                 fresh[target + i, TIME] = arena[source + i, TIME]
                 fresh[target + i, IDENTITY] = arena[source + i, IDENTITY]
                 fresh[target + i, VALUE] = arena[source + i, VALUE]
-            _moved(tracks, heads, sums, s, k, target, live + (live >> 1) + 2 if live > 0 else 0)
+            _moved(tracks, heads, sums, s, k, target, _tidied_capacity(live))
             if tracks[k, TRACK_TREES]:
                 rebuild_extremes(fresh_tree, fresh, target, target + live)
             target += heads[s, k, CAPACITY]
     used[0] = target
-    return fresh, fresh_tree
 
 
 @compiled()

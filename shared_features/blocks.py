@@ -25,6 +25,8 @@ from shared_features.schema import ENVELOPE, EventSchema
 MAX_BLOCK_BYTES: Final = 1 << 30
 """The largest serialised block that :func:`from_ipc` reads."""
 
+_LONGER_KEPT: Final = 64
+
 _OWN_STRUCTS: Final = frozenset({"", "stage", "feature", "prediction", "reaction"})
 
 _NO_CODEC: Final = pa.ipc.IpcWriteOptions(compression=None)
@@ -70,12 +72,27 @@ def append_columns(block: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa
     """
     if not columns:
         return block
-    taken = [name for name in columns if block.schema.get_field_index(name) >= 0]
+    schema = _longer_schema(block.schema, tuple(columns), tuple(values.type for values in columns.values()))
+    return pa.RecordBatch.from_arrays([*block.columns, *columns.values()], schema=schema)
+
+
+_longer: dict[tuple[str, ...], tuple[pa.Schema, tuple[pa.DataType, ...], pa.Schema]] = {}
+"""By the names of columns: what they were appended to last, their types, and the schema of it all."""
+
+
+def _longer_schema(schema: pa.Schema, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> pa.Schema:
+    """The schema with further fields; the last one of the same names is kept, for blocks of one row."""
+    known = _longer.get(names)
+    if known is not None and known[0].equals(schema, check_metadata=True) and known[1] == types:
+        return known[2]
+    taken = [name for name in names if schema.get_field_index(name) >= 0]
     if taken:
         raise ValueError(f"The block has a column {taken[0]!r} already; name the new one otherwise.")
-    fields = [*block.schema, *(pa.field(name, values.type) for name, values in columns.items())]
-    schema = pa.schema(fields, metadata=block.schema.metadata)
-    return pa.RecordBatch.from_arrays([*block.columns, *columns.values()], schema=schema)
+    fields = [*schema, *(pa.field(name, kind) for name, kind in zip(names, types, strict=True))]
+    if len(_longer) >= _LONGER_KEPT:
+        _longer.clear()
+    _longer[names] = (schema, types, pa.schema(fields, metadata=schema.metadata))
+    return _longer[names][2]
 
 
 def nest(block: Columns) -> Columns:

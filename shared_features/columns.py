@@ -120,6 +120,11 @@ class Evaluator:
 
     def columns(self, expressions: Iterable[Expression]) -> list[Column]:
         """Values and validity of several expressions."""
+        expressions = list(expressions)
+        known = [self._columns.get(expression.key) for expression in expressions]
+        found = [column for column in known if column is not None]
+        if len(found) == len(known):
+            return found
         if self._quiet:
             return [self.column(expression) for expression in expressions]
         # NumPy's warnings are turned off once for all of them: turning them off costs as much as three nodes.
@@ -132,6 +137,9 @@ class Evaluator:
 
     def array(self, expression: Expression) -> pa.Array:
         """``expression`` as an Arrow array with nulls."""
+        name = expression.stored_in
+        if name is not None and "column:" + name not in self._columns:
+            return self.block.column(name)
         return to_arrow(self.column(expression), expression.dtype)
 
     def is_type(self, event_type: str) -> np.ndarray:

@@ -39,6 +39,7 @@ class Expression:
 
     Attributes:
         at: the line of the app's file that the node comes from, None if there is none.
+        stored_in: the column of a block that it is, if it is one.
         is_leaf: whether `evaluate` only takes what is there, with no arithmetic that NumPy could warn of.
     """
 
@@ -46,6 +47,7 @@ class Expression:
     definition: list[Any]
     at: SourceLine | None
     is_leaf = False
+    stored_in: str | None = None
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """A node that remembers the line of the app's file that made it, for errors found later."""
@@ -267,6 +269,10 @@ def literal(value: Any) -> Expression:
     return value if isinstance(value, Expression) else Literal(value)
 
 
+_OF_ALL_TYPES = ("event_time", "event_id")
+"""Columns of the envelope, which are null on no row."""
+
+
 class Field(Expression):
     """A field of an event type; null on rows of other types."""
 
@@ -277,11 +283,12 @@ class Field(Expression):
         self.field = field
         self.column = column
         self.dtype = dtype
+        self.stored_in = None if column in _OF_ALL_TYPES else column
         self.definition = ["field", event_type, field]
 
     def evaluate(self, of: Evaluator) -> Column:
         column = of.block_column(self.column, self.dtype)
-        if self.column in ("event_time", "event_id"):  # the envelope is shared by all types
+        if self.stored_in is None:
             return Column(column.values, column.valid & of.is_type(self.event_type))
         return column
 
@@ -292,7 +299,7 @@ class BlockColumn(Expression):
     is_leaf = True
 
     def __init__(self, kind: str, names: Sequence[str], dtype: str) -> None:
-        self.column = ".".join([kind, *names])
+        self.column = self.stored_in = ".".join([kind, *names])
         self.dtype = dtype
         self.definition = [kind, *names]
 

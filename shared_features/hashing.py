@@ -45,6 +45,8 @@ _FNV_PRIME: Final = 0x0000_0100_0000_01B3
 _FMIX_1: Final = 0xFF51_AFD7_ED55_8CCD
 _FMIX_2: Final = 0xC4CE_B9FE_1A85_EC53
 _NULL_LENGTH: Final = 0xFFFF_FFFF
+_FEW_CHARACTERS: Final = 64
+"""Up to here Python hashes the texts of one row faster than Arrow hands them to compiled code."""
 
 
 def hash_bytes(data: bytes, seed: int = 0) -> int:
@@ -117,6 +119,10 @@ def hash_columns(columns: Sequence[pa.Array | pa.ChunkedArray], seed: int = 0) -
     """
     if not columns or len({len(column) for column in columns}) != 1:
         raise ValueError("hash_columns needs one or more columns of one length.")
+    if len(columns[0]) == 1 and all(column.type == pa.string() for column in columns):
+        texts = [column[0].as_py() for column in columns]
+        if sum(len(text) for text in texts if text is not None) <= _FEW_CHARACTERS:
+            return np.array([hash_bytes(b"".join(map(_framed_text, texts)), seed)], np.uint64)
     states = np.full(len(columns[0]), _FNV_OFFSET ^ _fmix(seed), np.uint64)
     for column in columns:
         array = _one_array(column)
@@ -125,6 +131,13 @@ def hash_columns(columns: Sequence[pa.Array | pa.ChunkedArray], seed: int = 0) -
         _absorb(array, states, framed=True)
     _finish(states)
     return states
+
+
+def _framed_text(text: str | None) -> bytes:
+    if text is None:
+        return _NULL_LENGTH.to_bytes(4, "little")
+    data = text.encode()
+    return len(data).to_bytes(4, "little") + data
 
 
 def shard_of(hashes: UInt64Array, shards: int) -> npt.NDArray[np.int32]:

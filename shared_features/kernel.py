@@ -7,6 +7,7 @@ depends on the order of the rows only (contract C1 to C4). It knows nothing of B
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -65,40 +66,35 @@ def fold(state: StageState, evaluator: Evaluator) -> dict[str, pa.Array]:
     values = np.empty((len(stage.tracks), rows), np.int64)
     for i, track in enumerate(stage.tracks):
         _fill(track, state.interners[i], evaluator, keyed, folded[i], values[i])
-    outputs = stage.outputs
-    integers = np.empty((len(outputs), rows), np.int64)
+    integers = np.empty((len(stage.outputs), rows), np.int64)
     answers = Answers(np.zeros(rows, np.bool_), integers, integers.view(np.float64), np.zeros(integers.shape, np.bool_))
     # Copies of our own: the pass is compiled anew for arrays that are read-only or not aligned.
     times = evaluator.block_column("event_time", "timestamp").values.copy()
     identities = flip_identities(evaluator.identities())
     state.run(slots, Rows(slots // PARTITIONS, times, identities, folded, asked, values), answers)
-    for i, (track, interner, output) in enumerate(_with_outputs(state)):
-        column = _answers(track, interner, output, answers, i)
-        evaluator.learn(output.aggregate, column)
+    for i, (track, interner, output) in enumerate(state.outputs):
+        evaluator.learn(output.aggregate, _answers(track, interner, output, answers, i))
     return _stage_columns(state, keyed, taking_part, answers.late)
 
 
 def _stage_columns(state: StageState, keyed: np.ndarray, taking_part: int, late: np.ndarray) -> dict[str, pa.Array]:
     rows = len(keyed)
-    mask = None if taking_part == rows else ~keyed
-    if mask is None:
-        positions = np.arange(state.position, state.position + rows)
+    position, state.position = state.position, state.position + taking_part
+    if rows == 1 and taking_part:
+        epoch, shard = _single(state.epoch), _single(state.shard)
+        positions, lates = pa.array([position], pa.int64()), pa.array(late)
     else:
-        positions = np.cumsum(keyed) + (state.position - 1)
-    state.position += taking_part
+        mask = None if taking_part == rows else ~keyed
+        epoch, shard = (pa.array(np.full(rows, one, np.int32), mask=mask) for one in (state.epoch, state.shard))
+        positions, lates = pa.array(np.cumsum(keyed) + (position - 1), mask=mask), pa.array(late, mask=mask)
     name = f"stage.{state.stage.name}."
-    return {
-        name + "epoch": pa.array(np.full(rows, state.epoch, np.int32), mask=mask),
-        name + "shard": pa.array(np.full(rows, state.shard, np.int32), mask=mask),
-        name + "position": pa.array(positions, mask=mask),
-        name + "late": pa.array(late, mask=mask),
-    }
+    return {name + "epoch": epoch, name + "shard": shard, name + "position": positions, name + "late": lates}
 
 
-def _with_outputs(state: StageState) -> list[tuple[Track, Interner | None, Output]]:
-    """All outputs of a stage, in the order in which the compiled pass numbers them, with their tracks."""
-    pairs = zip(state.stage.tracks, state.interners, strict=True)
-    return [(track, interner, output) for track, interner in pairs for output in track.outputs]
+@lru_cache(maxsize=1024)
+def _single(number: int) -> pa.Array:
+    """A column of one row, int32; blocks of one row share it."""
+    return pa.array([number], pa.int32())
 
 
 def _missing(key: Key, evaluator: Evaluator, keyed: np.ndarray) -> int:
@@ -146,10 +142,9 @@ def feature_columns(plan: Plan, evaluator: Evaluator) -> dict[str, pa.Array]:
             if output.aggregate not in evaluator:
                 evaluator.learn(output.aggregate, evaluator.block_column(output.column, output.aggregate.dtype))
     asked = evaluator.is_type(plan.app.predict_on.name)
-    values = plan.app.features.values()
-    columns = zip(evaluator.columns(values), (value.dtype for value in values), strict=True)
-    names = (f"feature.{name}" for name in plan.app.features)
-    return dict(zip(names, to_arrow_where(list(columns), asked), strict=True))
+    features = plan.app.features.values()
+    columns = zip(evaluator.columns(features), (feature.dtype for feature in features), strict=True)
+    return dict(zip(plan.feature_columns, to_arrow_where(list(columns), asked), strict=True))
 
 
 def key_column(key: Key, evaluator: Evaluator) -> pa.Array:
@@ -161,7 +156,7 @@ def key_column(key: Key, evaluator: Evaluator) -> pa.Array:
 def out_of_range(plan: Plan, block: pa.RecordBatch) -> dict[int, str]:
     """Rows that must not be folded, because a value at its scale does not fit the sums: row to one sentence.
 
-    A value divided by its scale must stay below 2^62 in magnitude. Callers send such rows to the dead letters
+    A value must stay below 2^62 times its scale in magnitude. Callers send such rows to the dead letters
     (or count and leave them out of history) before any stage; `step` raises if one comes through.
     """
     evaluator = Evaluator(block)
@@ -181,8 +176,7 @@ def out_of_range(plan: Plan, block: pa.RecordBatch) -> dict[int, str]:
 
 
 def _fits(track: Track, column: Column) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what becomes infinite does not fit
-        fits: np.ndarray = np.abs(column.values.astype(np.float64)) * float(track.scale_inverse) < VALUE_LIMIT
+    fits: np.ndarray = np.abs(column.values.astype(np.float64, copy=False)) < VALUE_LIMIT / track.scale_inverse
     return fits
 
 
@@ -201,11 +195,13 @@ def encode(track: Track, column: Column) -> tuple[np.ndarray, np.ndarray]:
     if track.encoding == "ordered":
         return _reorder((column.values + 0.0).view(np.int64)), column.valid
     fits = _fits(track, column)
-    if not bool((fits | ~column.valid).all()):
+    all_fit = bool(fits.all())
+    if not (all_fit or (fits | ~column.valid).all()):
         raise OverflowError(f"{track.value.key} exceeds the range of its aggregates: check rows with out_of_range()")
     if track.encoding == "integer":
         return column.values.astype(np.int64), column.valid
-    return np.rint(np.where(fits, column.values, 0.0) * float(track.scale_inverse)).astype(np.int64), column.valid
+    values = column.values if all_fit else np.where(fits, column.values, 0.0)
+    return np.rint(values * float(track.scale_inverse)).astype(np.int64), column.valid
 
 
 def _reorder(bits: np.ndarray) -> np.ndarray:

@@ -106,12 +106,15 @@ class Partition:
             self.arena, self.tree = tidy(layout.tracks, self.heads, self.sums, self.arena, self.tree, used)
 
     def warm_up(self) -> None:
-        """Compile the pass by running it over no rows."""
+        """Compile the pass by running it over no rows, and what makes room."""
         none, flags = np.zeros(0, np.int64), np.zeros(0, np.bool_)
         tracks, outputs = len(self._stage.tracks), len(self._stage.layout.outputs)
         wide = np.zeros((outputs, 0), np.int64)
         rows = Rows(none, none, none, np.zeros((tracks, 0), np.bool_), flags, np.zeros((tracks, 0), np.int64))
         self.run(none, rows, Answers(flags, wide, wide.view(np.float64), np.zeros((outputs, 0), np.bool_)))
+        for lacking in (windows.LACKS_CELLS, windows.LACKS_ARENA):
+            self.used[windows.LACKING] = lacking
+            self._make_room()
 
     def held(self, track: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
         """Retained events of a track in its first ``slots`` slots: slot of each, and arena rows [events, 3]."""

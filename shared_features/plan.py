@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Window:
     include_self: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Output:
     """Where one aggregate is written: the stage's column for it."""
 
@@ -58,12 +59,12 @@ class Output:
     operation: int
     column: str
 
-    @property
+    @cached_property
     def is_value(self) -> bool:
         """Whether the compiled pass writes a value as its track encodes it."""
         return self.aggregate.operation in _WRITES_VALUES
 
-    @property
+    @cached_property
     def is_integer(self) -> bool:
         """Whether the compiled pass writes an int64, not a double."""
         return self.is_value or self.operation in (answers.COUNT, answers.DISTINCT_COUNT, answers.SUM_INTEGER)
@@ -154,7 +155,7 @@ def _layout(tracks: Sequence[Track]) -> Layout:
     return Layout(*(np.array(rows, np.int64) for rows in (track_rows, window_rows, output_rows)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """A keyed stage: rows of the key's event types with a non-null key, folded in order."""
 
@@ -175,18 +176,23 @@ class Stage:
         """Name of the stage's key."""
         return self.key.name
 
-    @property
+    @cached_property
     def outputs(self) -> list[Output]:
         """Outputs of all tracks, track by track, in the order in which the compiled pass numbers them."""
         return [output for track in self.tracks for output in track.outputs]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The keyed stages of an app, in the order in which a block passes them."""
 
     app: App
     stages: list[Stage]
+
+    @cached_property
+    def feature_columns(self) -> list[str]:
+        """Names of the columns of the features, in the order of the app."""
+        return [f"feature.{name}" for name in self.app.features]
 
 
 def make_plan(app: App) -> Plan:

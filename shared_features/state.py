@@ -41,6 +41,7 @@ class StageState:
 
     Attributes:
         position: the one that the next row gets.
+        outputs: of the stage, in the order in which the compiled pass numbers them, with their tracks and interners.
         missing: rows so far of the key's event types whose key was null; they passed the stage with nulls.
     """
 
@@ -50,6 +51,8 @@ class StageState:
         self.missing = 0
         self.slots = TextSlots() if stage.key.dtype == "string" else IntegerSlots()
         self.interners = [Interner() if track.encoding == "interned" else None for track in stage.tracks]
+        pairs = zip(stage.tracks, self.interners, strict=True)
+        self.outputs = [(track, interner, output) for track, interner in pairs for output in track.outputs]
         self.partitions = [Partition(stage) for _ in range(PARTITIONS)]
         self._capacity = 0
         self._grow(_FIRST_SLOTS)

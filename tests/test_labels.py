@@ -126,7 +126,7 @@ def variant(label: Label | None) -> App:
 
 
 def test_a_join_of_two_types_is_refused() -> None:
-    with pytest.raises(DefinitionError, match=r"joins sale\.till \(int64\) to visit\.shop \(string\)"):
+    with pytest.raises(DefinitionError, match=r"joins sale\.till, a int64, with visit\.shop, a string"):
         Labelled(variant(Label(visit.length > 1.0, join=("till", "shop"), within="1m")), 1)
 
 
