@@ -30,14 +30,15 @@ def columns(rows: int) -> dict[str, Any]:
     return {f"x{number:02}": column for number, column in enumerate(values)}
 
 
-def request(rows: int) -> bytes:
-    """A Predict request for model ``m``."""
+def request(rows: int, inputs: int = 0) -> bytes:
+    """A Predict request for model ``m``; with one of `inputs`, for a model that takes no more than ``x``."""
     from serving import wire
     from serving.tensors import write_numbers
 
     message = wire.PredictRequest()
     message.model_spec.name = "m"
-    for name, column in columns(rows).items():
+    given = {"x": columns(rows)["x00"]} if inputs == 1 else columns(rows)
+    for name, column in given.items():
         write_numbers(message.inputs[name], int(wire.DataType.DT_FLOAT), column, as_content=True)
     return bytes(message.SerializeToString())
 
@@ -125,15 +126,17 @@ def rest(target: str, seconds: float) -> dict[str, float]:
     return summary(repeated(ask, seconds))
 
 
-def concurrent(target: str, seconds: float, clients: int = 64, count: int = 0) -> dict[str, float]:
-    """Clients who each send one row as soon as the one before is answered, for a time or for a count."""
-    return asyncio.run(_concurrent(target, seconds, clients, count))
+def concurrent(target: str, seconds: float, clients: int = 64, count: int = 0, inputs: int = 0) -> dict[str, float]:
+    """Clients who each send one row as soon as the one before is answered, for a time or for a count.
+
+    With one of `inputs`, to a model that takes no more than ``x``.
+    """
+    return asyncio.run(_concurrent(target, seconds, clients, count, request(1, inputs)))
 
 
-async def _concurrent(target: str, seconds: float, clients: int, count: int) -> dict[str, float]:
+async def _concurrent(target: str, seconds: float, clients: int, count: int, data: bytes) -> dict[str, float]:
     import grpc
 
-    data = request(1)
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(target, options) for _ in range(min(clients, 8))]
     took: list[float] = []
