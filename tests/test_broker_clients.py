@@ -101,7 +101,7 @@ def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Cli
         official.publisher.publish(topic, b"1").result(10)
         inbox.wait_for(1)
         assert answers[0][1].result(10) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
-    with pytest.raises(exceptions.FailedPrecondition) as caught:
+    with pytest.raises(exceptions.InvalidArgument, match="have expired") as caught:
         official.subscriber.acknowledge(subscription=subscription, ack_ids=[answers[0][0]])
     error: Any = caught.value
     assert error.metadata == {answers[0][0]: "PERMANENT_FAILURE_INVALID_ACK_ID"}

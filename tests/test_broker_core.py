@@ -259,9 +259,12 @@ def test_a_detached_subscription_is_empty_and_cannot_be_pulled(core: Core) -> No
 def test_dead_letters_carry_their_origin_and_wait_for_their_topic(core: Core) -> None:
     letters = "projects/p1/topics/letters"
     core.create_topic(topic())
-    core.create_subscription(
-        subscription(dead_letter_policy={"dead_letter_topic": letters, "max_delivery_attempts": 5})
-    )
+    wanted = subscription(dead_letter_policy={"dead_letter_topic": letters, "max_delivery_attempts": 5})
+    with refused("NOT_FOUND", "resource=letters"):
+        core.create_subscription(wanted)
+    core.create_topic(topic(letters))
+    core.create_subscription(wanted)
+    core.delete_topic(letters)
     publish(core, message(b"bad", attributes={"colour": "red"}))
     queue = core.subscription(SUBSCRIPTION).queue
 

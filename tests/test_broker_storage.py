@@ -119,6 +119,22 @@ def test_acknowledgements_of_messages_leased_before_the_crash_count_after_it(sto
     assert list(again.take().values()) == [b"2"]
 
 
+def test_what_was_acknowledged_before_it_was_read_again_is_not_taken_for_damaged(
+    stored: Stored, reopened: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored.create(JOB)
+    stored.publish(b"1")
+    held = list(stored.take())
+    again = reopened(stored, memory_bytes=0)
+    again.acknowledge(held)
+    again.commit()
+    assert again.take() == {}
+    again.commit()
+    assert "damaged" not in caplog.text
+    assert reopened(again).take() == {}
+    assert again.storage._reader.execute("SELECT count(*) FROM batch").fetchone()[0] == 0
+
+
 def test_single_messages_of_one_commit_become_one_batch_with_their_own_ids(stored: Stored, reopened: Any) -> None:
     stored.create(JOB)
     first, keyed, second = stored.accept(b"1"), stored.accept(b"k", key="k"), stored.accept(b"2", b"3")
@@ -309,6 +325,6 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(stored: Stored, tmp_path: Path) -> None:
-    stored.storage._writer.execute("PRAGMA user_version = 2")
-    with pytest.raises(ConfigurationError, match="has format 2, wanted 1"):
+    stored.storage._writer.execute("PRAGMA user_version = 3")
+    with pytest.raises(ConfigurationError, match="has format 3, wanted 2 or less"):
         Database(stored.crash(tmp_path / "newer"))

@@ -252,13 +252,15 @@ def test_progress_tells_what_is_left_of_the_batches_that_changed() -> None:
     bench.publish(1)
     held = bench.take(bench.consumer(), 4)
     bench.queue.acknowledge([held[101], held[103]])
-    assert [(list(batch.ids), left) for batch, left in bench.queue.progress()] == [
-        ([100, 101, 102], [100, 102]),
-        ([103, 104], [104]),
+    assert [(list(batch.ids), left, done) for batch, left, done in bench.queue.progress()] == [
+        ([100, 101, 102], [100, 102], False),
+        ([103, 104], [104], False),
     ]
     assert bench.queue.progress() == []
     bench.queue.acknowledge([held[100], held[102]])
-    assert [left for _, left in bench.queue.progress()] == [[]]
+    assert [(left, done) for _, left, done in bench.queue.progress()] == [([], True)]
+    bench.queue.acknowledge(["7-105-1"])  # still in the backlog
+    assert [(left, done) for _, left, done in bench.queue.progress()] == [([], False)]
 
 
 def test_groups_that_are_acknowledged_leave_nothing_behind() -> None:

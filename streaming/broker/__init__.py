@@ -1,10 +1,10 @@
-"""An embedded Pub/Sub: google.pubsub.v1 over gRPC on loopback, for official clients and for the demo.
+"""An embedded Pub/Sub: google.pubsub.v1 over gRPC and REST on loopback, for official clients and for the demo.
 
-names, settings ─> core ─> subscription ─> leases, ordering      pure state machine, the clock is an argument
-                    │
-                 storage                                         journal, group commit
-                    │
-service, desk, commits ─> server                                 gRPC on one event loop
+names, settings, filters, avro ─> core, schemas, snapshots ─> flow ─> subscription ─> leases, ordering   pure, the clock
+                                                                │                                        is an argument
+                                                             storage ─> database                         group commit
+                                                                │
+publisher, subscriber, streams, schema_calls ─> service, desk, commits ─> server                         one event loop
 """
 
 from streaming.broker.server import Broker

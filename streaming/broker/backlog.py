@@ -43,7 +43,7 @@ class Batch:
         key: ordering key of all of them, "" if none.
         publish_time_us: of the last one, since 1970.
         readers: subscriptions that have not read it through.
-        users: subscriptions that have not acknowledged all of it.
+        users: subscriptions that have not acknowledged all of it, and histories and snapshots that keep it.
     """
 
     __slots__ = ("_fields", "_memory", "ids", "key", "publish_time_us", "readers", "size_bytes", "users")
@@ -58,17 +58,18 @@ class Batch:
         self._fields = fields
         self._memory: Memory | None = None
 
-    def keep(self, memory: Memory, subscriptions: int, *, durable: bool) -> None:
-        """Count it as waiting for so many subscriptions; its messages stay at hand if there is room.
+    def keep(self, memory: Memory, readers: int, users: int, *, durable: bool) -> None:
+        """Count it as waiting for subscriptions; its messages stay at hand if there is room.
 
         Args:
             memory: what is shared by all batches of the broker.
-            subscriptions: how many will read it.
+            readers: how many subscriptions will read it.
+            users: these, and the histories and snapshots that keep it.
             durable: whether `Memory.load` could bring the messages back.
         """
-        self.readers = self.users = subscriptions
+        self.readers, self.users = readers, users
         self._memory = memory
-        if self._fields is None or not subscriptions:
+        if self._fields is None or not (users if memory.load is None else readers):
             self._fields = None
             return
         if durable and memory.load is not None and memory.used_bytes + self.size_bytes > memory.limit_bytes:
@@ -76,10 +77,26 @@ class Batch:
         else:
             memory.used_bytes += self.size_bytes
 
+    def use(self) -> None:
+        """One more subscription will read it: somebody went back to it."""
+        self.readers += 1
+        self.users += 1
+
     def read_through(self) -> None:
         """One subscription needs the messages no more (those it leased it has)."""
         self.readers -= 1
-        if not self.readers and self._fields is not None and self._memory is not None:
+        if not self.readers and self._memory is not None and self._memory.load is not None:
+            self._let_go()
+
+    def release(self) -> bool:
+        """One user less; whether it was the last."""
+        self.users -= 1
+        if not self.users:
+            self._let_go()
+        return not self.users
+
+    def _let_go(self) -> None:
+        if self._fields is not None and self._memory is not None:
             self._fields = None
             self._memory.used_bytes -= self.size_bytes
 
@@ -112,13 +129,11 @@ class Backlog:
     """The batches of one subscription, in order.
 
     Attributes:
-        tracked: whether to note what was acknowledged, for a storage that keeps it.
         touched: parts of which something was acknowledged since somebody last cleared it.
         damaged: called with a batch that cannot be read; its messages are dropped.
     """
 
     def __init__(self, damaged: Callable[[Batch], None] = lambda _: None) -> None:
-        self.tracked = True
         self.touched: dict[Part, None] = {}
         self.damaged = damaged
         self._queue: deque[Part] = deque()
@@ -183,8 +198,7 @@ class Backlog:
     def done(self, part: Part, number: int = 1) -> None:
         """Note that so many messages of a part are acknowledged or dropped."""
         part.left -= number
-        if self.tracked:
-            self.touched[part] = None
+        self.touched[part] = None
         if not part.left:
             del self._parts[part.batch.ids[0]]
 
@@ -223,6 +237,8 @@ class Backlog:
         self._queue.clear()
         dropped = [part.batch for part in self._parts.values()]
         self._parts.clear()
+        self._ahead.clear()
+        self.touched = {}
         return dropped
 
     def _head_fields(self) -> list[bytes]:

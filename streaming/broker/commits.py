@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from streaming.broker.core import Core
@@ -12,6 +13,9 @@ from streaming.broker.storage import StorageError
 
 PROGRESS_S = 0.1
 """How long acknowledgements wait for a sync of their own, if nothing is published."""
+
+SWEEP_S = 1.0
+"""How often retention and expiration are looked at."""
 
 INLINE_BYTES = 65_536
 """A lone commit up to this size is synced on the event loop: two thread switches cost more than the sync (0.4 ms of
@@ -30,10 +34,13 @@ class Commits:
         self._watching: asyncio.Task[None] | None = None
         self._thread = None if core.storage.volatile else ThreadPoolExecutor(1, "broker sync")
 
-    def start(self) -> None:
-        """Write acknowledgements from time to time. Call on the event loop."""
-        if self._thread is not None:
-            self._watching = asyncio.create_task(self._watch())
+    def start(self, sweep: Callable[[], bool]) -> None:
+        """Write acknowledgements from time to time, and `sweep`. Call on the event loop.
+
+        Args:
+            sweep: forgets what is past its time; whether something changed that has to be written.
+        """
+        self._watching = asyncio.create_task(self._watch(sweep))
 
     async def publish(self, accepted: Accepted) -> None:
         """Return when the messages are durable and with their subscriptions.
@@ -102,9 +109,14 @@ class Commits:
         for one in stored:
             self._core.deliver(one, durable=True)
 
-    async def _watch(self) -> None:
+    async def _watch(self, sweep: Callable[[], bool]) -> None:
+        swept = self._core.clock.monotonic_us()
         while True:
             await asyncio.sleep(PROGRESS_S)
-            if self._core.report_progress():
+            news = False
+            if self._core.clock.monotonic_us() - swept >= SWEEP_S * 1e6:
+                swept = self._core.clock.monotonic_us()
+                news = sweep()
+            if self._core.report_progress() or news:
                 with contextlib.suppress(StorageError):
                     await self.durable()

@@ -1,25 +1,27 @@
-"""Topics and subscriptions of one broker, and the way of a published message to the subscriptions.
-
-Like `subscription`, a pure state machine: the clock is an argument, and the caller decides when what was
-published is durable and may be delivered. Not thread-safe: one thread calls it.
-"""
+"""Topics and subscriptions of one broker: what can be made, changed, listed and deleted, and published to."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from streaming.broker.backlog import DEFAULT_MEMORY_BYTES, Batch, Memory
-from streaming.broker.clock import Clock, SystemClock
 from streaming.broker.errors import RefusedError, already_exists, not_found, too_small
-from streaming.broker.leases import Pending
-from streaming.broker.messages import PubsubMessage, framed, publish_time_field, unframed
+from streaming.broker.filters import parse
+from streaming.broker.flow import Flow
 from streaming.broker.names import DELETED_TOPIC, check_name, check_project
-from streaming.broker.publishing import check_messages, merged
+from streaming.broker.publishing import check_messages, check_request
 from streaming.broker.resources import Accepted, Published, Subscribed
-from streaming.broker.settings import complete_subscription, complete_topic, policy_of, updated
-from streaming.broker.storage import InMemory, Resource, Storage
+from streaming.broker.schemas import Schemas
+from streaming.broker.settings import (
+    complete_subscription,
+    complete_topic,
+    micros,
+    policy_of,
+    time_to_live_us,
+    updated,
+)
+from streaming.broker.storage import Resource
 from streaming.broker.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -28,31 +30,16 @@ DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 
 
-class Core:
+class Core(Flow):
     """All resources of one broker.
 
-    Args:
-        clock: where publish times and leases come from.
-        storage: is told what must survive; see `streaming.broker.storage`.
-        gone: called with a subscription that was deleted or detached, so that its streams end.
-        memory_bytes: undelivered messages kept at hand; more are read back from the storage.
+    Attributes:
+        schemas: the schemas that topics may be bound to.
     """
 
-    def __init__(
-        self,
-        clock: Clock | None = None,
-        storage: Storage | None = None,
-        gone: Callable[[Subscribed], None] = lambda _: None,
-        memory_bytes: int = DEFAULT_MEMORY_BYTES,
-    ) -> None:
-        self.clock = clock or SystemClock()
-        self.storage = storage or InMemory()
-        self.gone = gone
-        self.topics: dict[str, Published] = {}
-        self.subscriptions: dict[str, Subscribed] = {}
-        # Ids go up from the time of the start: they stay unique over restarts, even of a broker without a disk.
-        self.next_id = self.clock.wall_us()
-        self.memory = Memory(memory_bytes, load=None if self.storage.volatile else self.storage.load)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.schemas = Schemas(self)
 
     # Topics.
 
@@ -60,8 +47,10 @@ class Core:
         topic = complete_topic(topic)
         if topic.name in self.topics:
             raise already_exists(topic.name)
-        self.topics[topic.name] = Published(topic, self._new_id())
-        self._store_topic(self.topics[topic.name])
+        self.schemas.check_settings(topic)
+        made = self.topics[topic.name] = Published(topic, self.new_id())
+        self.apply_topic(made)
+        self._store_topic(made)
         return topic
 
     def topic(self, name: str) -> Published:
@@ -77,25 +66,39 @@ class Core:
 
     def update_topic(self, wanted: Any, paths: Sequence[str]) -> Any:
         found = self.topic(wanted.name)
-        found.config = complete_topic(updated(found.config, wanted, paths))
+        changed = complete_topic(updated(found.config, wanted, paths))
+        if any(path.partition(".")[0] == "schema_settings" for path in paths):
+            self.schemas.check_settings(changed)
+        found.config = changed
+        self.apply_topic(found)
         self._store_topic(found)
-        return found.config
+        return changed
+
+    def apply_topic(self, topic: Published) -> None:
+        """Let a topic's settings take effect."""
+        kept = topic.config.HasField("message_retention_duration")
+        self.keep_history(topic, micros(topic.config.message_retention_duration) if kept else None)
 
     def delete_topic(self, name: str) -> None:
-        """Delete a topic; its subscriptions keep what they have."""
+        """Delete a topic; its subscriptions and snapshots keep what they have."""
         found = self.topic(name)
         del self.topics[name]
         self.storage.resource_gone(found.uid)
+        self.keep_history(found, None)
         for subscribed in found.subscriptions.values():
             subscribed.config.topic = DELETED_TOPIC
             self._store_subscription(subscribed)
+        for snapshot in found.snapshots.values():
+            snapshot.config.topic = DELETED_TOPIC
+            config = snapshot.config.SerializeToString()
+            self.storage.resource(Resource("snapshot", snapshot.uid, snapshot.topic_uid, config))
 
     def list_topics(self, project: str, page_size: int, page_token: str) -> tuple[list[Any], str]:
-        names, token = _page(self.topics, f"{check_project(project)}/", page_size, page_token)
+        names, token = page(self.topics, f"{check_project(project)}/", page_size, page_token)
         return [self.topics[name].config for name in names], token
 
     def list_topic_subscriptions(self, topic: str, page_size: int, page_token: str) -> tuple[list[str], str]:
-        return _page(self.topic(topic).subscriptions, "", page_size, page_token)
+        return page(self.topic(topic).subscriptions, "", page_size, page_token)
 
     # Subscriptions.
 
@@ -104,23 +107,32 @@ class Core:
         if subscription.name in self.subscriptions:
             raise already_exists(subscription.name)
         topic = self.topic(subscription.topic)
-        subscribed = self.attach(subscription, self._new_id(), topic.uid)
+        self._check_dead_letters(subscription)
+        subscribed = self.attach(subscription, self.new_id(), topic.uid)
         topic.subscriptions[subscription.name] = subscribed
         self._store_subscription(subscribed)
-        return subscription
+        return self.shown(subscribed)
 
     def attach(self, config: Any, uid: int, topic_uid: int) -> Subscribed:
         """Make a subscription known that has no messages yet."""
-        queue = Subscription(uid, policy_of(config))
-        subscribed = Subscribed(config, queue, uid, topic_uid)
-        queue.dead_letter = lambda one: self._dead_letter(subscribed, one)
-        queue.backlog.tracked = not self.storage.volatile
+        queue = Subscription(uid, policy_of(config), epoch=self.epoch)
+        subscribed = Subscribed(config, queue, uid, topic_uid, active_us=self.clock.wall_us())
+        queue.dead_letter = lambda one: self.dead_letter(subscribed, one)
         queue.backlog.damaged = lambda batch: log.error(
             "%d messages from %d on are damaged on disk and were dropped from %s",
             len(batch.ids), batch.ids[0], config.name,
         )  # fmt: skip
         self.subscriptions[config.name] = subscribed
+        self.apply_subscription(subscribed)
         return subscribed
+
+    def apply_subscription(self, subscribed: Subscribed) -> None:
+        """Let a subscription's settings take effect."""
+        config: Any = subscribed.config
+        policy = subscribed.queue.policy = policy_of(config)
+        subscribed.filter = parse(config.filter) if config.filter else None
+        kept = config.retain_acked_messages and not config.detached
+        self.keep_history(subscribed, policy.retention_us if kept else None)
 
     def subscription(self, name: str) -> Subscribed:
         """The subscription of this name.
@@ -141,39 +153,65 @@ class Core:
                 "FAILED_PRECONDITION",
                 f"The subscription {name} is detached from its topic: delete it and create a new one.",
             )
+        found.active_us = self.clock.wall_us()
         return found
+
+    def shown(self, subscribed: Subscribed) -> Any:
+        """A subscription as it is told to clients."""
+        config: Any = subscribed.config
+        topic = self.topics.get(config.topic)
+        if topic is None or not topic.config.HasField("message_retention_duration"):
+            return config
+        told = type(config)()
+        told.CopyFrom(config)
+        told.topic_message_retention_duration.CopyFrom(topic.config.message_retention_duration)
+        return told
 
     def update_subscription(self, wanted: Any, paths: Sequence[str]) -> Any:
         found = self.subscription(wanted.name)
         detached = found.config.detached
         changed = complete_subscription(updated(found.config, wanted, paths))
+        self._check_dead_letters(changed)
         changed.detached = detached
         found.config = changed
-        found.queue.policy = policy_of(changed)
+        self.apply_subscription(found)
         self._store_subscription(found)
-        return changed
+        return self.shown(found)
 
     def delete_subscription(self, name: str) -> None:
         found = self.subscription(name)
+        self.drop_messages(found)
         del self.subscriptions[name]
         self._leave_topic(found)
         self.storage.resource_gone(found.uid)
-        self._drop_messages(found)
         self.gone(found)
 
     def detach_subscription(self, name: str) -> None:
         """Drop a subscription's messages and refuse further pulls."""
         found = self.subscription(name)
+        self.drop_messages(found)
         self._leave_topic(found)
         found.config.detached = True
         self._store_subscription(found)
-        self._drop_messages(found)
         self.gone(found)
         self.attach(found.config, found.uid, found.topic_uid)
 
     def list_subscriptions(self, project: str, page_size: int, page_token: str) -> tuple[list[Any], str]:
-        names, token = _page(self.subscriptions, f"{check_project(project)}/", page_size, page_token)
-        return [self.subscriptions[name].config for name in names], token
+        names, token = page(self.subscriptions, f"{check_project(project)}/", page_size, page_token)
+        return [self.shown(self.subscriptions[name]) for name in names], token
+
+    def expire(self) -> bool:
+        """Delete subscriptions that nobody has used for as long as their expiration policy says; whether there were."""
+        wall_us = self.clock.wall_us()
+        old = [
+            name
+            for name, subscribed in self.subscriptions.items()
+            if (ttl_us := time_to_live_us(subscribed.config)) is not None and wall_us - subscribed.active_us > ttl_us
+        ]
+        for name in old:
+            log.warning("subscription %s expired: nobody used it for as long as its expiration policy says", name)
+            self.delete_subscription(name)
+        return bool(old)
 
     # Messages.
 
@@ -181,93 +219,26 @@ class Core:
         """Check, stamp and journal the messages of one request; `deliver` what it returns once it is durable.
 
         Raises:
-            RefusedError: NOT_FOUND, or INVALID_ARGUMENT if any message breaks a limit (none is published then).
+            RefusedError: NOT_FOUND, or INVALID_ARGUMENT if any message breaks a limit or does not fit the topic's
+                schema (none is published then).
         """
         found = self.topic(topic)
-        serialised, key = check_messages(messages, request_bytes)
-        return self._accept(found, serialised, key)
-
-    def _accept(self, topic: Published, serialised: list[bytes], key: str) -> Accepted:
-        time_us = self.clock.wall_us()
-        stamp = publish_time_field(time_us)
-        first = self.next_id
-        self.next_id += len(serialised)
-        ids = range(first, self.next_id)
-        fields = [framed(one, n, stamp) for one, n in zip(serialised, ids, strict=True)]
-        return Accepted(topic, Batch(ids, fields, key, time_us))
-
-    def store(self, accepted: Sequence[Accepted]) -> list[Accepted]:
-        """Report accepted messages to the storage, small batches put together; `deliver` what this returns."""
-        together = merged(accepted)
-        for one in together:
-            if one.topic.subscriptions:
-                one.stored = True
-                self.storage.published(one.topic.uid, one.batch)
-        return together
-
-    def deliver(self, accepted: Accepted, *, durable: bool = False) -> None:
-        """Hand messages to the subscriptions that the topic had when they were published and still has.
-
-        Args:
-            accepted: in the order of `publish`.
-            durable: whether the storage has them, so that memory need not keep them.
-        """
-        batch = accepted.batch
-        readers = [one for one in accepted.topic.subscriptions.values() if one.uid < batch.ids[0]]
-        batch.keep(self.memory, len(readers), durable=durable)
-        for subscribed in readers:
-            subscribed.queue.add(batch)
-        if accepted.stored and not readers:
-            self.storage.finished(batch)
-
-    def report_progress(self) -> bool:
-        """Tell the storage what was acknowledged since the last call; whether there was anything."""
-        any_progress = False
-        for subscribed in self.subscriptions.values():
-            for batch, left in subscribed.queue.progress():
-                any_progress = True
-                if left or batch.users > 1:
-                    self.storage.progressed(subscribed.uid, batch, left)
-                if not left:
-                    self._release(batch)
-        return any_progress
-
-    def _dead_letter(self, subscribed: Subscribed, one: Pending) -> bool:
-        topic = self.topics.get(subscribed.config.dead_letter_policy.dead_letter_topic)
-        if topic is None:
-            return False
-        message = PubsubMessage.FromString(unframed(one.field))
-        source = subscribed.config.name.split("/")
-        message.attributes["CloudPubSubDeadLetterSourceDeliveryCount"] = str(one.attempts)
-        message.attributes["CloudPubSubDeadLetterSourceSubscription"] = source[3]
-        message.attributes["CloudPubSubDeadLetterSourceSubscriptionProject"] = source[1]
-        message.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"] = message.publish_time.ToJsonString()
-        message.ClearField("message_id")
-        message.ClearField("publish_time")
-        letter = self._accept(topic, [message.SerializeToString()], message.ordering_key)
-        for stored in self.store([letter]):
-            self.deliver(stored)
-        return True
+        check_request(messages, request_bytes)
+        if found.config.HasField("schema_settings"):
+            self.schemas.check_messages(found.config.schema_settings, messages)
+        serialised, key = check_messages(messages)
+        return self.accept(found, serialised, key)
 
     # Steps inside.
 
-    def _new_id(self) -> int:
-        self.next_id += 1
-        return self.next_id - 1
+    def _check_dead_letters(self, subscription: Any) -> None:
+        if subscription.HasField("dead_letter_policy"):
+            self.topic(subscription.dead_letter_policy.dead_letter_topic)
 
     def _leave_topic(self, subscribed: Subscribed) -> None:
         topic = self.topics.get(subscribed.config.topic)
         if topic is not None:
             topic.subscriptions.pop(subscribed.config.name, None)
-
-    def _drop_messages(self, subscribed: Subscribed) -> None:
-        for batch in subscribed.queue.backlog.clear():
-            self._release(batch)
-
-    def _release(self, batch: Batch) -> None:
-        batch.users -= 1
-        if not batch.users:
-            self.storage.finished(batch)
 
     def _store_topic(self, topic: Published) -> None:
         self.storage.resource(Resource("topic", topic.uid, 0, topic.config.SerializeToString()))
@@ -279,7 +250,7 @@ class Core:
         )
 
 
-def _page(names: dict[str, Any], prefix: str, page_size: int, page_token: str) -> tuple[list[str], str]:
+def page(names: Iterable[str], prefix: str, page_size: int, page_token: str) -> tuple[list[str], str]:
     """The names after the token in order, and the token of the next page ("" on the last)."""
     if page_size < 0:
         raise too_small("page_size", page_size, 0)

@@ -28,7 +28,10 @@ from streaming.broker.storage import Recovered, Resource, StorageError
 log = logging.getLogger(__name__)
 
 NAME = "broker.db"
-VERSION = 1
+VERSION = 2
+"""1 had topics and subscriptions only, in the same tables."""
+
+KINDS = ("subscription", "topic", "snapshot", "schema")
 CHECKPOINT_PAGES = 4096  # 16 MB of log between two checkpoints
 
 GIVEN_BACK_PAGES = 262_144  # 1 GB, some 4 s
@@ -36,7 +39,7 @@ RESERVED_IDS = 1_000_000
 
 TABLES = {
     "counter": "one INTEGER PRIMARY KEY, next_id INTEGER",
-    "resource": "uid INTEGER PRIMARY KEY, is_topic INTEGER, topic_uid INTEGER, config BLOB",
+    "resource": "uid INTEGER PRIMARY KEY, kind INTEGER, topic_uid INTEGER, config BLOB",
     "batch": "first_id INTEGER PRIMARY KEY, topic_uid INTEGER, offsets BLOB, key BLOB, time_us INTEGER, messages BLOB",
     "progress": "batch INTEGER, subscription INTEGER, remaining BLOB",
 }
@@ -121,7 +124,7 @@ class Database:
         self._reserved = 0
 
     def resource(self, resource: Resource) -> None:
-        row: Row = (resource.uid, int(resource.kind == "topic"), resource.topic_uid, resource.config)
+        row: Row = (resource.uid, KINDS.index(resource.kind), resource.topic_uid, resource.config)
         self._resources.append((resource.uid, row))
 
     def resource_gone(self, uid: int) -> None:
@@ -187,8 +190,8 @@ class Database:
 
     def recover(self) -> Recovered:
         found = Recovered(damage=self._damage)
-        for uid, is_topic, topic_uid, config in self._rows("resource"):
-            found.resources.append(Resource("topic" if is_topic else "subscription", uid, topic_uid, config))
+        for uid, kind, topic_uid, config in self._rows("resource"):
+            found.resources.append(Resource(KINDS[kind], uid, topic_uid, config))
             found.next_id = max(found.next_id, uid + 1)
         for _, next_id in self._rows("counter"):
             found.next_id = max(found.next_id, next_id)
@@ -266,9 +269,9 @@ def _open(path: Path) -> tuple[sqlite3.Connection, list[str]]:
         if frames.lost_after(recovered):
             damage.append(f"{path}: its log is damaged; what was written last is lost.")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, VERSION):
+    if version > VERSION:
         connection.close()
-        raise ConfigurationError(f"{path} has format {version}, wanted {VERSION}: choose another folder.")
+        raise ConfigurationError(f"{path} has format {version}, wanted {VERSION} or less: choose another folder.")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     return connection, damage
 

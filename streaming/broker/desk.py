@@ -33,6 +33,10 @@ class Desk:
     def leave(self, waiter: asyncio.Event) -> None:
         self._waiters.remove(waiter)
 
+    def in_use(self) -> bool:
+        """Whether a stream is open or a pull waits."""
+        return bool(self._waiters)
+
     def wake(self) -> None:
         for waiter in self._waiters:
             waiter.set()

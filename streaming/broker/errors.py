@@ -14,14 +14,16 @@ class RefusedError(SameriverError):
     Args:
         code: name of the gRPC status code, for example ``NOT_FOUND``.
         text: one sentence for people.
-        metadata: per ack id, why it failed (exactly-once subscriptions; sent as google.rpc.ErrorInfo).
+        metadata: sent as google.rpc.ErrorInfo; of exactly-once subscriptions, why each ack id failed.
+        reason: of the ErrorInfo.
     """
 
-    def __init__(self, code: str, text: str, metadata: dict[str, str] | None = None) -> None:
+    def __init__(self, code: str, text: str, metadata: dict[str, str] | None = None, reason: str = "") -> None:
         super().__init__(text)
         self.code = code
         self.text = text
         self.metadata = metadata or {}
+        self.reason = reason
 
 
 def invalid(text: str) -> RefusedError:

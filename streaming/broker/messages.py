@@ -14,6 +14,9 @@ from google.pubsub_v1 import types
 
 Topic: Any = types.Topic.pb()
 Subscription: Any = types.Subscription.pb()
+Snapshot: Any = types.Snapshot.pb()
+Schema: Any = types.Schema.pb()
+SchemaRevisions: Any = types.ListSchemaRevisionsResponse.pb()
 PubsubMessage: Any = types.PubsubMessage.pb()
 PublishRequest: Any = types.PublishRequest.pb()
 PublishResponse: Any = types.PublishResponse.pb()

@@ -10,6 +10,7 @@ import re
 from streaming.broker.errors import RefusedError, invalid
 
 DELETED_TOPIC = "_deleted-topic_"
+DELETED_SCHEMA = "_deleted-schema_"
 
 _ID = r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}"
 _PROJECT = r"projects/[^/\s]+"

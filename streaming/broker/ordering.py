@@ -58,6 +58,12 @@ class Keys:
         self._settle(key)
         return done
 
+    def forget(self, one: Pending) -> None:
+        """Note that a leased message is done with, whatever becomes of those before it."""
+        key = self._keys[one.key]
+        del key.leased[one.id]
+        self._settle(key)
+
     def after(self, one: Pending) -> list[Pending]:
         """The messages of this one's key from it on, leased or acknowledged before their turn, in order."""
         return [other for other in self._keys[one.key].leased.values() if other.id >= one.id]
@@ -93,6 +99,13 @@ class Keys:
                 self._place(key)
                 moved = True
         return moved
+
+    def clear(self) -> None:
+        """Forget every key; consumers hold none any more."""
+        for key in self._keys.values():
+            if key.owner is not None:
+                key.owner.keys.pop(key.name, None)
+        self._keys, self._free, self._delayed, self.parked = {}, {}, [], 0
 
     def next_us(self) -> int | None:
         """When the next delay ends."""

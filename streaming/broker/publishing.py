@@ -18,11 +18,11 @@ MAX_ATTRIBUTE_VALUE_BYTES = 1024
 MAX_ORDERING_KEY_BYTES = 1024
 
 
-def check_messages(messages: Sequence[Any], request_bytes: int) -> tuple[list[bytes], str]:
-    """The messages of one request, serialised, and their ordering key.
+def check_request(messages: Sequence[Any], request_bytes: int) -> None:
+    """The limits of a request as a whole.
 
     Raises:
-        RefusedError: INVALID_ARGUMENT if any of them breaks a limit.
+        RefusedError: INVALID_ARGUMENT.
     """
     if request_bytes > MAX_REQUEST_BYTES:
         raise too_large("request_size", request_bytes, MAX_REQUEST_BYTES)
@@ -30,6 +30,14 @@ def check_messages(messages: Sequence[Any], request_bytes: int) -> tuple[list[by
         raise too_small("message_count", 0, 1)
     if len(messages) > MAX_MESSAGES:
         raise too_large("message_count", len(messages), MAX_MESSAGES)
+
+
+def check_messages(messages: Sequence[Any]) -> tuple[list[bytes], str]:
+    """The messages of one request, serialised, and their ordering key.
+
+    Raises:
+        RefusedError: INVALID_ARGUMENT if any of them breaks a limit.
+    """
     key = messages[0].ordering_key
     if len(key) > MAX_ORDERING_KEY_BYTES // 4 and len(key.encode()) > MAX_ORDERING_KEY_BYTES:
         raise too_large("ordering_key", len(key.encode()), MAX_ORDERING_KEY_BYTES)

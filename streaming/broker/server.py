@@ -123,7 +123,7 @@ class Broker:
         except RuntimeError:
             raise _port_in_use(self.port) from None
         await server.start()
-        commits.start()
+        commits.start(service.sweep)
         self._ready.set()
         await self._stop.wait()
         service.stop()

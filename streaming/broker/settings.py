@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from streaming.broker.errors import RefusedError, invalid, too_large, too_small
+from streaming.broker.filters import parse
 from streaming.broker.names import check_name
 from streaming.broker.subscription import Policy
 
@@ -17,11 +18,14 @@ DAY_S = 86_400
 DEFAULT_RETENTION_S = 7 * DAY_S
 MAX_LABELS = 64
 
-_TOPIC_FIELDS = {"name", "labels", "message_retention_duration", "message_storage_policy", "state", "satisfies_pzs"}
+_TOPIC_FIELDS = {
+    "name", "labels", "message_retention_duration", "message_storage_policy", "state", "satisfies_pzs",
+    "schema_settings", "kms_key_name",
+}  # fmt: skip
 _SUBSCRIPTION_FIELDS = {
     "name", "topic", "ack_deadline_seconds", "retain_acked_messages", "message_retention_duration", "labels",
     "enable_message_ordering", "expiration_policy", "dead_letter_policy", "retry_policy", "detached",
-    "enable_exactly_once_delivery", "topic_message_retention_duration", "state", "push_config",
+    "enable_exactly_once_delivery", "topic_message_retention_duration", "state", "push_config", "filter",
 }  # fmt: skip
 _FIXED = {"name", "topic", "enable_message_ordering", "filter", "detached", "state"}
 _OUTPUT_ONLY = ("state", "satisfies_pzs", "detached", "topic_message_retention_duration")
@@ -36,7 +40,7 @@ def complete_topic(topic: Any) -> Any:
     check_name(topic.name, "topics")
     _refuse_unsupported(topic, _TOPIC_FIELDS)
     _clear_output(topic)
-    _check_labels(topic.labels)
+    check_labels(topic.labels)
     if topic.HasField("message_retention_duration"):
         _seconds("message_retention_duration", topic.message_retention_duration, 600, 31 * DAY_S)
     topic.state = 1  # ACTIVE
@@ -52,7 +56,7 @@ def complete_subscription(subscription: Any) -> Any:
     check_name(subscription.name, "subscriptions")
     _refuse_unsupported(subscription, _SUBSCRIPTION_FIELDS)
     _clear_output(subscription)
-    _check_labels(subscription.labels)
+    check_labels(subscription.labels)
     if subscription.push_config.push_endpoint:
         raise _unimplemented("push delivery")
     deadline_s = subscription.ack_deadline_seconds or 10
@@ -72,6 +76,8 @@ def complete_subscription(subscription: Any) -> Any:
         check_name(policy.dead_letter_topic, "topics")
         policy.max_delivery_attempts = policy.max_delivery_attempts or 5
         _in_range("max_delivery_attempts", policy.max_delivery_attempts, 5, 100)
+    if subscription.filter:
+        parse(subscription.filter)
     subscription.state = 1  # ACTIVE
     return subscription
 
@@ -81,15 +87,21 @@ def policy_of(subscription: Any) -> Policy:
     retry = subscription.retry_policy
     return Policy(
         ack_deadline_us=subscription.ack_deadline_seconds * 1_000_000,
-        retention_us=_micros(subscription.message_retention_duration),
+        retention_us=micros(subscription.message_retention_duration),
         ordered=subscription.enable_message_ordering,
         exactly_once=subscription.enable_exactly_once_delivery,
-        min_backoff_us=_micros(retry.minimum_backoff) if subscription.HasField("retry_policy") else 0,
-        max_backoff_us=_micros(retry.maximum_backoff) if subscription.HasField("retry_policy") else 0,
+        min_backoff_us=micros(retry.minimum_backoff) if subscription.HasField("retry_policy") else 0,
+        max_backoff_us=micros(retry.maximum_backoff) if subscription.HasField("retry_policy") else 0,
         max_attempts=subscription.dead_letter_policy.max_delivery_attempts
         if subscription.HasField("dead_letter_policy")
         else 0,
     )
+
+
+def time_to_live_us(subscription: Any) -> int | None:
+    """After how long without use a subscription is deleted; None: never."""
+    policy = subscription.expiration_policy
+    return micros(policy.ttl) if policy.HasField("ttl") else None
 
 
 def updated(current: Any, wanted: Any, paths: Iterable[str]) -> Any:
@@ -126,7 +138,7 @@ def _complete_retry(retry: Any) -> None:
         retry.maximum_backoff.seconds = 600
     _seconds("retry_policy.minimum_backoff", retry.minimum_backoff, 0, 600)
     _seconds("retry_policy.maximum_backoff", retry.maximum_backoff, 0, 600)
-    if _micros(retry.minimum_backoff) > _micros(retry.maximum_backoff):
+    if micros(retry.minimum_backoff) > micros(retry.maximum_backoff):
         raise invalid("Invalid retry policy: minimum_backoff is more than maximum_backoff.")
 
 
@@ -148,7 +160,8 @@ def _clear_output(config: Any) -> None:
             config.ClearField(name)
 
 
-def _check_labels(labels: Any) -> None:
+def check_labels(labels: Any) -> None:
+    """INVALID_ARGUMENT for labels that no resource can have."""
     if len(labels) > MAX_LABELS:
         raise too_large("labels", len(labels), MAX_LABELS)
     for key, value in labels.items():
@@ -169,5 +182,6 @@ def _seconds(what: str, duration: Any, minimum: int, maximum: int) -> None:
     _in_range(what, duration.seconds + (duration.nanos > 0 and duration.seconds >= maximum), minimum, maximum)
 
 
-def _micros(duration: Any) -> int:
+def micros(duration: Any) -> int:
+    """A protobuf Duration in microseconds."""
     return int(duration.seconds * 1_000_000 + duration.nanos // 1000)

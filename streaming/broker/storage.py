@@ -20,13 +20,13 @@ class StorageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A topic or subscription.
+    """A topic, subscription, snapshot or schema.
 
     Attributes:
-        kind: ``topic`` or ``subscription``.
+        kind: ``topic``, ``subscription``, ``snapshot`` or ``schema``.
         uid: unique over the broker's life, from the same counter as message ids.
-        topic_uid: of a subscription: the topic that it was made for.
-        config: the serialised protobuf message.
+        topic_uid: of a subscription or snapshot: the topic that it was made for.
+        config: the serialised protobuf message; of a schema, all of its revisions.
     """
 
     kind: str
@@ -40,9 +40,10 @@ class Recovered:
     """What a storage still had.
 
     Attributes:
-        resources: topics and subscriptions, by uid.
+        resources: by uid.
         batches: (topic uid, batch) in the order of publication.
-        left: (subscription uid, first id of the batch) -> ids not acknowledged; no entry means all.
+        left: (uid of subscription or snapshot, first id of the batch) -> ids not acknowledged; no entry means that
+            nothing was said of it.
         next_id: greater than any id given out before.
         damage: one sentence for each thing that was lost.
     """
@@ -64,19 +65,19 @@ class Storage(Protocol):
         """What was durable when the last process ended; called once, before anything else."""
 
     def resource(self, resource: Resource) -> None:
-        """A topic or subscription was created or changed."""
+        """It was created or changed."""
 
     def resource_gone(self, uid: int) -> None:
-        """A topic or subscription was deleted."""
+        """A resource was deleted."""
 
     def published(self, topic_uid: int, batch: Batch) -> None:
         """Messages were accepted for a topic that has subscriptions."""
 
     def progressed(self, subscription_uid: int, batch: Batch, left: Sequence[int]) -> None:
-        """Of a batch only these messages are not acknowledged by a subscription."""
+        """Of a batch only these messages are not acknowledged by a subscription, or kept by a snapshot."""
 
     def finished(self, batch: Batch) -> None:
-        """No subscription needs the batch any more."""
+        """Nobody needs the batch any more."""
 
     def load(self, first_id: int) -> list[bytes]:
         """The messages of a stored batch.

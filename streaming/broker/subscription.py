@@ -35,7 +35,7 @@ INVALID_ACK_ID = "PERMANENT_FAILURE_INVALID_ACK_ID"
 class Policy:
     """The settings of a subscription that decide deliveries; durations in microseconds.
 
-    `filter` is applied by the topic before messages reach the subscription.
+    The filter is applied before messages reach the subscription.
     """
 
     ack_deadline_us: int = 10_000_000
@@ -59,6 +59,8 @@ class Subscription:
         policy: current settings; replace it to change them.
         dead_letter: publishes a message that has used up its attempts; False keeps it here (topic missing).
         ready: called when something may have become deliverable.
+        epoch: greater after each start of the broker; part of ack ids, so that a lease from before a restart is
+            not taken for one of the same message after it.
     """
 
     def __init__(
@@ -67,12 +69,15 @@ class Subscription:
         policy: Policy,
         dead_letter: Callable[[Pending], bool] = lambda _: False,
         ready: Callable[[], None] = lambda: None,
+        epoch: int = 0,
     ) -> None:
         self.uid = uid
+        self.epoch = epoch
         self.policy = policy
         self.dead_letter = dead_letter
         self.ready = ready
         self.backlog = Backlog()
+        self._oldest_epoch = 0  # ack ids from before the last seek mean nothing
         self._open: dict[int, Pending] = {}  # taken out of the backlog, not done with
         self._returned: list[tuple[int, Pending]] = []
         self._delayed: list[tuple[int, int, Pending]] = []
@@ -81,9 +86,9 @@ class Subscription:
 
     # Messages in, messages out.
 
-    def add(self, batch: Batch) -> None:
-        """Append a published batch (already filtered) to the backlog."""
-        self.backlog.append(batch)
+    def add(self, batch: Batch, left: Sequence[int] | None = None) -> None:
+        """Append a published batch to the backlog; only `left` of it if there is a filter."""
+        self.backlog.append(batch, left)
         self.ready()
 
     def take(self, consumer: Consumer, now_us: int, wall_us: int, limit: int) -> list[Pending]:
@@ -179,6 +184,8 @@ class Subscription:
 
     def ack_id(self, one: Pending) -> bytes:
         """The ack id of the current lease of a message; later leases of it have others."""
+        if self.epoch:
+            return b"%x.%x-%d-%d" % (self.uid, self.epoch, one.id, one.attempts)
         return b"%x-%d-%d" % (self.uid, one.id, one.attempts)
 
     def acknowledge(self, ack_ids: Iterable[str]) -> None:
@@ -190,20 +197,26 @@ class Subscription:
 
         Raises:
             RefusedError: INVALID_ARGUMENT for what cannot be an ack id (nothing is changed). With exactly-once
-                delivery, FAILED_PRECONDITION with the ids whose lease is over in `metadata`, after the others
-                were acknowledged.
+                delivery, `LeaseOverError` with the ids whose lease is over in `metadata`, after the others were
+                acknowledged.
         """
         failed: dict[str, str] = {}
         unknown: list[int] = []
-        for ack_id, (uid, message_id, attempt) in self._parsed(ack_ids):
-            one = self._open.get(message_id) if uid == self.uid else None
-            current = one is not None and one.attempts == attempt and one.state in (LEASED, ACKNOWLEDGED)
+        for ack_id, uid, epoch, message_id, attempt in self._parsed(ack_ids):
+            mine = uid == self.uid and epoch >= self._oldest_epoch
+            one = self._open.get(message_id) if mine else None
+            current = (
+                one is not None
+                and one.attempts == attempt
+                and epoch == self.epoch
+                and one.state in (LEASED, ACKNOWLEDGED)
+            )
             if self.policy.exactly_once and not current:
                 failed[ack_id] = INVALID_ACK_ID
             elif one is not None and (current or not one.key):
                 if one.state != ACKNOWLEDGED:
                     self._finish(one)
-            elif one is None and uid == self.uid and not self.policy.ordered:
+            elif one is None and mine and not self.policy.ordered:
                 unknown.append(message_id)
         self.backlog.acknowledge_ahead(unknown)
         if self.has_work():
@@ -220,8 +233,8 @@ class Subscription:
         failed: dict[str, str] = {}
         extended: dict[int, list[Pending]] = {}
         returned: list[Pending] = []
-        for (ack_id, (uid, message_id, attempt)), deadline_s in zip(self._parsed(ack_ids), seconds, strict=True):
-            one = self._open.get(message_id) if uid == self.uid else None
+        for (ack_id, uid, epoch, message_id, attempt), deadline_s in zip(self._parsed(ack_ids), seconds, strict=True):
+            one = self._open.get(message_id) if uid == self.uid and epoch == self.epoch else None
             if one is None or one.state != LEASED or one.attempts != attempt:
                 failed[ack_id] = INVALID_ACK_ID
             elif deadline_s:
@@ -251,6 +264,25 @@ class Subscription:
         times = [self._leases.next_us(), self._keys.next_us(), self._delayed[0][0] if self._delayed else None]
         return min((time for time in times if time is not None), default=None)
 
+    def reset(self, entries: Iterable[tuple[Batch, Sequence[int] | None]], epoch: int) -> list[Batch]:
+        """Forget every message and lease, and go on with these batches (None: all of it): a seek.
+
+        Returns:
+            the batches that were there and not acknowledged whole.
+        """
+        for one in self._open.values():
+            if one.state == LEASED:
+                self._leases.end(one, DONE)
+        dropped = self.backlog.clear()
+        self._open, self._returned, self._delayed = {}, [], []
+        self._leases = Leases()
+        self._keys.clear()
+        self.epoch = self._oldest_epoch = epoch
+        for batch, left in entries:
+            self.backlog.append(batch, left)
+        self.ready()
+        return dropped
+
     def has_work(self) -> bool:
         """Whether a consumer with room may get something now."""
         return bool(self.backlog or self._returned or self._keys.parked)
@@ -267,13 +299,19 @@ class Subscription:
         """Per batch that is not done with, in order, the ids that are not acknowledged."""
         return [(part.batch, self.backlog.left(part, self._open)) for part in self.backlog.parts()]
 
-    def progress(self) -> list[tuple[Batch, list[int]]]:
-        """As `unacknowledged`, for the batches of which something was acknowledged since the last call."""
+    def progress(self) -> list[tuple[Batch, list[int], bool]]:
+        """As `unacknowledged`, for the batches of which something was acknowledged since the last call.
+
+        The last entry says whether the batch is done with: one that was acknowledged before it was read is not,
+        because it is still in the backlog.
+        """
         touched = self.backlog.touched
         if not touched:
             return []
         self.backlog.touched = {}
-        return [(part.batch, self.backlog.left(part, self._open) if part.left else []) for part in touched]
+        return [
+            (part.batch, self.backlog.left(part, self._open) if part.left else [], not part.left) for part in touched
+        ]
 
     def counts(self) -> dict[str, int]:
         """Messages not acknowledged, and how many of them are leased."""
@@ -282,24 +320,29 @@ class Subscription:
 
     # Steps inside.
 
-    def _parsed(self, ack_ids: Iterable[str]) -> list[tuple[str, tuple[int, int, int]]]:
+    def _parsed(self, ack_ids: Iterable[str]) -> list[tuple[str, int, int, int, int]]:
+        """Per ack id: it, uid, epoch, message id, attempt."""
         parsed = []
         for ack_id in ack_ids:
             try:
-                uid, message_id, attempt = ack_id.split("-")
-                parsed.append((ack_id, (int(uid, 16), int(message_id), int(attempt))))
+                lease, message_id, attempt = ack_id.split("-")
+                uid, _, epoch = lease.partition(".")
+                parsed.append((ack_id, int(uid, 16), int(epoch or "0", 16), int(message_id), int(attempt)))
             except ValueError:
                 raise invalid(f"You have passed an invalid ack ID to the service (ack_id={ack_id[:200]}).") from None
         return parsed
 
     def _finish(self, one: Pending) -> None:
         """End a message for good, or note that it ends when all before it of its key have."""
-        if one.key:
+        if one.key and self.policy.exactly_once:  # never again, whatever becomes of earlier ones of its key
+            self._leases.end(one, DONE)
+            self._keys.forget(one)
+        elif one.key:
             self._leases.end(one, ACKNOWLEDGED)
             for other in self._keys.acknowledged(one):
                 self._drop(other)
             return
-        if one.state == LEASED:
+        elif one.state == LEASED:
             self._leases.end(one, DONE)
         self._drop(one)
 
@@ -337,11 +380,11 @@ class Subscription:
 
 
 class LeaseOverError(RefusedError):
-    """Exactly-once delivery: some leases were over."""
+    """Exactly-once delivery: some leases were over. The service's code is INVALID_ARGUMENT."""
 
     def __init__(self, failed: dict[str, str]) -> None:
         super().__init__(
-            "FAILED_PRECONDITION",
+            "INVALID_ARGUMENT",
             "Some acknowledgement ids in the request were invalid. This could be because the acknowledgement ids "
             "have expired or the acknowledgement ids were malformed.",
             failed,
