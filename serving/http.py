@@ -191,6 +191,12 @@ class _Requests(BaseHTTPRequestHandler):
             self._clocked.request_s = None
             self._clocked.deadline = None
 
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once: clients such as curl wait a second for it."""
+        found = super().handle_expect_100()
+        self.wfile.flush()
+        return found
+
     def _serve(self) -> None:
         try:
             self._check_host()

@@ -7,6 +7,7 @@ digits if these give it back, else 9 (17 for a double), always with a point; NaN
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,17 @@ def decimal(value: float, single: bool = False) -> str:
     return text if "." in text or "e" in text else text + ".0"
 
 
+def decimals(values: list[float], single: bool) -> list[str]:
+    """`decimal` of each."""
+    texts = [f"{value:g}" for value in values]
+    array = np.array(values)
+    back = np.array(texts, np.float64)  # NaN and infinity, too
+    same = (back.astype(np.float32) if single else back) == array
+    for index in np.flatnonzero(~same | ~np.isfinite(array)).tolist():
+        texts[index] = decimal(values[index], single)
+    return [text if "." in text or "e" in text or not text[-1].isdigit() else text + ".0" for text in texts]
+
+
 class PrettyWriter:
     """Writes JSON with RapidJSON's PrettyWriter's white space, which clients' golden files have."""
 
@@ -63,6 +75,15 @@ class PrettyWriter:
         """A value that is JSON already."""
         self._prefix()
         self._parts.append(token)
+
+    def values(self, tokens: Sequence[str]) -> None:
+        """Several values of an array that are JSON already."""
+        if tokens:
+            self.raw(tokens[0])
+            level = self._levels[-1]
+            level[1] += len(tokens) - 1
+            between = ", " if self.single_line_arrays else ",\n" + " " * 4 * len(self._levels)
+            self._parts.append(between.join(("", *tokens[1:])))
 
     def string(self, value: str) -> None:
         """A string or a key."""

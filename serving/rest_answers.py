@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from serving.json_text import PrettyWriter, decimal, quoted
-from serving.rest_json import INTEGERS, TYPE_NAMES
+from serving.json_bulk import INTEGERS
+from serving.json_text import PrettyWriter, decimals, quoted
+from serving.rest_json import TYPE_NAMES
 from serving.status import invalid
 from serving.tensors import numbers, strings
 from serving.wire import DataType
 
 _STRING = int(DataType.DT_STRING)
-_Token = str | bytes
 
 
 def predictions(outputs: Any, in_rows: bool) -> str:
@@ -44,6 +44,12 @@ def predictions(outputs: Any, in_rows: bool) -> str:
         size = shape[0]
     writer.string("predictions")
     writer.start("[")
+    shape, first = next(iter(tensors.values()))
+    if not named and shape == (len(first),) and isinstance(next(iter(first), None), str):
+        writer.single_line_arrays = True
+        writer.values(first)
+        writer.single_line_arrays = False
+        size = 0  # that was all
     offsets = dict.fromkeys(tensors, 0)
     for _ in range(size):
         if named:
@@ -61,7 +67,7 @@ def predictions(outputs: Any, in_rows: bool) -> str:
     return writer.text()
 
 
-def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[_Token], dim: int, offset: int) -> int:
+def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[Any], dim: int, offset: int) -> int:
     if dim >= len(shape):
         token = tokens[offset]
         if isinstance(token, str):
@@ -73,13 +79,18 @@ def _write_values(writer: PrettyWriter, shape: tuple[int, ...], tokens: list[_To
             writer.end("}")
         return offset + 1
     writer.start("[")
+    inner = tokens[offset : offset + shape[dim]]
+    if dim == len(shape) - 1 and inner and isinstance(inner[0], str):
+        writer.values(inner)
+        writer.end("]")
+        return offset + len(inner)
     for _ in range(shape[dim]):
         offset = _write_values(writer, shape, tokens, dim + 1, offset)
     writer.end("]")
     return offset
 
 
-def _tokens(name: str, proto: Any) -> tuple[tuple[int, ...], list[_Token]]:
+def _tokens(name: str, proto: Any) -> tuple[tuple[int, ...], list[Any]]:
     """Shape and elements as JSON, or as the text of base64 data."""
     if proto.dtype == _STRING:
         values, shape = strings(proto)
@@ -90,7 +101,7 @@ def _tokens(name: str, proto: Any) -> tuple[tuple[int, ...], list[_Token]]:
     flat = array.ravel().tolist()
     if proto.dtype in (DataType.DT_FLOAT, DataType.DT_HALF, DataType.DT_DOUBLE):
         single = proto.dtype != DataType.DT_DOUBLE
-        return array.shape, [decimal(value, single) for value in flat]
+        return array.shape, decimals(flat, single)
     if proto.dtype == DataType.DT_BOOL:
         return array.shape, ["true" if value else "false" for value in flat]
     if proto.dtype in INTEGERS:

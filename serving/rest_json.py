@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from serving import json_bulk as bulk
 from serving.json_parse import double
 from serving.json_text import shown
 from serving.status import Code, RefusalError, invalid
@@ -28,16 +29,6 @@ TYPE_NAMES = {
     DataType.DT_UINT16: "uint16", DataType.DT_QINT8: "qint8", DataType.DT_QUINT8: "quint8",
     DataType.DT_QINT16: "qint16", DataType.DT_QUINT16: "quint16", DataType.DT_QINT32: "qint32",
 }  # fmt: skip
-_INT32 = range(-(2**31), 2**31)
-INTEGERS = {
-    DataType.DT_INT32: _INT32, DataType.DT_INT16: _INT32, DataType.DT_INT8: _INT32, DataType.DT_UINT8: _INT32,
-    DataType.DT_INT64: range(-(2**63), 2**63), DataType.DT_UINT32: range(2**32), DataType.DT_UINT64: range(2**64),
-}  # fmt: skip
-# Whole numbers above these and values beyond the range would lose precision.
-_DECIMALS = {
-    DataType.DT_FLOAT: ("float", 2**24 - 1, float(np.finfo(np.float32).max)),
-    DataType.DT_DOUBLE: ("double", 2**53 - 1, float(np.finfo(np.float64).max)),
-}
 
 
 def signature_name(document: dict[str, Any]) -> str:
@@ -82,11 +73,20 @@ def _fill_columns(value: Any, inputs: Any, request: Any) -> None:
     for name, info in sorted(inputs.items()):
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-        shape, flat = _dense(value[name], info.dtype)
+        shape, flat = bulk.elements(value[name], info.dtype) or _dense(value[name], info.dtype)
         _write(request.inputs[name], info.dtype, flat, shape)
 
 
 def _fill_rows(rows: list[Any], inputs: Any, request: Any) -> None:
+    found = bulk.columns(rows, {name: info.dtype for name, info in inputs.items()})
+    if found is None:
+        found = _checked_rows(rows, inputs)
+    for name, (shape, flat) in found.items():
+        _write(request.inputs[name], inputs[name].dtype, flat, shape)
+
+
+def _checked_rows(rows: list[Any], inputs: Any) -> dict[str, tuple[tuple[int, ...], list[Any]]]:
+    """Shape and elements by name, row by row: the first thing that is wrong is named."""
     first = rows[0]
     if not isinstance(first, dict) and len(inputs) > 1:
         raise invalid(
@@ -118,8 +118,7 @@ def _fill_rows(rows: list[Any], inputs: Any, request: Any) -> None:
                 f"Failed to process element: {number} of 'instances' list. JSON object: {shown(row)} keys must be "
                 f"equal to: {','.join(sorted(inputs))}"
             )
-    for name, flat in values.items():
-        _write(request.inputs[name], inputs[name].dtype, flat, (len(rows), *shapes[name]))
+    return {name: ((len(rows), *shapes[name]), flat) for name, flat in values.items()}
 
 
 def _add_row(
@@ -181,10 +180,10 @@ def _flatten(value: Any, level: int, shape: tuple[int, ...], dtype: int, flat: l
 
 def _element(value: Any, dtype: int) -> Any:
     kind = type(value)
-    if dtype in _DECIMALS:
+    if dtype in bulk.DECIMALS:
         if kind is not float and kind is not int:
             raise _type_error(value, dtype)
-        name, whole, largest = _DECIMALS[dtype]
+        name, whole, largest = bulk.DECIMALS[dtype]
         if kind is int and -(2**63) <= value < 2**64:
             lossless = abs(value) <= whole
         else:
@@ -193,8 +192,8 @@ def _element(value: Any, dtype: int) -> Any:
         if not lossless:
             raise invalid(f"Cannot convert JSON value: {shown(value)} to {name} without loss of precision.")
         return value
-    if dtype in INTEGERS:
-        if kind is not int or value not in INTEGERS[dtype]:
+    if dtype in bulk.INTEGERS:
+        if kind is not int or value not in bulk.INTEGERS[dtype]:
             raise _type_error(value, dtype)
         return value
     if dtype == _STRING:

@@ -9,12 +9,17 @@ import math
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serving.json_text import decimal
+from serving import json_bulk as bulk
+from serving import rest_json
+from serving.json_text import decimal, decimals
 from tests.processes import Started, start
 from tests.serving_models import DEFINITIONS, put
 
@@ -261,6 +266,11 @@ def raw(rest: Rest, request: bytes) -> bytes:
         return connection.makefile("rb").readline()
 
 
+def test_who_waits_for_leave_to_send_the_body_gets_it(rest: Rest) -> None:
+    head = b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+    assert b"100 Continue" in raw(rest, head + b"Content-Length: 18\r\n\r\n")
+
+
 def test_bodies_in_pieces_and_compressed_are_read(rest: Rest) -> None:
     head = b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: localhost\r\n"
     chunked = head + b'Transfer-Encoding: chunked\r\n\r\n10\r\n{"instances": [1\r\n2\r\n]}\r\n0\r\n\r\n'
@@ -297,3 +307,35 @@ def test_every_float_written_gives_itself_back(single: bool) -> None:
         assert back == value
         assert "." in text or "e" in text
     assert [decimal(v, single) for v in (math.nan, math.inf, -math.inf)] == ["NaN", "Infinity", "-Infinity"]
+
+
+VALUES = st.one_of(
+    st.integers(-(2**70), 2**70), st.floats(), st.booleans(), st.text(max_size=3), st.none(), st.just({"b64": "aGk="})
+)
+ROWS = st.one_of(
+    *(st.lists(one, max_size=4) for one in (VALUES, st.floats(width=32), st.integers(-9, 9), st.text(max_size=3))),
+    st.lists(st.lists(st.floats(width=32), min_size=2, max_size=2), max_size=3),
+    st.recursive(VALUES, lambda inner: st.lists(inner, max_size=3), max_leaves=8),
+)
+
+
+@given(value=ROWS, dtype=st.sampled_from(sorted({*bulk.DECIMALS, *bulk.INTEGERS, 7, 10})))
+def test_many_values_at_once_are_taken_as_one_by_one(value: Any, dtype: int) -> None:
+    found = bulk.elements(value, dtype)
+    if found is not None:
+        shape, flat = rest_json._dense(value, dtype)
+        assert (found[0], repr(found[1])) == (shape, repr(flat))
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"x": ROWS}, optional={"w": VALUES}), min_size=1, max_size=4))
+def test_many_rows_at_once_are_taken_as_one_by_one(rows: list[Any]) -> None:
+    for names in ("x", "w"), ("x",):
+        inputs = {name: SimpleNamespace(dtype=1) for name in names}
+        found = bulk.columns(rows, {name: one.dtype for name, one in inputs.items()})
+        if found is not None:
+            assert repr(sorted(found.items())) == repr(sorted(rest_json._checked_rows(rows, inputs).items()))
+
+
+@given(st.lists(st.floats(width=32)), st.booleans())
+def test_many_numbers_are_written_as_one_by_one(values: list[float], single: bool) -> None:
+    assert decimals(values, single) == [decimal(value, single) for value in values]
