@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -196,10 +196,18 @@ class EventFile:
 
 def check_rows(decoder: Decoder, rows: list[Row], now_us: int) -> tuple[list[Row], list[BadRow]]:
     """Rows that the job would take if they were published at ``now_us``, and the others with the reason."""
-    messages = [_Received(row.message.data, row.message.attributes, str(row.number), now_us) for row in rows]
-    rejected = decoder.decode(messages).rejected
+    rejected = decoder.decode(as_received(rows, now_us)).rejected
     bad = {one.index: BadRow(rows[one.index].number, one.reason, one.detail) for one in rejected}
     return [row for index, row in enumerate(rows) if index not in bad], [bad[index] for index in sorted(bad)]
+
+
+def as_received(rows: Sequence[Row], now_us: int, prefix: str = "") -> list[_Received]:
+    """The rows' messages as they will be received if they are published at ``now_us``.
+
+    Args:
+        prefix: of the message ids, which are the rows' numbers.
+    """
+    return [_Received(row.message.data, row.message.attributes, f"{prefix}{row.number}", now_us) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ MAX_PART_BYTES: Final = 8_000_000
 
 REASONS: Final[Mapping[str, str]] = {
     **validate.REASONS,
+    "malformed_block": "the data is no block of events as its encoding has it",
+    "malformed_compression": "the data is not what the attribute compression says",
+    "incompatible_schema": "the event was written with a schema that cannot become the app's",
     "beyond_horizon": "the event is older, behind the newest one, than duplicates can be told",
     "prediction_failed": "the model refused the event's features, or its output was no finite number",
 }

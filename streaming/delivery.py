@@ -23,9 +23,10 @@ from shared_features.app import App, Model, Rule
 from shared_features.blocks import concat_blocks
 from streaming import results
 from streaming.archive import Archive
+from streaming.intake import refuse_row
 from streaming.naming import topic
 from streaming.outgoing import dead_letter, outgoing
-from streaming.topics import Message, OutgoingMessage
+from streaming.topics import OutgoingMessage
 from streaming.work import Work
 
 log = logging.getLogger(__name__)
@@ -156,9 +157,9 @@ class Delivery:
     def _commit(self, group: Sequence[_Waiting]) -> None:
         blocks = [self._with_results(waiting) for waiting in group if _rows(waiting)]
         works = [waiting.work for waiting in group]
-        refused = [(work.messages[one.index], one) for work in works for one in work.refused]
+        refused = [(one.message(work.messages), one) for work in works for one in work.refused]
         counts: dict[str, Any] = {
-            "received": sum(len(work.messages) for work in works),
+            "received": sum(work.events for work in works),
             "duplicates": sum(work.duplicates for work in works),
             "dead_letters": {},
         }
@@ -208,8 +209,10 @@ class Delivery:
         for work, block in zip(with_rows, blocks, strict=True):
             for row, outcome in enumerate(block.column("outcome").to_pylist()):
                 if outcome == results.FAILED:
-                    message: Message = work.messages[work.rows[row]]
-                    letters += dead_letter(self.app, message, results.FAILED, str(block.column("failure")[row]))
+                    detail = str(block.column("failure")[row])
+                    types = self.app.event_types
+                    one = refuse_row(types, work.messages, work.rows[row], block, row, results.FAILED, detail)
+                    letters += dead_letter(self.app, one.message(work.messages), one.reason, one.detail)
         return letters
 
     def _count(self, counts: dict[str, Any]) -> None:

@@ -25,13 +25,14 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner, fn_runner
 from serving.client import ClientAccess, ModelClient
 from shared_features.app import App, Rule
 from shared_features.compute import warm_up
-from shared_features.decode import Decoder
 from shared_features.fingerprint import check_same
 from shared_features.plan import Plan, make_plan
 from streaming import runtime
 from streaming.archive import Archive
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery, Totals
+from streaming.event_blocks import BlockLimits
+from streaming.intake import Intake
 from streaming.naming import subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
@@ -56,9 +57,10 @@ class JobSettings:
         with_features: put the features into prediction messages.
         horizon_s: deduplication horizon, seconds of event time.
         max_future_s: how far an event time may lie after its publish time.
-        max_messages: messages of one pull, the largest block.
+        max_messages: messages of one pull.
         max_waiting: blocks waiting for predictions before the pull stops.
-        max_event_bytes: larger messages are dead-lettered unread.
+        max_event_bytes: larger events are dead-lettered unread.
+        max_block_events, max_block_bytes: larger blocks of events are dead-lettered unread; bytes when decompressed.
     """
 
     endpoint: Endpoint
@@ -72,6 +74,8 @@ class JobSettings:
     max_messages: int = 1_000
     max_waiting: int = 64
     max_event_bytes: int = 1 << 20
+    max_block_events: int = 20_000
+    max_block_bytes: int = 64 << 20
 
 
 def create_topics(app: App, endpoint: Endpoint) -> None:
@@ -118,10 +122,15 @@ class StreamingJob:
             with_features=settings.with_features,
             collect=settings.collect,
         )
-        decoder = Decoder(app.event_types, max_event_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s)
+        intake = Intake(
+            app.event_types,
+            max_event_bytes=settings.max_event_bytes,
+            max_future_s=settings.max_future_s,
+            limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
+        )
         states = runtime.StateCache(self.recovered.states)
         self._job = runtime.Job(
-            self.plan, decoder, deduplicator, states, subscriber, self._delivery, settings.max_messages
+            self.plan, intake, deduplicator, states, subscriber, self._delivery, settings.max_messages
         )
 
     @property

@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from shared_features.decode import Decoder
 from shared_features.plan import Plan
 from shared_features.state import StageState
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
+from streaming.intake import Intake
 from streaming.topics import Subscriber
 
 RECOVERED = b"recovered"
@@ -49,7 +49,7 @@ class Job:
     """All that the steps of one running job share in this process."""
 
     plan: Plan
-    decoder: Decoder
+    intake: Intake
     deduplicator: Deduplicator
     states: StateCache
     subscriber: Subscriber

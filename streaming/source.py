@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 
 from streaming import runtime
+from streaming.topics import Message
 from streaming.work import Work
 
 CALL_S = 0.5
@@ -17,7 +18,20 @@ CALL_S = 0.5
 
 PULL_TIMEOUT_S = 0.1
 
+WORK_BYTES = 1 << 19
+"""A work ends with the message that reaches this: blocks of events are large, and a work is held as a whole."""
+
 _LIVE, _DONE = "live", "done"
+
+
+def portions(messages: list[Message]) -> Iterator[list[Message]]:
+    """The messages in order, cut into works of about `WORK_BYTES`."""
+    start = size = 0
+    for number, message in enumerate(messages, 1):
+        size += len(message.data)
+        if size >= WORK_BYTES or number == len(messages):
+            yield messages[start:number]
+            start, size = number, 0
 
 
 class PullTracker(RestrictionTracker):
@@ -83,7 +97,7 @@ class PullMessages(beam.DoFn):
             if not tracker.try_claim(None):
                 return
             messages = job.subscriber.pull(job.max_messages, PULL_TIMEOUT_S)
-            if messages:
-                yield element, Work(messages)
+            for part in portions(messages):
+                yield element, Work(part)
         if not job.stopping.is_set():
             tracker.defer_remainder()

@@ -16,6 +16,7 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from shared_features.blocks import append_columns
 from shared_features.kernel import feature_columns, fold, out_of_range
 from streaming import runtime
+from streaming.intake import refuse_row
 from streaming.work import Refused, Work
 
 
@@ -25,12 +26,15 @@ class Decode(beam.DoFn):
     def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
         job = runtime.get(job_id)
-        decoded = job.decoder.decode(work.messages)
-        refused = [Refused(one.index, one.reason, one.detail) for one in decoded.rejected]
-        block, rows = decoded.block, np.asarray(decoded.rows)
+        taken = job.intake.take(work.messages)
+        block, rows, refused = taken.block, taken.rows, taken.refused
+
+        def refuse(row: int, reason: str, detail: str) -> Refused:
+            return refuse_row(job.plan.app.event_types, work.messages, int(rows[row]), block, row, reason, detail)
+
         outside = out_of_range(job.plan, block)
         if outside:
-            refused += [Refused(int(rows[row]), "out_of_range", detail) for row, detail in outside.items()]
+            refused += [refuse(row, "out_of_range", detail) for row, detail in outside.items()]
             keep = np.ones(block.num_rows, bool)
             keep[list(outside)] = False
             block, rows = block.filter(pa.array(keep)), rows[keep]
@@ -38,10 +42,10 @@ class Decode(beam.DoFn):
         if duplicate.any() or beyond.any():
             horizon_s = job.deduplicator.horizon_us // 1_000_000
             detail = f"event time is more than the deduplication horizon of {horizon_s} s behind the newest event"
-            refused += [Refused(int(index), "beyond_horizon", detail) for index in rows[beyond]]
+            refused += [refuse(row, "beyond_horizon", detail) for row in np.flatnonzero(beyond).tolist()]
             keep = ~(duplicate | beyond)
             block, rows = block.filter(pa.array(keep)), rows[keep]
-        yield job_id, Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()))
+        yield job_id, Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()), taken.events)
 
 
 class KeyedStage(beam.DoFn):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 import apache_beam as beam
 import pyarrow as pa
@@ -18,11 +19,32 @@ from streaming.topics import Message
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A message that goes to the dead letters: its index in the work's messages, reason code and sentence."""
+    """A message, or an event of a block, that goes to the dead letters.
+
+    Attributes:
+        index: of the message among the work's.
+        reason, detail: code and sentence.
+        event: None for a whole message; or one event of a block, as the JSON of a single event.
+        row: the event's place in its block.
+        event_id: its identity, where its schema has no field for it.
+    """
 
     index: int
     reason: str
     detail: str
+    event: bytes | None = None
+    row: int = 0
+    event_id: str = ""
+
+    def message(self, messages: Sequence[Message]) -> Message:
+        """What the dead letter holds: the message as it came, or the event as if it had come alone."""
+        whole = messages[self.index]
+        if self.event is None:
+            return whole
+        attributes = {name: whole.attributes[name] for name in ("event_type",) if name in whole.attributes}
+        if self.event_id:
+            attributes["event_id"] = self.event_id
+        return whole._replace(data=self.event, attributes=attributes, message_id=f"{whole.message_id}/{self.row}")
 
 
 @dataclass(slots=True)
@@ -33,8 +55,9 @@ class Work:
         messages: as pulled, in order.
         block: the rows to fold, in order; None before decoding.
         rows: for each row of the block, the index of its message.
-        refused: messages that go to the dead letters.
-        duplicates: number of messages that were dropped as duplicates.
+        refused: messages, or events of blocks, that go to the dead letters.
+        duplicates: number of events that were dropped as duplicates.
+        events: number of events that the messages brought.
         added: columns that the stages have appended; put together with the block once, at the end.
         known: what the stages have computed over the block, so that no step does it again.
         stages: the stages passed, whose aggregates are among what is known.
@@ -45,6 +68,7 @@ class Work:
     rows: list[int] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     duplicates: int = 0
+    events: int = 0
     added: dict[str, pa.Array] = field(default_factory=dict)
     known: Evaluator | None = field(default=None, compare=False, repr=False)
     stages: tuple[Stage, ...] = ()
@@ -82,8 +106,12 @@ class WorkCoder(beam.coders.Coder):
                 for message in value.messages
             ],
             "rows": value.rows,
-            "refused": [[refused.index, refused.reason, refused.detail] for refused in value.refused],
+            "refused": [
+                {**asdict(one), "event": None if one.event is None else base64.b64encode(one.event).decode("ascii")}
+                for one in value.refused
+            ],
             "duplicates": value.duplicates,
+            "events": value.events,
         }
         text = json.dumps(header).encode("utf-8")
         return len(text).to_bytes(4, "big") + text + (b"" if value.block is None else to_ipc(value.whole_block()))
@@ -97,8 +125,9 @@ class WorkCoder(beam.coders.Coder):
             messages,
             from_ipc(rest) if rest else None,
             header["rows"],
-            [Refused(*refused) for refused in header["refused"]],
+            [Refused(**{**one, "event": one["event"] and base64.b64decode(one["event"])}) for one in header["refused"]],
             header["duplicates"],
+            header["events"],
         )
 
     def is_deterministic(self) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from shared_features.app import App
-from shared_features.decode import Decoder, rows_to_messages
+from shared_features.decode import rows_to_messages
 from shared_features.kernel import finish, step
 from shared_features.plan import make_plan
 from shared_features.state import StageState
 from streaming.archive import Archive
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
+from streaming.intake import Intake
 from streaming.topics import Message, OutgoingMessage
-from streaming.work import Refused, Work
+from streaming.work import Work
 
 
 class Served:
@@ -50,17 +50,18 @@ def serve(app: App, messages: Sequence[Message], archive: Path, *, block_rows: i
     states = [StageState(stage) for stage in plan.stages]
     opened = Archive(archive, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
     delivery = Delivery(app, predict=None, archive=opened, publish=served.publish, acknowledge=served.acknowledge)
-    decoder, deduplicator = Decoder(app.event_types), Deduplicator(7 * 86_400_000_000)
+    intake, deduplicator = Intake(app.event_types), Deduplicator(7 * 86_400_000_000)
     for start in range(0, len(messages), block_rows):
         pulled = list(messages[start : start + block_rows])
-        decoded = decoder.decode(pulled)
-        duplicate, _ = deduplicator.accept(decoded.block)
+        taken = intake.take(pulled)
+        duplicate, _ = deduplicator.accept(taken.block)
         keep = ~duplicate
-        block, rows = decoded.block.filter(pa.array(keep)), np.asarray(decoded.rows)[keep]
+        block, rows = taken.block.filter(pa.array(keep)), taken.rows[keep]
         for state in states:
             block = step(state, block)
-        refused = [Refused(one.index, one.reason, one.detail) for one in decoded.rejected]
-        delivery.submit(Work(pulled, finish(plan, block), rows.tolist(), refused, int(duplicate.sum())))
+        delivery.submit(
+            Work(pulled, finish(plan, block), rows.tolist(), taken.refused, int(duplicate.sum()), taken.events)
+        )
     delivery.close()
     opened.close()
     return served

@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from commands.event_blocks import as_blocks
 from commands.event_files import EventFile, Row, check_rows, chunks
 from shared_features.blocks import nest
 from shared_features.compute import to_block
 from shared_features.decode import Decoder
 from shared_features.errors import ConfigurationError
-from streaming.topics import OutgoingMessage
+from streaming.intake import Intake
+from streaming.topics import Message, OutgoingMessage
+from tests.sample_events import DECODER, GOOD, SCHEMAS
 from tests.shop.app import app
 
 NOW_US = 1_700_000_100_000_000
@@ -184,3 +187,18 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_rows_go_in_chunks() -> None:
     found = [Row(number, OutgoingMessage(b"")) for number in range(7)]
     assert [[row.number for row in chunk] for chunk in chunks(found, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_rows_go_as_blocks_with_the_identities_that_they_would_have_alone() -> None:
+    """In blocks an event without an id of its own is known by its message and its place, never by its line."""
+    noted = [OutgoingMessage(b'{"at": %d}' % NOW_US, {"event_type": "noted"}) for _ in range(3)]
+    noted[1] = noted[1]._replace(attributes={"event_type": "noted", "event_id": "own"})
+    departures = [OutgoingMessage(json.dumps({**GOOD, "flight": id_}).encode()) for id_ in ("F", "2")]
+    departures = [one._replace(attributes={"event_type": "departed"}) for one in departures]
+    mixed = [noted[0], departures[0], noted[1], noted[2], departures[1]]
+    sent = as_blocks(SCHEMAS, DECODER, [Row(n, one) for n, one in enumerate(mixed, 1)], NOW_US, "zstd")
+    assert [one.attributes["event_type"] for one in sent] == ["noted", "departed"]
+    received = [Message(one.data, one.attributes, f"m{i}", NOW_US) for i, one in enumerate(sent)]
+    taken = Intake(SCHEMAS).take(received)
+    assert taken.refused == []
+    assert taken.block.column("event_id").to_pylist() == ["m0/0", "own", "m0/2", "F", "2"]

@@ -69,7 +69,14 @@ def test_elements_between_steps_have_explicit_coders() -> None:
 def test_a_work_survives_its_coder() -> None:
     messages = [Message(b"{\xff", {"event_type": "sale"}, "m1", 17, "a1", "k"), Message(b"", {}, "m2", 18)]
     block = pa.RecordBatch.from_pydict({"n": [1, None]})
-    work = Work(messages, block, [1, 0], [Refused(0, "malformed_json", "text")], 3)
+    work = Work(
+        messages,
+        block,
+        [1, 0],
+        [Refused(0, "malformed_json", "text", b"\xff", 4, "x"), Refused(1, "oversized", "t")],
+        3,
+        9,
+    )
     again = WorkCoder().decode(WorkCoder().encode(work))
     assert again == work
     assert WorkCoder().decode(WorkCoder().encode(Work(messages))) == Work(messages)

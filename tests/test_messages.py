@@ -331,7 +331,7 @@ def test_documented_events_are_events(flights: App) -> None:
 
 
 def test_the_documented_publisher_runs() -> None:
-    (code,) = examples("python")
+    code, _ = examples("python")
     shown = subprocess.run(
         [sys.executable, "-c", code + "print(data.hex())"],
         cwd=DOC.parents[1],

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from batch.verify import verify
 from streaming.archive import read_commits
 from streaming.dead_letters import read_dead_letters
+from streaming.event_blocks import block_message
 from streaming.job import create_topics
 from streaming.messages import plain
 from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subscriber, create_subscription
@@ -92,6 +94,15 @@ def sale_ids(block: pa.RecordBatch) -> set[str]:
     return {event_id for event_type, event_id in zip(types, ids, strict=True) if event_type == "sale"}
 
 
+def by_type(block: pa.RecordBatch) -> list[tuple[str, pa.RecordBatch]]:
+    return [(name, block.filter(pc.equal(block.column("event_type"), name))) for name in app.event_types]
+
+
+def halves(block: pa.RecordBatch) -> list[pa.RecordBatch]:
+    middle = block.num_rows // 2
+    return [block.slice(0, middle), block.slice(middle)]
+
+
 def drained(job: Started) -> dict[str, Any]:
     assert job.stop() == 0, job.tail()
     totals: dict[str, Any] = json.loads(job.lines[-1])
@@ -146,8 +157,12 @@ def test_bad_input_goes_to_the_dead_letters_and_touches_nothing_else(bench: Benc
 
 
 def test_each_event_published_three_times_is_predicted_once(bench: Bench) -> None:
+    """Alone, in a block, and in a compressed block half the size."""
     history = sales(200)
-    messages = outgoing(history) * 3
+    messages = outgoing(history)
+    for event_type, part in by_type(history):
+        messages.append(block_message(app.event_types[event_type], part))
+        messages += [block_message(app.event_types[event_type], half, compression="zstd") for half in halves(part)]
     random.Random(3).shuffle(messages)
     bench.publish(messages)
     job = bench.stream()
@@ -221,6 +236,7 @@ def test_collect_mode_publishes_features_and_ctrl_c_drains(bench: Bench) -> None
     assert json.loads(job.lines[-1])["outcomes"] == {"recorded": 30, "folded": 10}
     recorded = [plain(message.data) for message in bench.received["predictions"]]
     assert all(record["model"] == "" and record["outputs"] == {} for record in recorded)
-    assert {frozenset(record["features"]) for record in recorded} == {frozenset(app.features)}
+    names = {frozenset(name.partition("[")[0] for name in record["features"]) for record in recorded}
+    assert names == {frozenset(app.features)}
     report = verify(app, bench.archive)
     assert (report.events, report.predictions, report.mismatches) == (40, 0, 0)

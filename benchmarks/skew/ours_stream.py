@@ -29,7 +29,6 @@ from benchmarks.skew.ours import answers_of, app_of, rows_of, values_by_feature
 from benchmarks.skew.systems import Answers
 from shared_features.app import App
 from shared_features.columns import Evaluator
-from shared_features.decode import Decoder
 from shared_features.hashing import hash_column
 from shared_features.kernel import fold
 from shared_features.plan import Plan, make_plan
@@ -38,6 +37,7 @@ from streaming import runtime
 from streaming.archive import Archive, read_commits
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
+from streaming.intake import Intake
 from streaming.job import JobSettings, build, pipeline_options
 from streaming.recovery import recover
 from streaming.stages import Decode, Features, KeyedStage
@@ -126,7 +126,7 @@ def run_job(app: App, plan: Plan, folder: Path, messages: Sequence[Message]) -> 
     )
     job = runtime.Job(
         plan,
-        Decoder(app.event_types),
+        Intake(app.event_types),
         deduplicator,
         runtime.StateCache(states),
         cast(Subscriber, feed),
@@ -182,7 +182,7 @@ def run_sharded(
     for job_id, state in zip(jobs, reshard(plan, folder, shards), strict=True):
         cache = runtime.StateCache([StageState.load(stage, state.save())])
         nothing = cast(Any, None)
-        job = runtime.Job(plan, Decoder(app.event_types), deduplicator, cache, nothing, nothing, max_messages=1_000)
+        job = runtime.Job(plan, Intake(app.event_types), deduplicator, cache, nothing, nothing, max_messages=1_000)
         runtime.register(job_id, job)
     tokens = [_Token() for _ in jobs]
     found: dict[tuple[str, str], Value] = {}
