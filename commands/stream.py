@@ -41,6 +41,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--horizon", "horizon_s", default=7 * 86_400, help="Deduplication horizon, seconds of event time.")
 @click.option("--max-future", "max_future_s", default=600, help="Seconds an event may lie after its publish time.")
 @click.option("--max-messages", default=1_000, type=click.IntRange(1), help="Messages of one pull: the largest block.")
+@click.option(
+    "--schemas",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of schemas that events were written with, <revision>.avsc; then the Schema service is asked.",
+)
 @json_option
 def stream(
     app_name: str,
@@ -58,6 +63,7 @@ def stream(
     horizon_s: int,
     max_future_s: int,
     max_messages: int,
+    schemas: Path | None,
     as_json: bool,
 ) -> None:
     """Run the streaming job: events in, predictions and reactions out.
@@ -83,6 +89,7 @@ def stream(
             horizon_s=horizon_s,
             max_future_s=max_future_s,
             max_messages=max_messages,
+            schemas=schemas,
         )
         job = StreamingJob(app, settings)
         stop.drain = job.stop

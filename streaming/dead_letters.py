@@ -37,6 +37,7 @@ REASONS: Final[Mapping[str, str]] = {
     "malformed_block": "the data is no block of events as its encoding has it",
     "malformed_compression": "the data is not what the attribute compression says",
     "incompatible_schema": "the event was written with a schema that cannot become the app's",
+    "unknown_schema": "no schema has the revision that the message says it was written with",
     "beyond_horizon": "the event is older, behind the newest one, than duplicates can be told",
     "prediction_failed": "the model refused the event's features, or its output was no finite number",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,13 @@ from shared_features.schema import EventSchema
 from shared_features.validate import MAX_FUTURE_S, shown, unknown_type
 from streaming.compression import CODECS, CompressionError, TooLargeError, decompress
 from streaming.event_blocks import BLOCK_ENCODINGS, BlockError, BlockLimits, read_block, row_as_event
-from streaming.resolution import Resolutions
+from streaming.resolution import Resolutions, WriterSchema, read_schema
+from streaming.revisions import Fetch, UnknownSchemaError, WriterSchemas, read_revised
 from streaming.topics import Message
 from streaming.work import Refused
+
+_SPECIAL = frozenset({"compression", "schema_revision", "googclient_schemarevisionid"})
+"""Attributes that single events seldom have, and that make them more than the decoder's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Intake:
         max_event_bytes: larger events are refused.
         max_future_s: how far an event time may lie after its publish time.
         limits: how large a block may be.
+        schemas_folder: has ``<revision>.avsc`` files of schemas that events were written with.
+        fetch: the Schema service, asked for revisions that are not in the folder.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class Intake:
         max_event_bytes: int = MAX_EVENT_BYTES,
         max_future_s: float = MAX_FUTURE_S,
         limits: BlockLimits | None = None,
+        schemas_folder: Path | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         self.schemas = dict(schemas)
         self.limits = limits or BlockLimits(event_bytes=max_event_bytes)
@@ -60,35 +69,48 @@ class Intake:
         self._decoder = Decoder(schemas, max_event_bytes=max_event_bytes, max_future_s=max_future_s)
         self._columns = block_schema(self.schemas)
         self._resolutions = Resolutions()
+        self._writers = WriterSchemas(self._resolutions, schemas_folder, fetch)
+        self._own: dict[str, WriterSchema] = {}
 
     def take(self, messages: Sequence[Message]) -> Taken:
         """Every event of every message, as a row or refused; a bad one never changes another."""
         refused: list[Refused] = []
         single: list[Message] = []
         single_at: list[int] = []
-        blocks: list[tuple[int, pa.RecordBatch]] = []
+        revised: dict[tuple[str, str, str], list[tuple[int, Message]]] = {}
+        blocks: list[tuple[np.ndarray, pa.RecordBatch]] = []
         events = 0
         for index, message in enumerate(messages):
             attributes = message.attributes
             encoding = attributes.get("encoding", "")
-            if encoding not in BLOCK_ENCODINGS and "compression" not in attributes:
+            if encoding not in BLOCK_ENCODINGS and _SPECIAL.isdisjoint(attributes):
                 single.append(message)
                 single_at.append(index)
                 continue
             try:
                 data = self._data(message, is_block=encoding in BLOCK_ENCODINGS)
-                if encoding not in BLOCK_ENCODINGS:
-                    single.append(message._replace(data=data))
-                    single_at.append(index)
+                if encoding in BLOCK_ENCODINGS:
+                    rows, bad, count = self._block(index, message, data, encoding)
+                    events += count
+                    refused += bad
+                    blocks.append((np.full(rows.num_rows, index), rows))
                     continue
-                rows, bad, count = self._block(index, message, data, encoding)
+                message = message._replace(data=data)
+                key = self._revision(message)
             except BlockError as error:
                 refused.append(Refused(index, error.reason, error.detail))
                 events += 1
                 continue
-            events += count
+            if key is None:
+                single.append(message)
+                single_at.append(index)
+            else:
+                revised.setdefault(key, []).append((index, message))
+                events += 1
+        for (event_type, said, text), members in revised.items():
+            rows, at, bad = self._revised(self.schemas[event_type], said, text, members)
             refused += bad
-            blocks.append((index, rows))
+            blocks.append((at, rows))
         decoded = self._decoder.decode(single)
         events += len(single)
         at = np.array(single_at, np.int64)
@@ -97,8 +119,51 @@ class Intake:
         if not blocks:
             return Taken(decoded.block, at[decoded.rows], refused, events)
         parts = [(at[decoded.rows], decoded.block)] if decoded.block.num_rows else []
-        parts += [(np.full(rows.num_rows, index), rows) for index, rows in blocks if rows.num_rows]
+        parts += [(at, rows) for at, rows in blocks if rows.num_rows]
         return Taken(*self._merged(parts), refused, events)
+
+    def _revision(self, message: Message) -> tuple[str, str, str] | None:
+        """Event type, encoding and writer's schema of a message that was written with another schema than the app's."""
+        try:
+            writer = self._writers.of(message.attributes)
+        except UnknownSchemaError as error:
+            raise BlockError("unknown_schema", str(error)) from error
+        only = next(iter(self.schemas)) if len(self.schemas) == 1 else None
+        event_type = message.attributes.get("event_type", only)
+        encoding = encoding_of(message.attributes)
+        if writer is None or event_type not in self.schemas or encoding not in ("json", "avro"):
+            return None  # the decoder says what is wrong, if anything
+        if len(message.data) > self.max_event_bytes:
+            return None
+        own = self._own.get(event_type)
+        if own is None:
+            own = self._own[event_type] = read_schema(self.schemas[event_type].path.read_text(encoding="utf-8"))
+        if writer.wire == own.wire and writer.fields == own.fields:
+            return None
+        resolution = self._resolutions.between(writer, self.schemas[event_type])
+        if resolution.refused is not None:
+            raise BlockError("incompatible_schema", resolution.refused)
+        return event_type, encoding, writer.text
+
+    def _revised(
+        self, schema: EventSchema, encoding: str, text: str, members: Sequence[tuple[int, Message]]
+    ) -> tuple[pa.RecordBatch, np.ndarray, list[Refused]]:
+        """The good rows of messages written with one other schema, where they came from, and the bad ones."""
+        writer = self._resolutions.schema(text)
+        rows, faults = read_revised(
+            [message for _, message in members],
+            [message.data for _, message in members],
+            encoding,
+            writer,
+            self._resolutions.between(writer, schema).convert,
+            schema,
+            self._columns,
+            self.max_future_s,
+        )
+        at = np.array([index for index, _ in members], np.int64)
+        keep = np.ones(len(members), bool)
+        keep[list(faults)] = False
+        return rows.filter(pa.array(keep)), at[keep], [Refused(members[row][0], *faults[row]) for row in sorted(faults)]
 
     def _merged(self, parts: Sequence[tuple[np.ndarray, pa.RecordBatch]]) -> tuple[pa.RecordBatch, np.ndarray]:
         if not parts:
@@ -115,7 +180,7 @@ class Intake:
         most = self.limits.bytes if is_block else self.max_event_bytes
         codec = message.attributes.get("compression")
         if codec is None:
-            if len(message.data) > most:
+            if is_block and len(message.data) > most:
                 raise BlockError("oversized", f"A block may have {most} bytes at most, got {len(message.data)}.")
             return message.data
         if codec not in CODECS:
@@ -158,6 +223,12 @@ class Intake:
         keep = np.ones(count, bool)
         keep[list(found.faults)] = False
         return rows.filter(pa.array(keep)), refused, count
+
+
+def encoding_of(attributes: Mapping[str, str]) -> str:
+    """How a single event is encoded: as the attribute says, or Pub/Sub of a topic with a schema, or JSON."""
+    said = {"JSON": "json", "BINARY": "avro"}.get(attributes.get("googclient_schemaencoding", "JSON"), "")
+    return attributes.get("encoding", said)
 
 
 def _own_id(schema: EventSchema, event_id: object) -> str:

@@ -36,6 +36,7 @@ from streaming.intake import Intake
 from streaming.naming import subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
+from streaming.revisions import schema_service
 from streaming.source import PullMessages
 from streaming.stages import Decode, Deliver, Features, KeyedStage
 from streaming.topics import Endpoint, Publisher, Subscriber, create_subscription, create_topic
@@ -61,6 +62,7 @@ class JobSettings:
         max_waiting: blocks waiting for predictions before the pull stops.
         max_event_bytes: larger events are dead-lettered unread.
         max_block_events, max_block_bytes: larger blocks of events are dead-lettered unread; bytes when decompressed.
+        schemas: folder of schemas that events were written with, ``<revision>.avsc``; then the Schema service is asked.
     """
 
     endpoint: Endpoint
@@ -76,6 +78,7 @@ class JobSettings:
     max_event_bytes: int = 1 << 20
     max_block_events: int = 20_000
     max_block_bytes: int = 64 << 20
+    schemas: Path | None = None
 
 
 def create_topics(app: App, endpoint: Endpoint) -> None:
@@ -127,6 +130,8 @@ class StreamingJob:
             max_event_bytes=settings.max_event_bytes,
             max_future_s=settings.max_future_s,
             limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
+            schemas_folder=settings.schemas,
+            fetch=schema_service(settings.endpoint),
         )
         states = runtime.StateCache(self.recovered.states)
         self._job = runtime.Job(

@@ -216,8 +216,10 @@ def resolve(writer: WriterSchema, schema: EventSchema) -> Resolution:
     def convert(record: Record) -> Record:
         values = {own: record.get(theirs) for own, theirs in names.items()}
         for name, change in changed.items():
-            if values[name] is not None:
-                values[name] = change(values[name])
+            value = values[name]
+            if type(value) is dict and len(value) == 1:  # Avro's JSON form of an optional value
+                (value,) = value.values()
+            values[name] = change(value)
         return values
 
     return Resolution(None, convert)
@@ -246,17 +248,24 @@ def _converter(declared: Any, field: FieldType, label: str, changed: dict[str, C
         times, per = _NANOS[logical], _NANOS[field.avro]
         if times != per:
             # An instant finer than the app's unit travels as text, which keeps microseconds in either unit.
-            changed[field.name] = (lambda value: value * (times // per)) if times > per else _finer(times)
+            changed[field.name] = _coarser(times // per) if times > per else _finer(times)
     elif base == "bytes":
         changed[field.name] = _text
     return None
+
+
+def _coarser(factor: int) -> Callable[[Any], Any]:
+    """Instants of a coarser unit, which is told of numbers only: text says its own."""
+    return lambda value: value * factor if type(value) is int else value
 
 
 def _finer(nanos: int) -> Callable[[Any], Any]:
     """Instants of a finer unit as RFC 3339 text; out of range they stay numbers, and are refused as such."""
     from datetime import UTC, datetime, timedelta
 
-    def text(value: int) -> Any:
+    def text(value: Any) -> Any:
+        if type(value) is not int:
+            return value
         try:
             return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value * nanos // 1000)).isoformat()
         except OverflowError:

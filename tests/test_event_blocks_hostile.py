@@ -1,4 +1,4 @@
-"""Blocks from those who mean harm: headers that lie, schemas that unfold, mutated bytes; no memory, no neighbour lost."""
+"""Blocks from those who mean harm: headers that lie, schemas that unfold, mutated bytes; no neighbour is lost."""
 
 from __future__ import annotations
 
