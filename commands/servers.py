@@ -125,20 +125,24 @@ def check_model(home: Path, name: str, app: App, otherwise: str = "or name anoth
 @click.option("--port", default=options.BROKER_PORT, type=click.IntRange(0, 65535), help="Of gRPC; 0: a free one.")
 @folder_option("--data", "messages, which survive a restart", "var/broker")
 @click.option("--in-memory", is_flag=True, help="Keep nothing over a restart.")
+@click.option("--rest-port", type=click.IntRange(0, 65535), show_default="no REST", help="Of REST; 0: a free one.")
 @json_option
-def broker(port: int, data: Path | None, in_memory: bool, as_json: bool) -> None:
+def broker(port: int, data: Path | None, in_memory: bool, rest_port: int | None, as_json: bool) -> None:
     """Run the embedded Pub/Sub: point official clients at it with PUBSUB_EMULATOR_HOST."""
     check_port_free(port, "broker", "--port")  # before there is a folder
+    check_port_free(rest_port or 0, "broker's REST API", "--rest-port")
     with stop_signal() as stop:
         from streaming.broker.server import Broker
 
-        running = Broker(port, None if in_memory else data or options.VAR / "broker")
+        running = Broker(port, None if in_memory else data or options.VAR / "broker", rest_port=rest_port)
         host_port = f"{LOOPBACK}:{running.start()}"
+        rest = None if running.rest_port is None else f"{LOOPBACK}:{running.rest_port}"
         try:
             if as_json:
-                output.print_json({"ready": True, "host_port": host_port})
+                output.print_json({"ready": True, "host_port": host_port, "rest": rest})
             else:
-                click.echo(f"broker ready: export PUBSUB_EMULATOR_HOST={host_port}")
+                also = "" if rest is None else f", REST at http://{rest}/v1"
+                click.echo(f"broker ready: export PUBSUB_EMULATOR_HOST={host_port}{also}")
             stop.wait()
         finally:
             running.stop()

@@ -18,17 +18,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m streaming.broker", description=__doc__)
     parser.add_argument("--port", type=int, default=8085, help="TCP port on loopback, 0 for a free one (default 8085)")
     parser.add_argument("--data-dir", type=Path, help="folder that keeps messages over restarts (default: memory)")
+    parser.add_argument("--rest-port", type=int, help="TCP port of the REST API, 0 for a free one (default: no REST)")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before threads start, so that only sigwait gets them
-    broker = Broker(chosen.port, chosen.data_dir)
+    broker = Broker(chosen.port, chosen.data_dir, rest_port=chosen.rest_port)
     try:
         port = broker.start()
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"listening on {HOST}:{port}", flush=True)
+    rest = "" if broker.rest_port is None else f"REST on {HOST}:{broker.rest_port}, "
+    print(f"{rest}listening on {HOST}:{port}", flush=True)
     signal.sigwait(signals)
     broker.stop()
     return 0

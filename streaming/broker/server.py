@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 STOP_GRACE_S = 2.0
+REST_CALLS = 1000
+"""REST requests under way at once, waiting pulls included; more are answered 503."""
 
 _OPTIONS = [
     # Requests above 10 MB must reach the broker, to be refused as INVALID_ARGUMENT: a transport limit answers
@@ -50,11 +53,15 @@ class Broker:
         port: TCP port on 127.0.0.1; 0 takes a free one.
         data_dir: folder for topics, subscriptions and messages; None keeps them in memory only.
         clock: for tests.
+        rest_port: TCP port of the REST API; 0 takes a free one, None serves none.
     """
 
-    def __init__(self, port: int = 0, data_dir: Path | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, port: int = 0, data_dir: Path | None = None, clock: Clock | None = None, rest_port: int | None = None
+    ) -> None:
         self.port = port
         self.data_dir = data_dir
+        self.rest_port = rest_port
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,12 +130,40 @@ class Broker:
         except RuntimeError:
             raise _port_in_use(self.port) from None
         await server.start()
-        commits.start(service.sweep)
-        self._ready.set()
-        await self._stop.wait()
-        service.stop()
+        async with _rest(service, self.rest_port) as self.rest_port:
+            commits.start(service.sweep)
+            self._ready.set()
+            await self._stop.wait()
+            service.stop()
         await server.stop(STOP_GRACE_S)
         await commits.close()
+
+
+@contextlib.asynccontextmanager
+async def _rest(service: Service, port: int | None) -> AsyncIterator[int | None]:
+    """The REST API on a port, 0 for a free one; the port."""
+    if port is None:
+        yield None
+        return
+    import uvicorn
+
+    from streaming.broker.rest import Rest
+
+    _check_port(port)
+    listening = socket.create_server((HOST, port))
+    app: Any = Rest(service)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
+            limit_concurrency=REST_CALLS, timeout_graceful_shutdown=int(STOP_GRACE_S),
+        )
+    )  # fmt: skip
+    serving = asyncio.create_task(server.serve([listening]))
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def _check_port(port: int) -> None:
