@@ -5,11 +5,15 @@ As `tests.official_client`, but without the seconds that TensorFlow takes to loa
 
 from __future__ import annotations
 
+import http.client
+import json
+
 import grpc
 from google.protobuf import json_format, text_format
 
 from serving import wire
 from tests.official_client import METHODS, Answer
+from tests.processes import Started
 
 
 def ask(channel: grpc.Channel, method: str, text: str, token: str = "", timeout_s: float = 30.0) -> Answer:
@@ -30,3 +34,14 @@ def ask_all(target: str, requests: dict[str, tuple[str, str]]) -> dict[str, Answ
     """Several, one after the other."""
     with grpc.insecure_channel(target) as channel:
         return {label: ask(channel, method, text) for label, (method, text) in requests.items()}
+
+
+def rest(server: Started, method: str, path: str, body: object = None) -> tuple[int, str]:
+    """Make one call of the REST API; status and text of the answer."""
+    connection = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=30)
+    try:
+        connection.request(method, f"/v1/models/{path}", None if body is None else json.dumps(body))
+        reply = connection.getresponse()
+        return reply.status, reply.read().decode()
+    finally:
+        connection.close()

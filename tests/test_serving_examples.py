@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from tests.official_client import Answer, ask
 from tests.processes import Started, start
+from tests.serving_calls import rest
 from tests.serving_models import put
 
 
@@ -143,15 +143,8 @@ def test_several_signatures_answer_to_the_same_examples(answers: dict[str, Answe
 
 
 def over_rest(server: Started, method: str, body: Any) -> tuple[int, Any]:
-    host, _, port = server.wait_for_line("REST API on").split()[-1].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
-    try:
-        connection.request("POST", f"/v1/models/m:{method}", json.dumps(body))
-        reply = connection.getresponse()
-        text = reply.read().decode()
-        return reply.status, json.loads(text)
-    finally:
-        connection.close()
+    status, text = rest(server, "POST", f"m:{method}", body)
+    return status, json.loads(text)
 
 
 def test_rest_answers_with_results(server: Started) -> None:

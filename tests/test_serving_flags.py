@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from serving.metrics import Metrics
 from serving.status import Code
 from serving.tensorflow_c import TensorFlowError
 from tests.processes import Started, start
-from tests.serving_calls import ask
+from tests.serving_calls import ask, rest
 from tests.serving_models import exported, put
 
 
@@ -43,22 +43,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     started.kill()
 
 
-def rest(server: Started, method: str, path: str, body: object = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=30)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        reply = connection.getresponse()
-        return reply.status, reply.read().decode()
-    finally:
-        connection.close()
-
-
 def test_a_rest_request_has_so_much_time(server: Started) -> None:
     began = time.monotonic()
-    status, text = rest(server, "POST", "/v1/models/slow:predict", {"instances": [1e30]})
+    status, text = rest(server, "POST", "slow:predict", {"instances": [1e30]})
     assert (status, json.loads(text)) == (504, {"error": "Timed out waiting for notification"})
     assert time.monotonic() - began < 20
-    assert rest(server, "POST", "/v1/models/slow:predict", {"instances": [3]})[0] == 200
+    assert rest(server, "POST", "slow:predict", {"instances": [3]})[0] == 200
 
 
 def test_answers_are_content_if_asked_for(server: Started) -> None:
@@ -66,22 +56,22 @@ def test_answers_are_content_if_asked_for(server: Started) -> None:
     with grpc.insecure_channel(server.line.split()[-1]) as channel:
         y = ask(channel, "Predict", 'model_spec { name: "half" }' + x).response["outputs"]["y"]
     assert y == {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "1"}]}, "tensor_content": "AAAgQA=="}
-    assert json.loads(rest(server, "POST", "/v1/models/half:predict", {"instances": [1]})[1]) == {"predictions": [2.5]}
+    assert json.loads(rest(server, "POST", "half:predict", {"instances": [1]})[1]) == {"predictions": [2.5]}
 
 
 def test_status_and_metadata_by_version_and_label(server: Started) -> None:
     both = [("2", "AVAILABLE"), ("1", "AVAILABLE")]
     for path, versions in (("", both), ("/versions/1", both[1:]), ("/labels/stable", both)):
-        status, text = rest(server, "GET", f"/v1/models/half{path}")
+        status, text = rest(server, "GET", f"half{path}")
         found = [(one["version"], one["state"]) for one in json.loads(text)["model_version_status"]]
         assert (status, found) == (200, versions)
     for path, version in (("", "2"), ("/versions/1", "1"), ("/labels/stable", "1"), ("/labels/canary", "2")):
-        status, text = rest(server, "GET", f"/v1/models/half{path}/metadata")
+        status, text = rest(server, "GET", f"half{path}/metadata")
         assert (status, json.loads(text)["model_spec"]["version"]) == (200, version)
-    assert rest(server, "GET", "/v1/models/half/labels/none/metadata") == (
+    assert rest(server, "GET", "half/labels/none/metadata") == (
         400, '{\n    "error": "Unrecognized servable version label: none"\n}',
     )  # fmt: skip
-    assert rest(server, "GET", "/v1/models/none/metadata")[0] == 404
+    assert rest(server, "GET", "none/metadata")[0] == 404
 
 
 def test_a_graph_of_other_tags_is_not_found() -> None:
@@ -93,10 +83,11 @@ def test_a_graph_of_other_tags_is_not_found() -> None:
 
 def test_metrics_have_the_real_names_labels_and_buckets(server: Started) -> None:
     examples = {"signature_name": "regress_x_to_y", "examples": [{"x": 1.0}, {"x": 2.0}]}
-    assert rest(server, "POST", "/v1/models/half:regress", examples)[0] == 200
-    assert rest(server, "POST", "/v1/models/half:classify", {"examples": []})[0] == 400
-    status, page = rest(server, "GET", "/monitoring/prometheus/metrics")
-    assert status == 200
+    assert rest(server, "POST", "half:regress", examples)[0] == 200
+    assert rest(server, "POST", "half:classify", {"examples": []})[0] == 400
+    address = server.wait_for_line("REST API on").split()[-1]
+    with urllib.request.urlopen(f"http://{address}/monitoring/prometheus/metrics", timeout=30) as reply:
+        page = reply.read().decode()
     prefix = ":tensorflow:serving:"
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", page, re.MULTILINE))
     assert kinds == {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from tests.official_client import Answer
 from tests.processes import Started, start
-from tests.serving_calls import ask
+from tests.serving_calls import ask, rest
 from tests.serving_models import put
 
 
@@ -38,16 +37,6 @@ def channel(server: Started) -> Iterator[grpc.Channel]:
         yield made
 
 
-def rest(server: Started, path: str, body: Any) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=30)
-    try:
-        connection.request("POST", f"/v1/models/{path}", json.dumps(body))
-        reply = connection.getresponse()
-        return reply.status, reply.read().decode()
-    finally:
-        connection.close()
-
-
 ONE_OF_EVERY_TYPE = """{
     "predictions": [
         {
@@ -71,13 +60,13 @@ ONE_OF_EVERY_TYPE = """{
 
 
 def test_every_type_is_written_to_the_last_space(server: Started) -> None:
-    assert rest(server, "types:predict", {"instances": [2.5]}) == (200, ONE_OF_EVERY_TYPE)
+    assert rest(server, "POST", "types:predict", {"instances": [2.5]}) == (200, ONE_OF_EVERY_TYPE)
 
 
 def test_base64_answers_in_rows_and_columns(server: Started) -> None:
-    status, text = rest(server, "types:predict", {"signature_name": "bytes_only", "instances": [1.0, 2.0]})
+    status, text = rest(server, "POST", "types:predict", {"signature_name": "bytes_only", "instances": [1.0, 2.0]})
     assert (status, json.loads(text)) == (200, {"predictions": [{"b64": "aGk="}, {"b64": "aGk="}]})
-    status, text = rest(server, "types:predict", {"signature_name": "bytes_only", "inputs": [1.0]})
+    status, text = rest(server, "POST", "types:predict", {"signature_name": "bytes_only", "inputs": [1.0]})
     assert (status, json.loads(text)) == (200, {"outputs": [{"b64": "aGk="}]})
 
 
@@ -92,14 +81,14 @@ def test_base64_answers_in_rows_and_columns(server: Started) -> None:
     ],
 )
 def test_what_json_cannot_say(server: Started, signature: str, given: Any, status: int, text: str) -> None:
-    found, said = rest(server, "types:predict", {"signature_name": signature, **given})
+    found, said = rest(server, "POST", "types:predict", {"signature_name": signature, **given})
     error = json.loads(said)["error"]
     assert found == status
     assert text in error
 
 
 def test_a_scalar_is_no_row_but_a_column(server: Started) -> None:
-    status, text = rest(server, "types:predict", {"signature_name": "scalar", "inputs": [1, 2]})
+    status, text = rest(server, "POST", "types:predict", {"signature_name": "scalar", "inputs": [1, 2]})
     assert (status, text) == (200, '{\n    "outputs": 3.0\n}')
 
 
