@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import socket
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -113,6 +114,53 @@ def test_a_version_or_a_label_may_be_named_and_is_decoded_late(rest: Rest) -> No
         reply = rest.predict(path, {"instances": [1]})
         assert reply.status == 404
         assert reply.error.startswith("Servable not found for request: Latest(")
+
+
+STRANGE_NAMES = [
+    *(
+        "..",
+        "../..",
+        "..\\..",
+        "....//",
+        "/etc/passwd",
+        "\\\\host\\share",
+        "C:\\x",
+        "~root",
+        ".",
+        " ",
+        "\0",
+        "a\0b",
+        "\r\nX: y",
+    ),
+    *("half_plus_two/", "half_plus_two\0", "half_plus_two/../flights", "./half_plus_two", "HALF_PLUS_TWO", "*", "?"),
+    *(
+        "\u2025/",
+        "\uff0e\uff0e/",
+        "\u202e",
+        "\u0000\u0301",
+        "${x}",
+        "$(id)",
+        "`id`",
+        "{}",
+        "%s%n",
+        "x" * 4096,
+        "../" * 900,
+    ),
+]
+
+
+def test_names_are_looked_up_and_nothing_else(rest: Rest) -> None:
+    """Each once encoded and once more: what is decoded twice finds its way past a check."""
+    for name in STRANGE_NAMES:
+        once = urllib.parse.quote(name, safe="")
+        for encoded in (once, urllib.parse.quote(once, safe="")):
+            reply = rest.predict(encoded, {"instances": [1]})
+            assert (reply.status, reply.error) == (
+                404, f"Servable not found for request: Latest({urllib.parse.unquote(encoded)})",
+            )  # fmt: skip
+            assert rest.get(f"/v1/models/{encoded}").status == 404
+            label = rest.get(f"/v1/models/half_plus_two/labels/{encoded}/metadata")
+            assert label.error == f"Unrecognized servable version label: {urllib.parse.unquote(encoded)}"
 
 
 def test_nan_and_infinity_are_bare_words_and_the_rest_of_the_body_is_not_read(rest: Rest) -> None:
