@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
+from serving import wire
+from serving.servable import _completed
+from serving.status import Code, RefusalError
+from serving.tensors import numbers, write_numbers
 from tests.official_client import Answer
 from tests.processes import Started, start
 from tests.serving_calls import ask, rest
@@ -184,3 +189,29 @@ def test_classes_and_values_in_one_run(channel: grpc.Channel) -> None:
     first, second = answer.response["results"]
     assert first["classification_result"]["classifications"][0]["classes"][0] == {"label": "label", "score": 1.0}
     assert second["regression_result"] == {"regressions": [{"value": 1.0}]}
+
+
+def test_inputs_may_have_defaults() -> None:
+    signature = wire.SignatureDefMap().signature_def["s"]
+    signature.inputs["x"].name = "x:0"
+    signature.inputs["k"].name = "k:0"
+    write_numbers(signature.defaults["k"], 1, np.array([7], np.float32))
+
+    def completed(*names: str) -> dict[str, Any]:
+        request = wire.PredictRequest()
+        for name in names:
+            write_numbers(request.inputs[name], 1, np.array([1], np.float32))
+        return {name: numbers(proto).tolist() for name, proto in _completed(signature, request.inputs).items()}
+
+    assert completed("x") == {"x": [1.0], "k": [7.0]}
+    assert completed("x", "k") == {"x": [1.0], "k": [1.0]}
+    no_value = "not found in request and no default value provided. Inputs expected to be in the request {z}"
+    sizes = "input size does not match signature: 3!=2 len({x,y,z}) != len({k,x})"
+    for names, text in {
+        ("x", "z"): "Inputs contains invalid name. Used request inputs: x, request input: x,z",
+        ("z",): f"Signature input alias: x(feed name: x:0) {no_value}, or default input alias set: k",
+        ("x", "y", "z"): f"{sizes}. Sent extra: {{y,z}}. Missing but required: {{k}}.",
+    }.items():
+        with pytest.raises(RefusalError) as caught:
+            completed(*names)
+        assert (caught.value.code, caught.value.text) == (Code.INVALID_ARGUMENT, text)
