@@ -272,7 +272,7 @@ def test_snapshots_are_refused_listed_changed_and_expire(kept: Kept, clock: Fake
         kept.snapshots.seek_to_snapshot(OTHER, made.name)
     wanted = types.Snapshot.pb()(name=made.name, labels={"k": "v"})
     assert dict(kept.snapshots.update(wanted, ["labels"]).labels) == {"k": "v"}
-    with refused("INVALID_ARGUMENT", "cannot be changed"):
+    with refused("INVALID_ARGUMENT", "is not mutable"):
         kept.snapshots.update(wanted, ["topic"])
     with refused("INVALID_ARGUMENT", "Invalid expire_time"):
         kept.snapshots.update(wanted, ["expire_time"])
@@ -324,7 +324,7 @@ def test_a_bad_filter_is_refused_and_a_filter_cannot_change(kept: Kept) -> None:
         kept.subscription(filter="colour = red")
     kept.subscription(filter="attributes:a")
     wanted = types.Subscription.pb()(name=JOB, filter="attributes:b")
-    with refused("INVALID_ARGUMENT", "cannot be changed"):
+    with refused("INVALID_ARGUMENT", "is not mutable"):
         kept.core.update_subscription(wanted, ["filter"])
 
 

@@ -17,6 +17,7 @@ from streaming.broker.subscription import Policy
 DAY_S = 86_400
 DEFAULT_RETENTION_S = 7 * DAY_S
 MAX_LABELS = 64
+MAX_BACKOFF_S = 600
 
 _TOPIC_FIELDS = {
     "name", "labels", "message_retention_duration", "message_storage_policy", "state", "satisfies_pzs",
@@ -59,6 +60,7 @@ def complete_subscription(subscription: Any) -> Any:
     check_labels(subscription.labels)
     if subscription.push_config.push_endpoint:
         raise _unimplemented("push delivery")
+    subscription.push_config.SetInParent()  # shown, and empty, wherever messages are pulled
     deadline_s = subscription.ack_deadline_seconds or 10
     _in_range("ack_deadline_seconds", deadline_s, 10, 600)
     subscription.ack_deadline_seconds = deadline_s
@@ -111,17 +113,24 @@ def updated(current: Any, wanted: Any, paths: Iterable[str]) -> Any:
         RefusedError: INVALID_ARGUMENT for an empty mask, an unknown field or one that cannot change.
     """
     paths = list(paths)
+    kind = current.DESCRIPTOR.name
+    wrong = f"Invalid update_mask provided in the Update{kind}Request:"
     if not paths:
-        raise invalid("The update_mask in the request is empty: name the fields to change.")
+        raise invalid(
+            f"The update_mask in the Update{kind}Request must be set, and must contain a non-empty paths list."
+        )
     fields = {field.name for field in current.DESCRIPTOR.fields}
     changed = type(current)()
     changed.CopyFrom(current)
     for path in paths:
         name = path.partition(".")[0]
         if name not in fields:
-            raise invalid(f"Invalid update_mask provided in the request: no field named {path}.")
+            raise invalid(
+                f"{wrong} {path} is not a known {kind} field. Note that field paths must be of the form "
+                "'push_config' rather than 'pushConfig'."
+            )
         if name in _FIXED or name in _OUTPUT_ONLY:
-            raise invalid(f"Invalid update_mask provided in the request: {path} cannot be changed.")
+            raise invalid(f"{wrong} the {path} field in the {kind} is not mutable.")
         part = type(current)()
         part.CopyFrom(wanted)
         for field in fields - {name}:
@@ -136,10 +145,18 @@ def _complete_retry(retry: Any) -> None:
         retry.minimum_backoff.seconds = 10
     if not retry.HasField("maximum_backoff"):
         retry.maximum_backoff.seconds = 600
-    _seconds("retry_policy.minimum_backoff", retry.minimum_backoff, 0, 600)
-    _seconds("retry_policy.maximum_backoff", retry.maximum_backoff, 0, 600)
-    if micros(retry.minimum_backoff) > micros(retry.maximum_backoff):
-        raise invalid("Invalid retry policy: minimum_backoff is more than maximum_backoff.")
+    shortest, longest = retry.minimum_backoff, retry.maximum_backoff
+    for name, one in (("minimum_backoff", shortest), ("maximum_backoff", longest)):
+        if not 0 <= micros(one) <= MAX_BACKOFF_S * 1_000_000:
+            raise invalid(
+                f"The value for {name} is out of bounds. You passed {one.ToJsonString()} in the request, but the value "
+                f"must be between 0s and {MAX_BACKOFF_S}s."
+            )
+    if micros(shortest) > micros(longest):
+        raise invalid(
+            f"The value for maximum_backoff is too small. You passed {longest.ToJsonString()} in the request, but the "
+            f"minimum value is {shortest.ToJsonString()}."
+        )
 
 
 def _refuse_unsupported(config: Any, supported: set[str]) -> None:

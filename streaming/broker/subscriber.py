@@ -52,7 +52,7 @@ class SubscriberCalls(Calls):
         return Empty()
 
     async def acknowledge(self, request: Any) -> Any:
-        await self.acknowledged(self.core.subscription(request.subscription), request.ack_ids)
+        await self.acknowledged(self.core.subscription(request.subscription), _some(request.ack_ids))
         return Empty()
 
     async def acknowledged(self, subscribed: Subscribed, ack_ids: Any) -> None:
@@ -67,7 +67,7 @@ class SubscriberCalls(Calls):
     async def modify_ack_deadline(self, request: Any) -> Any:
         subscribed = self.core.subscription(request.subscription)
         seconds = deadline(request.ack_deadline_seconds)
-        self.modify(subscribed, request.ack_ids, [seconds] * len(request.ack_ids))
+        self.modify(subscribed, _some(request.ack_ids), [seconds] * len(request.ack_ids))
         return Empty()
 
     async def pull(self, request: Any, context: Context) -> bytes:
@@ -131,3 +131,9 @@ class SubscriberCalls(Calls):
             raise invalid("The request names neither a time nor a snapshot to seek to.")
         await self.commits.durable()
         return types.SeekResponse.pb()()
+
+
+def _some(ack_ids: Any) -> Any:
+    if not ack_ids:
+        raise invalid("No ack ids specified.")
+    return ack_ids
