@@ -6,6 +6,7 @@ not looked at. Nesting is bounded, which it is not there.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -102,6 +103,6 @@ def _depth(value: Any) -> int:
     level = [value]
     while level:
         depth += 1
-        below = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-        level = [one for one in below if isinstance(one, dict | list)]
+        inside = itertools.chain.from_iterable(one.values() if type(one) is dict else one for one in level)
+        level = [one for one in inside if type(one) is list or type(one) is dict]
     return depth

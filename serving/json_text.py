@@ -50,8 +50,11 @@ def decimals(values: list[float], single: bool) -> list[str]:
     array = np.array(values)
     back = np.array(texts, np.float64)  # NaN and infinity, too
     same = (back.astype(np.float32) if single else back) == array
-    for index in np.flatnonzero(~same | ~np.isfinite(array)).tolist():
-        texts[index] = decimal(values[index], single)
+    digits = 9 if single else 17
+    for index in np.flatnonzero(~same & np.isfinite(array)).tolist():
+        texts[index] = f"{values[index]:.{digits}g}"
+    for index in np.flatnonzero(~np.isfinite(array)).tolist():
+        texts[index] = decimal(values[index])
     return [text if "." in text or "e" in text or not text[-1].isdigit() else text + ".0" for text in texts]
 
 
