@@ -21,7 +21,7 @@ from shared_features.errors import FingerprintError
 if TYPE_CHECKING:
     from shared_features.app import App
 
-KERNEL_VERSION = 1
+KERNEL_VERSION = 2
 """Raised whenever the kernel gives another value for the same definition; CHANGELOG.md says why."""
 
 

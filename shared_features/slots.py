@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from shared_features.exact import compiled
 
 _FEW_ROWS = 64
 """Up to here a dictionary of the block's keys costs more than it saves."""
@@ -47,7 +48,7 @@ class IntegerSlots:
     """Slots of int64 keys, in an open-addressing hash table."""
 
     def __init__(self) -> None:
-        self._table = np.full((_FIRST_CELLS, 2), -1, np.int64)  # key, slot; a slot of -1 is a free cell
+        self._table = _free_cells(_FIRST_CELLS)
         self._count = 0
 
     def __len__(self) -> int:
@@ -65,11 +66,21 @@ class IntegerSlots:
         valid = np.ones(len(keys), np.bool_) if keys.null_count == 0 else keys.is_valid().to_numpy(zero_copy_only=False)
         values = (keys if keys.null_count == 0 else keys.fill_null(0)).to_numpy().copy()
         slots = np.empty(len(keys), np.int64)
-        self._table, self._count = _find_slots(values, valid, self._table, self._count, slots)
-        return slots
+        row = 0
+        while True:
+            row, self._count = _find_slots(row, values, valid, self._table, self._count, slots)
+            if row == len(keys):
+                return slots
+            table = _free_cells(4 * len(self._table))
+            _move_slots(self._table, table)
+            self._table = table
 
 
-@numba.njit(nogil=True)
+def _free_cells(count: int) -> np.ndarray:
+    return np.full((count, 2), -1, np.int64)  # key, slot; a slot of -1 is a free cell
+
+
+@compiled()
 def _cell(table, key):  # type: ignore[no-untyped-def]
     mixed = np.uint64(key) * _MULTIPLIER
     mixed = (mixed ^ (mixed >> _SHIFT)) * _MULTIPLIER
@@ -80,10 +91,16 @@ def _cell(table, key):  # type: ignore[no-untyped-def]
     return cell
 
 
-@numba.njit(nogil=True)
-def _find_slots(keys, valid, table, count, slots):  # type: ignore[no-untyped-def]
-    """Write the slot of each key; returns the table, a greater one if need be, and the number of keys."""
-    for row in range(len(keys)):
+@compiled()
+def _find_slots(start, keys, valid, table, count, slots):  # type: ignore[no-untyped-def]
+    """Write the slot of each key from row ``start`` on, making new ones.
+
+    Returns:
+        The row at which the table became too full to go on, or the number of rows; and the number of keys.
+    """
+    for row in range(start, len(keys)):
+        if 2 * count > len(table):
+            return row, count
         if not valid[row]:
             slots[row] = -1
             continue
@@ -91,13 +108,14 @@ def _find_slots(keys, valid, table, count, slots):  # type: ignore[no-untyped-de
         if table[cell, 1] < 0:
             table[cell, 0], table[cell, 1] = keys[row], count
             count += 1
-            slots[row] = count - 1
-            if 2 * count > len(table):
-                grown = np.full((4 * len(table), 2), -1, np.int64)
-                for i in range(len(table)):
-                    if table[i, 1] >= 0:
-                        grown[_cell(grown, table[i, 0])] = table[i]
-                table = grown
-        else:
-            slots[row] = table[cell, 1]
-    return table, count
+        slots[row] = table[cell, 1]
+    return len(keys), count
+
+
+@compiled()
+def _move_slots(table, target):  # type: ignore[no-untyped-def]
+    """Copy the cells in use into a greater table."""
+    for i in range(len(table)):
+        if table[i, 1] >= 0:
+            cell = _cell(target, table[i, 0])
+            target[cell, 0], target[cell, 1] = table[i, 0], table[i, 1]
