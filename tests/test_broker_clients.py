@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,6 @@ from google.pubsub_v1 import types
 
 from streaming.broker import Broker
 from tests.broker_clients import Clients, Inbox, clients, streaming, subscription_path, topic_path
-from tests.processes import wait_until
 
 
 @pytest.fixture
@@ -29,70 +27,6 @@ def official(broker: Broker) -> Iterator[Clients]:
         yield made
 
 
-def test_publish_and_subscribe(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
-    inbox = Inbox()
-    with streaming(official.subscriber, subscription, inbox):
-        ids = [official.publisher.publish(topic, b"%d" % n, number=str(n)) for n in range(300)]
-        got = inbox.wait_for(300)
-    assert {one.message_id for one in got} == {one.result(10) for one in ids}
-    assert all(one.data.decode() == one.attributes["number"] for one in got)
-    assert official.subscriber.pull(subscription=subscription, max_messages=10, timeout=1).received_messages == []
-
-
-def test_ordering_keys(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription(enable_message_ordering=True)
-    inbox = Inbox()
-    with streaming(official.subscriber, subscription, inbox):
-        for n in range(600):
-            official.ordered.publish(topic, b"%d" % n, ordering_key=f"key-{n % 7}")
-        got = inbox.wait_for(600)
-    for key in range(7):
-        mine = [int(one.data) for one in got if one.ordering_key == f"key-{key}"]
-        assert mine == list(range(key, 600, 7))
-
-
-def test_a_nack_brings_the_message_and_its_followers_again_in_order(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription(enable_message_ordering=True)
-    refused_once = threading.Event()
-
-    def handle(message: Any) -> None:
-        if message.data == b"2" and not refused_once.is_set():
-            refused_once.set()
-            message.nack()
-        else:
-            message.ack()
-
-    inbox = Inbox(handle)
-    for n in range(5):
-        official.ordered.publish(topic, b"%d" % n, ordering_key="key").result(10)
-    with streaming(official.subscriber, subscription, inbox):
-        wait_until(lambda: inbox.messages and _ended_again(inbox), what="2, 3 and 4 came again")
-    data = [int(one.data) for one in inbox.messages]
-    assert data[:3] == [0, 1, 2]
-    again = len(data) - 1 - data[::-1].index(2)  # the client may have handled 3 and 4 before the nack arrived
-    assert data[again:] == [2, 3, 4]
-
-
-def _ended_again(inbox: Inbox) -> bool:
-    data = [int(one.data) for one in inbox.messages]
-    return data.count(2) == 2 and data[-1] == 4 and data[-3:] == [2, 3, 4]
-
-
-def test_flow_control_bounds_what_is_outstanding(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
-    release = threading.Event()
-    inbox = Inbox(lambda message: (release.wait(20), message.ack()))
-    for n in range(50):
-        official.publisher.publish(topic, b"%d" % n).result(10)
-    flow = pubsub_v1.types.FlowControl(max_messages=5)
-    with streaming(official.subscriber, subscription, inbox, flow_control=flow):
-        other = official.subscriber.pull(subscription=subscription, max_messages=100, timeout=10)
-        assert len(other.received_messages) >= 45  # the stream took no more than it may hold
-        release.set()
-        inbox.wait_for(50 - len(other.received_messages))
-
-
 def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription(enable_exactly_once_delivery=True)
     answers: list[Any] = []
@@ -105,37 +39,6 @@ def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Cli
         official.subscriber.acknowledge(subscription=subscription, ack_ids=[answers[0][0]])
     error: Any = caught.value
     assert error.metadata == {answers[0][0]: "PERMANENT_FAILURE_INVALID_ACK_ID"}
-
-
-def test_unary_pull_acknowledge_and_deadlines(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
-    official.publisher.publish(topic, b"1").result(10)
-    official.publisher.publish(topic, b"2").result(10)
-    pull = official.subscriber.pull
-    first = pull(subscription=subscription, max_messages=1, timeout=10).received_messages
-    second = pull(subscription=subscription, max_messages=10, timeout=10).received_messages
-    assert [one.message.data for one in [*first, *second]] == [b"1", b"2"]
-    assert pull(subscription=subscription, max_messages=1, timeout=0.5).received_messages == []
-    official.subscriber.acknowledge(subscription=subscription, ack_ids=[first[0].ack_id])
-    official.subscriber.modify_ack_deadline(
-        subscription=subscription, ack_ids=[second[0].ack_id], ack_deadline_seconds=0
-    )
-    again = pull(subscription=subscription, max_messages=10, timeout=10).received_messages
-    assert [one.message.data for one in again] == [b"2"]
-
-
-def test_a_waiting_pull_gets_a_message_the_moment_it_is_published(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
-    got: list[Any] = []
-    waiting = threading.Thread(
-        target=lambda: got.extend(
-            official.subscriber.pull(subscription=subscription, max_messages=1, timeout=20).received_messages
-        )
-    )
-    waiting.start()
-    official.publisher.publish(topic, b"now").result(10)
-    waiting.join(10)
-    assert [one.message.data for one in got] == [b"now"]
 
 
 def test_five_megabytes_come_through_and_more_than_ten_are_refused(official: Clients, broker: Broker) -> None:
@@ -232,24 +135,3 @@ def test_a_stream_that_breaks_the_rules_ends_with_invalid_argument(
         with pytest.raises(grpc.RpcError, match=text) as caught:
             list(call(requests, timeout=20))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_two_streams_share_a_backlog_without_a_message_in_both(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
-    inboxes = Inbox(), Inbox()
-    with (
-        streaming(official.subscriber, subscription, inboxes[0]),
-        streaming(official.subscriber, subscription, inboxes[1]),
-    ):
-        sent = [official.publisher.publish(topic, b"%d" % n) for n in range(200)]
-        ids = {one.result(10) for one in sent}
-        both = _wait_for_both(inboxes, 200)
-    assert sorted(both) == sorted(ids)
-
-
-def _wait_for_both(inboxes: tuple[Inbox, Inbox], number: int) -> list[str]:
-    def seen() -> list[str]:
-        return [one.message_id for inbox in inboxes for one in inbox.messages]
-
-    wait_until(lambda: len(seen()) >= number, 20, "all messages in either inbox")
-    return seen()
