@@ -113,11 +113,13 @@ class RequestEncoder:
         SignatureMismatchError if a column is missing or of another kind.
         """
         parts: list[Any] = [self._head]
-        for name, column in self._columns:
-            index = block.schema.get_field_index(name)
-            if index < 0:
-                raise SignatureMismatchError(f"the model takes {name!r}, which the block does not have")
-            parts += column(block.column(index))
+        schema = block.schema
+        with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be beyond what the model's type holds
+            for name, column in self._columns:
+                index = schema.get_field_index(name)
+                if index < 0:
+                    raise SignatureMismatchError(f"the model takes {name!r}, which the block does not have")
+                parts += column(block.column(index))
         parts.append(self._tail)
         return b"".join(parts)
 
@@ -200,8 +202,7 @@ class _NumberColumn:
             values = _float64(self._name, column)
         else:
             values = column.to_numpy(zero_copy_only=False)  # int64 as it is: float64 would round it
-        with np.errstate(over="ignore", invalid="ignore"):
-            return [self._prefix(rows, width), values.astype(self._storage, copy=False).tobytes()]
+        return [self._prefix(rows, width), values.astype(self._storage, copy=False).tobytes()]
 
 
 class _StringColumn:
