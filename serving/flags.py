@@ -11,7 +11,7 @@ CPUS = os.cpu_count() or 4
 
 # Flags of the real server that change nothing here, and why.
 WITHOUT_EFFECT = {
-    "rest_api_num_threads": "each connection has a thread of its own, 256 at most",
+    "rest_api_num_threads": "each connection has a thread of its own, 1024 at most",
     "num_load_threads": "versions load in a thread of their own",
     "num_unload_threads": "versions unload in a thread of their own",
     "flush_filesystem_caches": "the system decides what it caches",

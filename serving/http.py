@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 log = logging.getLogger("sameriver.serving")
 
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
-CONNECTIONS = 256
+CONNECTIONS = 1024
 IDLE_S = 30.0
 REQUEST_S = 60.0
 HANDSHAKE_S = 10.0
