@@ -39,6 +39,7 @@ from shared_features.state import StageState
 
 coders.register()
 
+WITHOUT_KEY = "without_key."
 Count = tuple[str, int]
 """Something counted, and how often: ``left_out.duplicate``, 3."""
 
@@ -164,7 +165,10 @@ class KeepFirst(beam.DoFn):
 
 
 class ToStage(beam.DoFn):
-    """Block → its pieces by the key of one stage; rows without the key go to the output ``by``."""
+    """Block → its pieces by the key of one stage; rows without the key go to the output ``by``.
+
+    Those of them whose event types have the key are counted as ``without_key.<stage>``.
+    """
 
     def __init__(self, app: App, index: int, shards: int, extra: list[str]) -> None:
         self._app, self._index, self._shards, self._extra = app, index, shards, extra
@@ -173,12 +177,16 @@ class ToStage(beam.DoFn):
         self._plan = make_plan(self._app)
         self._stage = self._plan.stages[self._index]
 
-    def process(self, element: pa.RecordBatch) -> Iterator[Piece | TaggedOutput[Literal["by"], pa.RecordBatch]]:
+    def process(
+        self, element: pa.RecordBatch
+    ) -> Iterator[Piece | TaggedOutput[Literal["by"], pa.RecordBatch] | TaggedOutput[Literal["counts"], Count]]:
         block = needed(self._plan, self._index, element, self._extra)
         keys = key_of(self._stage, block)
         if keys.null_count:
             keyed = pc.is_valid(keys)
             aside = _without_stage(self._stage, block.filter(pc.invert(keyed)))
+            of_types = pc.is_in(aside.column("event_type"), pa.array(list(self._stage.key.fields), pa.string()))
+            yield from counted({f"{WITHOUT_KEY}{self._stage.name}": pc.sum(of_types).as_py() or 0})
             nulls = {
                 output.column: pa.nulls(aside.num_rows, ARROW_TYPES[output.aggregate.dtype])
                 for output in self._stage.outputs
@@ -186,7 +194,8 @@ class ToStage(beam.DoFn):
             aside = append_columns(aside, nulls)
             aside = needed(self._plan, self._index + 1, aside, self._extra)
             if aside.num_rows:
-                yield TaggedOutput("by", aside)
+                past: TaggedOutput[Literal["by"], pa.RecordBatch] = TaggedOutput("by", aside)
+                yield past
             block, keys = block.filter(keyed), keys.drop_null()
         yield from pieces(block, hash_column(keys), self._shards)
 
@@ -258,7 +267,7 @@ class Admitted(beam.PTransform[Any, Any]):
 
 
 class HistoryFeatures(beam.PTransform[Any, Any]):
-    """Blocks of events → blocks of features, one row per event predicted on, in no particular order.
+    """Blocks of events → (blocks of features, counts); one row per event predicted on, in no particular order.
 
     Args:
         shards: into how many shards each stage's keys go; more of them bound memory and spread over workers,
@@ -271,17 +280,19 @@ class HistoryFeatures(beam.PTransform[Any, Any]):
         self._app, self._shards, self._extra, self._token = app, shards, list(extra), token
 
     def expand(self, blocks: Any) -> Any:
+        counts = []
         for index, stage in enumerate(make_plan(self._app).stages):
             name = stage.name
             to_stage = ToStage(self._app, index, self._shards, self._extra)
-            split = blocks | f"to {name}" >> typed(to_stage, Piece, by=pa.RecordBatch)
+            split = blocks | f"to {name}" >> typed(to_stage, Piece, by=pa.RecordBatch, counts=Count)
+            counts.append(split.counts)
             folded = (
                 split.main
                 | f"by {name}" >> beam.GroupByKey()
                 | f"fold by {name}" >> typed(Fold(self._app, index, self._extra, self._token), pa.RecordBatch)
             )
             blocks = (folded, split.by) | f"after {name}" >> beam.Flatten()
-        return blocks | "finish" >> typed(Finish(self._app, self._extra), pa.RecordBatch)
+        return blocks | "finish" >> typed(Finish(self._app, self._extra), pa.RecordBatch), counts
 
 
 def typed(function: beam.DoFn, main: Any, **tagged: Any) -> Any:

@@ -61,8 +61,8 @@ def write_rows(
 
         def build(pipeline: beam.Pipeline) -> None:
             events, admission = pipeline | "events" >> Admitted(app, source, columns, shards, token)
-            features = events | "features" >> HistoryFeatures(app, shards, extra, token)
-            counts = [admission]
+            features, without_key = events | "features" >> HistoryFeatures(app, shards, extra, token)
+            counts = [admission, *without_key]
             if splits is not None:
                 features, joined = (features, events) | "labels" >> Labelled(app, shards)
                 counts.append(joined)

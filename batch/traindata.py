@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from batch import runner
 from batch.labels import LABEL_NULL, NO_LABEL
+from batch.pipeline import WITHOUT_KEY
 from batch.rows import OUTSIDE, UNSPLIT, row_schema, write_rows
 from batch.splits import Splits, by_share
 from batch.tables import History, open_history
@@ -56,6 +57,7 @@ class TrainingSummary:
         events: events read.
         events_left_out: events that were not folded, by reason.
         rows_left_out: events predicted on that gave no row, by reason.
+        without_key: events of a key's types whose key is null, by key: they saw nulls and were seen by nobody.
         files, bytes: Parquet files written and their size together.
         seconds: how long making them took, wall clock.
     """
@@ -71,6 +73,7 @@ class TrainingSummary:
     events: int
     events_left_out: dict[str, int]
     rows_left_out: dict[str, int]
+    without_key: dict[str, int]
     files: int
     bytes: int
     seconds: float
@@ -307,6 +310,7 @@ def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> TrainingSu
         events=counts.get("events.read", 0),
         events_left_out=_starting("left_out.", counts),
         rows_left_out={name: counts.get(f"rows.{name}", 0) for name in (NO_LABEL, LABEL_NULL, OUTSIDE)},
+        without_key=_starting(WITHOUT_KEY, counts),
         files=len(manifest["files"]),
         bytes=sum(manifest["files"].values()),
         seconds=manifest["seconds"],

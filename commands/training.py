@@ -75,6 +75,8 @@ def traindata(
         for reason, count in left_out.items():
             if count:
                 click.echo(f"{what} left out, {reason.replace('_', ' ')}: {count:,}")
+    for key, count in summary.without_key.items():
+        click.echo(f"events whose {key} is null, not seen in its windows: {count:,}")
 
 
 @click.command()

@@ -81,6 +81,7 @@ def test_what_is_left_out_adds_up(history: Path, tmp_path: Path) -> None:
     summary = make(history, tmp_path / "rows")
     assert summary.events == len(EVENTS) + len(more)
     assert summary.events_left_out == {"duplicate": 1, "not_finite": 1}
+    assert summary.without_key == {"shop": 1, "till": 4}
     sales = sum(e["event_type"] == "sale" for e in EVENTS) + 4
     assert sum(summary.rows.values()) + sum(summary.rows_left_out.values()) == sales
     # d and the sale without a shop find no visit, nor do those in the last seconds; c1 finds one without length.
