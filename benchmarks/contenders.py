@@ -92,10 +92,9 @@ def _rows(task: Task) -> Iterator[pa.RecordBatch]:
 
 
 def sameriver(task: Task) -> dict[str, Any]:
-    """`step` and `finish` over blocks of 100,000 rows; making the blocks is not timed."""
+    """What the streaming job calls, over blocks of 100,000 rows; making the blocks is not timed."""
     from benchmarks import live, smaller
     from benchmarks.positions import blocks, case
-    from shared_features.kernel import finish, step
     from shared_features.plan import make_plan
     from shared_features.state import StageState
 
@@ -105,7 +104,7 @@ def sameriver(task: Task) -> dict[str, Any]:
     kept, clock, done = [], Clock(), 0
     for block in blocks(_rows(task)):
         with clock:
-            result = finish(plan, step(state, block))
+            result = live.features(plan, state, block)
         rows = np.arange(-done % task.every, block.num_rows, task.every)
         columns = [result.column(f"feature.{name}").to_numpy(zero_copy_only=False)[rows] for name in plan.app.features]
         kept.append(np.stack(columns, axis=1))

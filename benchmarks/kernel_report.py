@@ -57,6 +57,11 @@ def show(result: dict[str, Any]) -> None:
     """Print both tables and whether the others' results agree."""
     console = Console()
     console.print(figures_table(result), costs_table(result), sep="\n")
+    reasons = {one["aggregate"]: one["reason"] for one in result["aggregates"] if one["flagged"]}
+    for name, reason in reasons.items():
+        console.print(
+            f"{name}: more than 5 times the mean, because it {reason or 'does what nobody has explained yet'}."
+        )
     shown = ", ".join(
         f"{name} {'differs in nulls' if found is None else f'{found:.1e}'}"
         for name, found in result["largest_difference"].items()

@@ -1,7 +1,7 @@
 """What one event costs, and a block of 1,000, with the state of a whole day in memory.
 
-Measured are the calls that the streaming job makes for a block between decoding and the model: the fold of its keyed
-stage, the features, and the block put together with both.
+Measured, here and in the other files, are the calls that the streaming job makes for a block between decoding and the
+model: the fold of its keyed stage, the features, and the block put together with both.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def warm(plan: Plan, file: Path) -> None:
     """Fold some rows and forget them: what the first block of a process costs more, a job of weeks does not see."""
     warm_up(plan)
     for block in blocks(read(file, rows=BLOCK)):
-        _features(plan, StageState(plan.stages[0]), block)
+        features(plan, StageState(plan.stages[0]), block)
 
 
-def _features(plan: Plan, state: StageState, block: pa.RecordBatch) -> pa.RecordBatch:
+def features(plan: Plan, state: StageState, block: pa.RecordBatch) -> pa.RecordBatch:
+    """The block with its features: what the streaming job calls for it."""
     evaluator = Evaluator(block)
     added = fold(state, evaluator)
     return append_columns(block, added | feature_columns(plan, evaluator))
@@ -50,13 +51,13 @@ def measure(plan: Plan, state: StageState, file: Path, skip: int) -> dict[str, A
     for i in range(singles):
         one = block.take(pa.array([i]))
         begin = time.perf_counter()
-        _features(plan, state, one)
+        features(plan, state, one)
         microseconds[i] = (time.perf_counter() - begin) * 1e6
     rates = []
     for start in range(singles, block.num_rows - BLOCK + 1, BLOCK):
         part = block.take(pa.array(np.arange(start, start + BLOCK)))
         begin = time.perf_counter()
-        _features(plan, state, part)
+        features(plan, state, part)
         rates.append(BLOCK / (time.perf_counter() - begin))
     return {
         "us_per_event_live": float(np.median(microseconds)),
