@@ -59,9 +59,7 @@ def show(result: dict[str, Any]) -> None:
     console.print(figures_table(result), costs_table(result), sep="\n")
     reasons = {one["aggregate"]: one["reason"] for one in result["aggregates"] if one["flagged"]}
     for name, reason in reasons.items():
-        console.print(
-            f"{name}: more than 5 times the mean, because it {reason or 'does what nobody has explained yet'}."
-        )
+        console.print(f"{name}: more than 5 times the mean, because it {reason or 'has no stated reason yet'}.")
     shown = ", ".join(
         f"{name} {'differs in nulls' if found is None else f'{found:.1e}'}"
         for name, found in result["largest_difference"].items()
