@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from google.pubsub_v1 import types
 
 from streaming.broker import Broker
 from tests.broker_clients import Clients, Inbox, clients, streaming, subscription_path, topic_path
+from tests.processes import wait_until
 
 
 @pytest.fixture
@@ -25,6 +28,29 @@ def broker() -> Iterator[Broker]:
 def official(broker: Broker) -> Iterator[Clients]:
     with clients(f"127.0.0.1:{broker.port}") as made:
         yield made
+
+
+def test_keys_stay_in_order_over_refusals_and_two_subscribers(official: Clients) -> None:
+    """Whatever is refused: the first time that each message of a key comes, those before it have come."""
+    topic, subscription = official.topic(), official.subscription(enable_message_ordering=True)
+    draw, lock, first = random.Random(5), threading.Lock(), dict[str, dict[int, None]]()
+
+    def handle(message: Any) -> None:
+        with lock:
+            first.setdefault(message.ordering_key, {})[int(message.data)] = None
+            refuse = draw.random() < 0.05
+        message.nack() if refuse else message.ack()
+
+    inboxes = Inbox(handle), Inbox(handle)
+    with (
+        streaming(official.subscriber, subscription, inboxes[0]),
+        streaming(official.subscriber, subscription, inboxes[1]),
+    ):
+        for n in range(20):
+            for key in range(20):
+                official.ordered.publish(topic, b"%d" % n, ordering_key=f"key-{key}")
+        wait_until(lambda: sum(map(len, first.values())) == 400, 20, "every message came")
+    assert all(list(numbers) == list(range(20)) for numbers in first.values())
 
 
 def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Clients) -> None:

@@ -38,6 +38,29 @@ def test_a_lease_that_is_over_brings_the_message_back_and_an_acknowledged_one_st
     assert again[101] != held[101]
 
 
+def test_without_acknowledgement_a_message_comes_once_per_deadline() -> None:
+    """Deadline 2 s, 5 s: at 0, 2 and 4."""
+    bench = Bench()
+    bench.publish(10)
+    consumer, times = bench.consumer(lease_s=2), []
+    for _ in range(50):
+        times += list(bench.take(consumer))
+        bench.pass_s(0.1)
+    assert sorted(times) == sorted([*range(100, 110)] * 3)
+
+
+def test_a_step_of_the_wall_clock_ends_no_lease() -> None:
+    bench = Bench()
+    bench.publish()
+    assert len(bench.take(bench.consumer(lease_s=10))) == 1
+    for hours in (-1, 2, -1):
+        bench.wall_us += hours * 3600 * SECOND
+        bench.pass_s(3)
+        assert bench.take(bench.consumer()) == {}
+    bench.pass_s(1)
+    assert len(bench.take(bench.consumer())) == 1
+
+
 def test_extending_moves_the_deadline_and_zero_gives_back_at_once() -> None:
     bench = Bench()
     bench.publish(2)
