@@ -13,12 +13,15 @@ import click
 
 from commands.bench import bench
 from commands.data import data
+from commands.deadletters import deadletters
 from commands.demo import demo
 from commands.gateway import gateway
-from commands.group import Commands, set_up_logging, stop_with_parent, unwind_on_termination
+from commands.group import Commands, stop_with_parent, unwind_on_termination
+from commands.logs import set_up_logging
 from commands.new import new
 from commands.publish import publish
 from commands.servers import broker, serve
+from commands.status import status
 from commands.stream import stream
 from commands.tail import tail
 from commands.training import evaluate, train, traindata
@@ -42,7 +45,8 @@ from commands.verify import verify
     default="warning",
     help="What is logged to standard error.",
 )
-def main(log_level: str) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Lines for people, or JSON.")
+def main(log_level: str, log_format: str) -> None:
     """Streaming prediction without training-serving skew.
 
     Every option can also be given as an environment variable: SAMERIVER_<COMMAND>_<OPTION>, for example
@@ -51,7 +55,7 @@ def main(log_level: str) -> None:
     """
     unwind_on_termination()
     stop_with_parent()
-    set_up_logging(log_level)
+    set_up_logging(log_level, log_format)
 
 
 for command in (
@@ -70,6 +74,8 @@ for command in (
     gateway,
     publish,
     tail,
+    deadletters,
+    status,
 ):
     main.add_command(command)
 

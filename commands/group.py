@@ -61,13 +61,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def set_up_logging(level: str) -> None:
-    """Log lines on standard error; third parties' from WARNING on."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("sameriver", "batch", "commands", "serving", "streaming", "training"):
-        logging.getLogger(name).setLevel(level.upper())
-
-
 def unwind_on_termination() -> None:
     """Make SIGTERM end this process by an exception, so that what it started is stopped and tidied up."""
 

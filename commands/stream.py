@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands import options, output
+from commands.config_view import show_config
 from commands.options import app_option, folder_option, json_option, pubsub_options
 from commands.signals import stop_signal
 
@@ -46,8 +47,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of schemas that events were written with, <revision>.avsc; then the Schema service is asked.",
 )
+@click.option("--monitoring-host", default="127.0.0.1", help="Address of /metrics, /healthz, /readyz and /status.")
+@click.option(
+    "--monitoring-port", default=0, type=click.IntRange(-1, 65535), help="Their port; 0: a free one, -1: none."
+)
+@click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
 @json_option
+@click.pass_context
 def stream(
+    ctx: click.Context,
     app_name: str,
     project: str,
     emulator: str | None,
@@ -64,12 +72,18 @@ def stream(
     max_future_s: int,
     max_messages: int,
     schemas: Path | None,
+    monitoring_host: str,
+    monitoring_port: int,
+    print_config: bool,
     as_json: bool,
 ) -> None:
     """Run the streaming job: events in, predictions and reactions out.
 
     Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends.
     """
+    if print_config:
+        show_config(ctx, as_json=as_json)
+        return
     app = options.load(app_name)
     with stop_signal() as stop:
         from serving.client_access import ClientAccess
@@ -90,6 +104,8 @@ def stream(
             max_future_s=max_future_s,
             max_messages=max_messages,
             schemas=schemas,
+            monitoring_host=monitoring_host,
+            monitoring_port=None if monitoring_port < 0 else monitoring_port,
         )
         job = StreamingJob(app, settings)
         stop.drain = job.stop
@@ -128,11 +144,13 @@ def _tell_ready(app: App, settings: JobSettings, job: StreamingJob, as_json: boo
                 "recovered_rows": job.recovered.rows,
                 "subscription": subscription_of(app),
                 "topics": topics_of(app),
+                "monitoring": job.monitoring_url,
             }
         )
         return
+    watched = "" if job.monitoring_url is None else f"; {job.monitoring_url}/metrics"
     recovered = f", {job.recovered.rows:,} events recovered" if job.recovered.rows else ""
     click.echo(
         f"streaming {app.name}: {topics_of(app)['events']} at {where}, project {settings.endpoint.project}; {model}; "
-        f"archive {settings.archive}{recovered}; Ctrl-C drains and ends"
+        f"archive {settings.archive}{recovered}{watched}; Ctrl-C drains and ends"
     )

@@ -24,6 +24,7 @@ from shared_features.blocks import concat_blocks
 from streaming import results
 from streaming.archive import Archive
 from streaming.intake import refuse_row
+from streaming.monitoring import Monitoring
 from streaming.naming import topic
 from streaming.outgoing import dead_letter, outgoing
 from streaming.topics import OutgoingMessage
@@ -65,6 +66,7 @@ class Delivery:
         max_waiting: works in the queue before `submit` blocks, which stops the pull (back-pressure).
         with_features: whether prediction messages carry the features.
         collect: record features only, whatever models the app names.
+        monitoring: is told of every commit.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Delivery:
         max_waiting: int = 64,
         with_features: bool = False,
         collect: bool = False,
+        monitoring: Monitoring | None = None,
     ) -> None:
         self.app, self.predict, self.archive = app, predict, archive
         self.model: Model | None = None if collect or not app.models else app.models[0]
@@ -85,6 +88,7 @@ class Delivery:
             self.model = None
         self.publish, self.acknowledge = publish, acknowledge
         self.max_waiting, self.with_features = max_waiting, with_features
+        self.monitoring = monitoring
         self.totals = Totals()
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -92,6 +96,22 @@ class Delivery:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Works in the queue."""
+        return len(self._queue)
+
+    @property
+    def events_waiting(self) -> int:
+        """Events that the works in the queue brought."""
+        with self._changed:
+            return sum(waiting.work.events for waiting in self._queue)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What made the committing thread fail, or None."""
+        return self._failure
 
     def submit(self, work: Work) -> None:
         """Take one folded work; returns when the queue has room. Raises what made the committing thread fail."""
@@ -178,7 +198,8 @@ class Delivery:
             sent = outgoing(self.app, whole, with_features=self.with_features)
         elif works and (refused or counts["duplicates"]):
             sequence = self.archive.append(pa.RecordBatch.from_pylist([], pa.schema([])), counts)
-        else:
+        else:  # blocks without events
+            self._acknowledge(works)
             return
         letters = [part for message, one in refused for part in dead_letter(self.app, message, one.reason, one.detail)]
         letters += self._failed_letters(group, blocks)
@@ -187,8 +208,13 @@ class Delivery:
         for destination, messages in sent.items():
             self.publish(destination, messages)
         self.archive.mark_published(sequence)
-        self.acknowledge([message.ack_id for work in works for message in work.messages])
+        self._acknowledge(works)
         self._count(counts)
+        if self.monitoring is not None:
+            self.monitoring.committed(counts, blocks)
+
+    def _acknowledge(self, works: Sequence[Work]) -> None:
+        self.acknowledge([message.ack_id for work in works for message in work.messages])
 
     def _with_results(self, waiting: _Waiting) -> pa.RecordBatch:
         block = waiting.work.block

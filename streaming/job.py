@@ -33,7 +33,9 @@ from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery, Totals
 from streaming.event_blocks import BlockLimits
 from streaming.intake import Intake
-from streaming.naming import subscription_of, topics_of
+from streaming.monitoring import Monitoring
+from streaming.monitoring_server import MonitoringServer, write_address
+from streaming.naming import dead_letters_of, subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
 from streaming.revisions import schema_service
@@ -63,6 +65,7 @@ class JobSettings:
         max_event_bytes: larger events are dead-lettered unread.
         max_block_events, max_block_bytes: larger blocks of events are dead-lettered unread; bytes when decompressed.
         schemas: folder of schemas that events were written with, ``<revision>.avsc``; then the Schema service is asked.
+        monitoring_host, monitoring_port: where /metrics, /healthz and /readyz are; port 0 takes a free one, None none.
     """
 
     endpoint: Endpoint
@@ -79,13 +82,16 @@ class JobSettings:
     max_block_events: int = 20_000
     max_block_bytes: int = 64 << 20
     schemas: Path | None = None
+    monitoring_host: str = "127.0.0.1"
+    monitoring_port: int | None = None
 
 
 def create_topics(app: App, endpoint: Endpoint) -> None:
-    """Make the app's topics and the job's subscription where they do not exist."""
+    """Make the app's topics, the job's subscription and the one that keeps dead letters where they do not exist."""
     for topic in topics_of(app).values():
         create_topic(endpoint, topic)
     create_subscription(endpoint, subscription_of(app), topics_of(app)["events"])
+    create_subscription(endpoint, dead_letters_of(app), topics_of(app)["dead-letters"])
 
 
 class StreamingJob:
@@ -103,9 +109,23 @@ class StreamingJob:
     def __init__(self, app: App, settings: JobSettings) -> None:
         self.app, self.settings = app, settings
         self.job_id = os.urandom(8).hex().encode("ascii")
+        self.monitoring = Monitoring(app.name, app.fingerprint)
+        self._served = None
+        if settings.monitoring_port is not None:
+            self._served = MonitoringServer(self.monitoring, settings.monitoring_host, settings.monitoring_port)
+        try:
+            self._open()
+        except BaseException:
+            if self._served is not None:
+                self._served.close()
+            raise
+
+    def _open(self) -> None:
+        app, settings = self.app, self.settings
         self.plan = make_plan(app)
         archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
         self._client = self._connect_model()
+        self.monitoring.readiness.fingerprint_matched = True
         self._archive = Archive(settings.archive, archive_of)
         create_topics(app, settings.endpoint)
         warm_up(self.plan)
@@ -114,6 +134,8 @@ class StreamingJob:
         self.recovered = recover(
             self.plan, settings.archive, deduplicator, self._publisher.publish, with_features=settings.with_features
         )
+        self.monitoring.recovered_rows = self.recovered.rows
+        self.monitoring.readiness.state_restored = True
         subscriber = Subscriber(settings.endpoint, subscription_of(app))
         self._delivery = Delivery(
             app,
@@ -124,6 +146,7 @@ class StreamingJob:
             max_waiting=settings.max_waiting,
             with_features=settings.with_features,
             collect=settings.collect,
+            monitoring=self.monitoring,
         )
         intake = Intake(
             app.event_types,
@@ -135,8 +158,11 @@ class StreamingJob:
         )
         states = runtime.StateCache(self.recovered.states)
         self._job = runtime.Job(
-            self.plan, intake, deduplicator, states, subscriber, self._delivery, settings.max_messages
+            self.plan, intake, deduplicator, states, subscriber, self._delivery, settings.max_messages, self.monitoring
         )
+        self.monitoring.watch(self._job)
+        if self._served is not None:
+            write_address(settings.archive, self._served.url)
 
     @property
     def totals(self) -> Totals:
@@ -163,7 +189,14 @@ class StreamingJob:
             if self._client is not None:
                 self._client.close()
             self._archive.close()
+            if self._served is not None:
+                self._served.close()
         return self.totals
+
+    @property
+    def monitoring_url(self) -> str | None:
+        """Where /metrics, /healthz and /readyz are."""
+        return None if self._served is None else self._served.url
 
     def _connect_model(self) -> ModelClient | None:
         app, settings = self.app, self.settings

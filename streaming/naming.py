@@ -27,3 +27,8 @@ def topics_of(app: App) -> dict[str, str]:
 def subscription_of(app: App) -> str:
     """The subscription that the job pulls."""
     return topic(app.name, "events-sameriver")
+
+
+def dead_letters_of(app: App) -> str:
+    """The subscription that keeps dead letters until someone is done with them."""
+    return topic(app.name, "dead-letters-sameriver")

@@ -13,6 +13,7 @@ from shared_features.state import StageState
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
 from streaming.intake import Intake
+from streaming.monitoring import Monitoring
 from streaming.topics import Subscriber
 
 RECOVERED = b"recovered"
@@ -55,7 +56,13 @@ class Job:
     subscriber: Subscriber
     delivery: Delivery
     max_messages: int
+    monitoring: Monitoring | None = None
+    events_in_steps: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+
+    def in_flight(self) -> int:
+        """Events that were decoded and have not ended: between the steps, and waiting for their commit."""
+        return self.events_in_steps + self.delivery.events_waiting
 
 
 _JOBS: dict[bytes, Job] = {}

@@ -45,6 +45,9 @@ class Decode(beam.DoFn):
             refused += [refuse(row, "beyond_horizon", detail) for row in np.flatnonzero(beyond).tolist()]
             keep = ~(duplicate | beyond)
             block, rows = block.filter(pa.array(keep)), rows[keep]
+        job.events_in_steps += taken.events
+        if job.monitoring is not None:
+            job.monitoring.took(len(work.messages), taken.events)
         yield job_id, Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()), taken.events)
 
 
@@ -92,4 +95,6 @@ class Deliver(beam.DoFn):
 
     def process(self, element: tuple[bytes, Work]) -> None:
         job_id, work = element
-        runtime.get(job_id).delivery.submit(work)
+        job = runtime.get(job_id)
+        job.delivery.submit(work)
+        job.events_in_steps -= work.events

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from click.testing import CliRunner
 
 from batch.verify import verify
+from cli import main
 from streaming.archive import read_commits
 from streaming.dead_letters import read_dead_letters
 from streaming.event_blocks import block_message
@@ -149,11 +153,60 @@ def test_bad_input_goes_to_the_dead_letters_and_touches_nothing_else(bench: Benc
     assert sorted((letter.reason, letter.data) for letter in letters) == sorted(
         (reason, message.data) for reason, message in bad
     )
+    mend_and_replay(bench, bad)
+    wait_until(lambda: "mended" in bench.ids(), 60, "the mended event is predicted")
+    look_at_status(bench, json.loads(job.line)["monitoring"], dead_letters=len(bad))
     totals = drained(job)
-    assert (totals["received"], totals["dead_letters"], totals["duplicates"]) == (132, len(bad), 0)
-    assert totals["outcomes"] == {"predicted": 90, "folded": 30}
+    assert (totals["received"], totals["dead_letters"], totals["duplicates"]) == (133, len(bad), 0)
+    assert totals["outcomes"] == {"predicted": 91, "folded": 30}
+    archived = sameriver("status", "--archive", str(bench.archive), exit_code=1)
+    assert (archived["running"], archived["balanced"], archived["received"]) == (False, True, 133)
     report = verify(app, bench.archive)
-    assert (report.events, report.mismatches) == (120, 0)
+    assert (report.events, report.mismatches) == (121, 0)
+
+
+def look_at_status(bench: Bench, url: str, *, dead_letters: int) -> None:
+    """`sameriver status` and the metrics of a job that has done all there was to do: the equation holds."""
+    status = sameriver("status", "--archive", str(bench.archive))
+    assert status["running"]
+    assert status["ready"]
+    assert status["balanced"]
+    assert (status["received"], status["in_flight"]) == (133, 0)
+    assert (status["predicted"], status["folded"], status["dead_letters"]) == (91, 30, dead_letters)
+    with httpx.Client(base_url=url) as client:
+        assert client.get("/readyz").json()["ready"]
+        assert client.get("/healthz").status_code == 200
+        metrics = client.get("/metrics").text
+    assert 'sameriver_events_total{end="predicted"} 91.0' in metrics
+    assert 'sameriver_dead_letters_total{reason="not_finite"} 1.0' in metrics
+    assert "sameriver_events_received_total 133.0" in metrics
+
+
+def sameriver(*words: str, exit_code: int = 0) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [*words, "--app", "tests/shop", "--json"])
+    assert result.exit_code == exit_code, result.output
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def mend_and_replay(bench: Bench, bad: list[tuple[str, OutgoingMessage]]) -> None:
+    """`deadletters list` gives all, a mended one is sent again, the others are refused again and stay."""
+
+    def deadletters(*words: str, exit_code: int = 0) -> dict[str, Any]:
+        return sameriver("deadletters", *words, "--emulator", bench.host_port, exit_code=exit_code)
+
+    file = bench.archive.parent / "letters.jsonl"
+    listed = deadletters("list", "--to", str(file))
+    assert listed["reasons"] == dict(Counter(reason for reason, _ in bad))
+    (wrong,) = [one for one in listed["dead_letters"] if one["reason"] == "wrong_type"]
+    assert deadletters("show", wrong["id"])["detail"] == wrong["detail"]
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    (line,) = [line for line in lines if line["id"] == wrong["id"]]
+    line["data"] = {**json.loads(line["data"]), "event_id": "mended", "amount": 2.5}
+    file.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    sent = deadletters("replay", "--from", str(file), exit_code=2)
+    assert (sent["sent"], sent["refused"], sent["missing"]) == (1, len(bad) - 1, [])
+    assert deadletters("list", "--reason", "wrong_type")["count"] == 0
 
 
 def test_each_event_published_three_times_is_predicted_once(bench: Bench) -> None:

@@ -76,6 +76,7 @@ class Subscriber:
         self._failure: TopicError | None = None
         self._call: Any = None
         self._closed = False
+        self._receiving = False
         self._acks = _Acks(self._channel, self.name, self._metadata)
         self._threads = [
             threading.Thread(target=self._receive, name=f"receive {subscription}", daemon=True),
@@ -111,6 +112,16 @@ class Subscriber:
         """Give these messages back, to be delivered again (nack). Returns at once."""
         self._let_go(ack_ids)
         self._acks.release(ack_ids)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the stream of messages is open."""
+        return self._receiving
+
+    @property
+    def held(self) -> int:
+        """Messages received that are neither acknowledged nor released."""
+        return len(self._held)
 
     def close(self) -> None:
         """Stop receiving, send waiting acknowledgements, give back everything that is still held."""
@@ -149,6 +160,7 @@ class Subscriber:
                     return
                 self._call = call = self._stream(_requests(requests, self._first_request()), metadata=self._metadata)
             try:
+                self._receiving = True  # as far as is known: the service says nothing before the first message
                 for data in call:
                     pause_s = 0.05
                     self._take_in(data)
@@ -156,6 +168,7 @@ class Subscriber:
             except grpc.RpcError as error:
                 code, details = error.code(), error.details()
             finally:
+                self._receiving = False
                 requests.put(None)
             with self._changed:
                 if self._is_closed():

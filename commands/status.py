@@ -1,0 +1,115 @@
+"""`sameriver status`: what a running job says of itself, or what its archive says if it is not running."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands import options, output
+from commands.options import app_option, folder_option, json_option
+
+TIMEOUT_S = 3.0
+
+
+@click.command()
+@app_option
+@folder_option("--archive", "the job's archive", "var/archive/<app>")
+@click.option("--url", help="Where the job answers; otherwise as it noted beside its archive.")
+@json_option
+@click.pass_context
+def status(ctx: click.Context, app_name: str, archive: Path | None, url: str | None, as_json: bool) -> None:
+    """Say how a job is: ready or not, how every event that it received has ended, how far it is.
+
+    Exit code 1 if the job does not run or is not ready; then the counts are those of its archive.
+    """
+    app = options.load(app_name)
+    folder = archive or options.archive_folder(app)
+    found = _running(folder, url)
+    found = {"running": False, **_archived(folder)} if found is None else {"running": True, **found}
+    found["balanced"] = received_as_ended(found)
+    if as_json:
+        output.print_json(found)
+    else:
+        _tell(app.name, found)
+    if not (found["running"] and found["ready"]):
+        ctx.exit(1)
+
+
+def received_as_ended(found: Mapping[str, Any]) -> bool:
+    """Whether every event received has ended as exactly one thing, or is in flight (promise C6)."""
+    from streaming.monitoring import ENDS
+
+    ended: int = sum(found[end] for end in ENDS)
+    return bool(found["received"] == ended + found["in_flight"])
+
+
+def _running(folder: Path, url: str | None) -> dict[str, Any] | None:
+    from streaming.monitoring_server import read_address
+
+    where = url or read_address(folder)
+    if where is None:
+        return None
+    if not where.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{where} is no URL: wanted http://HOST:PORT", param_hint="--url")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{where.rstrip('/')}/status", timeout=TIMEOUT_S) as answer:
+            found = json.loads(answer.read(1 << 20))
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _archived(folder: Path) -> dict[str, Any]:
+    """The counts of all commits, over all lives of the job."""
+    from streaming.archive import read_commits
+    from streaming.monitoring import ENDS
+
+    found: dict[str, Any] = {"ready": False, "received": 0, "in_flight": 0, "commits": 0, **dict.fromkeys(ENDS, 0)}
+    reasons: dict[str, int] = {}
+    with output.progress("reading the archive") as tell:
+        for commit in read_commits(folder):
+            found["commits"] += 1
+            found["received"] += commit.counts["received"]
+            found["duplicates"] += commit.counts["duplicates"]
+            for outcome, number in commit.counts["outcomes"].items():
+                found[outcome] += number
+            for reason, number in commit.counts["dead_letters"].items():
+                found["dead_letters"] += number
+                reasons[reason] = reasons.get(reason, 0) + number
+            tell(0.5, f"{found['received']:,} events")
+    return {**found, "dead_letter_reasons": reasons}
+
+
+def _tell(name: str, found: Mapping[str, Any]) -> None:
+    from streaming.monitoring import ENDS
+
+    if not found["running"]:
+        click.echo(f"{name}: no job answers; its archive says")
+    else:
+        parts = ("subscribed", "state_restored", "fingerprint_matched")
+        missing = ", ".join(part.replace("_", " ") for part in parts if not found[part])
+        how = "ready" if found["ready"] else f"not ready: wanted {missing or 'no failure'}"
+        click.echo(f"{name}: {how}, running for {time.time() - found['started']:.0f} s")
+    ends = [(end.replace("_", " "), f"{found[end]:,}") for end in ENDS if found[end]]
+    lines = [("received", f"{found['received']:,}"), *ends, ("in flight", f"{found['in_flight']:,}")]
+    lines += [(f"  {reason}", f"{number:,}") for reason, number in sorted(found["dead_letter_reasons"].items())]
+    output.print_table(["events", "count"], lines)
+    if not found["balanced"]:
+        click.echo(
+            "received is not the sum of the others" + ("" if not found["running"] else ": ask again, or report it")
+        )
+    if found["running"] and found["newest_event_time"]:
+        newest = datetime.fromtimestamp(found["newest_event_time"], UTC)
+        click.echo(
+            f"newest event {newest:%Y-%m-%d %H:%M:%S} UTC; state {found['state_bytes'] / 1e6:,.1f} MB; "
+            f"{found['identities']:,} identities; {found['held_messages']:,} messages held"
+        )
