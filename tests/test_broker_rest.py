@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from streaming.broker import Broker
+from tests.processes import REPOSITORY
 
 TOPIC, JOB = "/v1/projects/p1/topics/events", "/v1/projects/p1/subscriptions/job"
 AVRO = '{"type":"record","name":"R","fields":[{"name":"a","type":"string"}]}'
@@ -113,6 +115,17 @@ def test_iam_permits_everything(http: httpx.Client) -> None:
     assert http.post(f"{TOPIC}:setIamPolicy", json=stale).json()["error"]["status"] == "ABORTED"
     asked = {"permissions": ["pubsub.topics.publish"]}
     assert http.post(f"{JOB}:testIamPermissions", json=asked).json() == asked
+
+
+def test_the_guides_calls_work(http: httpx.Client) -> None:
+    answers = []
+    for line in (REPOSITORY / "docs" / "broker.md").read_text().splitlines():
+        if line.startswith("curl "):
+            words = shlex.split(line)
+            path = words[words.index("-X") + 2].replace("$api", "/v1/projects/demo")
+            body = words[words.index("-d") + 1] if "-d" in words else None
+            answers.append(http.request(words[words.index("-X") + 1], path, content=body).raise_for_status().json())
+    assert base64.b64decode(answers[-1]["receivedMessages"][0]["message"]["data"]) == b"hello"
 
 
 @pytest.mark.parametrize(

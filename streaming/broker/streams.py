@@ -56,7 +56,6 @@ class StreamCalls(SubscriberCalls):
         reading = asyncio.create_task(self._read(context, stream))
         reading.add_done_callback(lambda _: stream.waiter.set())
         desk.join(stream.waiter)
-        properties = _properties(subscribed)
         try:
             while True:
                 self.check_open(desk)
@@ -66,7 +65,7 @@ class StreamCalls(SubscriberCalls):
                 answers, stream.answers = b"".join(stream.answers), []
                 taken = desk.take(consumer, MAX_PULLED, stream.waiter)
                 if taken or answers:
-                    await context.write(taken + answers + properties)
+                    await context.write(taken + answers + _properties(subscribed))
                     continue
                 await stream.waiter.wait()
                 stream.waiter.clear()
@@ -128,7 +127,7 @@ def _stream_deadline(request: Any) -> int:
 
 
 def _properties(subscribed: Subscribed) -> bytes:
-    """StreamingPullResponse.subscription_properties; clients read it from every response."""
+    """StreamingPullResponse.subscription_properties; clients read it from every response, as it may change."""
     policy = subscribed.queue.policy
     flags = (b"\x08\x01" if policy.exactly_once else b"") + (b"\x10\x01" if policy.ordered else b"")
     return b"\x22%c%b" % (len(flags), flags) if flags else b""
