@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ def test_what_the_broker_does_not_do_is_said(official: Clients) -> None:
         ({"ack_ids": ["nonsense"]}, "invalid ack ID"),
         ({"stream_ack_deadline_seconds": 5}, "stream_ack_deadline_seconds is too small"),
         ({"subscription": subscription_path("other")}, "cannot change its subscription"),
+        ({"protocol_version": 1}, "protocol_version may only be in the first request"),
     ],
 )
 def test_a_stream_that_breaks_the_rules_ends_with_invalid_argument(
@@ -161,3 +163,30 @@ def test_a_stream_that_breaks_the_rules_ends_with_invalid_argument(
         with pytest.raises(grpc.RpcError, match=text) as caught:
             list(call(requests, timeout=20))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_stream_confirms_acknowledgements_and_gives_signs_of_life(official: Clients, broker: Broker) -> None:
+    """Exactly-once delivery: what became of each ack id; protocol version 1: an answer to each empty request."""
+    topic, subscription = official.topic(), official.subscription(enable_exactly_once_delivery=True)
+    made, parse = types.StreamingPullRequest.pb(), types.StreamingPullResponse.pb().FromString
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    requests.put(made(subscription=subscription, stream_ack_deadline_seconds=10, protocol_version=1))
+    with grpc.insecure_channel(f"127.0.0.1:{broker.port}") as channel:
+        call: Any = channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull", made.SerializeToString, parse)
+        stream = call(iter(requests.get, None), timeout=20)
+        official.publisher.publish(topic, b"1").result(10)
+        first = next(stream)
+        assert first.subscription_properties.exactly_once_delivery_enabled
+        (held,) = first.received_messages
+        requests.put(made(modify_deadline_ack_ids=[held.ack_id, "1-1-1"], modify_deadline_seconds=[20, 20]))
+        confirmed = next(stream).modify_ack_deadline_confirmation
+        assert (list(confirmed.ack_ids), list(confirmed.invalid_ack_ids)) == ([held.ack_id], ["1-1-1"])
+        requests.put(made(ack_ids=[held.ack_id]))
+        assert list(next(stream).acknowledge_confirmation.ack_ids) == [held.ack_id]
+        requests.put(made(ack_ids=[held.ack_id]))
+        assert list(next(stream).acknowledge_confirmation.invalid_ack_ids) == [held.ack_id]
+        requests.put(made())
+        alive = next(stream)
+        assert not alive.received_messages
+        assert alive.subscription_properties.exactly_once_delivery_enabled
+        requests.put(None)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared_features.errors import ConfigurationError
 from streaming.broker import Broker
 from tests.processes import REPOSITORY
 
@@ -152,11 +153,17 @@ def test_refusals(http: httpx.Client, verb: str, path: str, body: bytes | None, 
     assert (answer.status_code, answer.json()["error"]["status"]) == (status, name)
 
 
-@pytest.mark.parametrize("verb", ["GET", "PUT", "DELETE", "PATCH", "POST"])
 @pytest.mark.parametrize(
     "headers", [{"host": "evil.example"}, {"host": "127.0.0.1.evil.example"}, {"origin": "http://evil.example"},
                 {"origin": "null"}, {"host": "localhost:1", "origin": "https://localhost.evil.example:1"}]
 )  # fmt: skip
-def test_a_browser_on_another_site_gets_nothing(http: httpx.Client, verb: str, headers: dict[str, str]) -> None:
-    assert http.request(verb, TOPIC, headers=headers).status_code == 403
+def test_a_browser_on_another_site_gets_nothing(http: httpx.Client, headers: dict[str, str]) -> None:
+    for verb in ("GET", "PUT", "DELETE", "PATCH", "POST", "OPTIONS", "STRANGE"):
+        assert http.request(verb, TOPIC, headers=headers).status_code == 403
     assert http.get(TOPIC, headers={"host": "localhost:8086", "origin": "http://localhost:3000"}).status_code == 200
+
+
+def test_a_port_in_use_is_said(broker: Broker) -> None:
+    other = Broker(rest_port=broker.rest_port)
+    with pytest.raises(ConfigurationError, match=f"Port {broker.rest_port} .* cannot be listened on.*--rest-port"):
+        other.start()

@@ -122,9 +122,10 @@ class Broker:
             log.error("%s", sentence)
         commits = Commits(core)
         service = Service(core, commits)
+        _check_port(self.port)
+        _check_port(self.rest_port or 0, "--rest-port")
         server: Any = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(service.handlers())
-        _check_port(self.port)
         try:
             self.port = server.add_insecure_port(f"{HOST}:{self.port}")
         except RuntimeError:
@@ -149,7 +150,6 @@ async def _rest(service: Service, port: int | None) -> AsyncIterator[int | None]
 
     from streaming.broker.rest import Rest
 
-    _check_port(port)
     listening = socket.create_server((HOST, port))
     app: Any = Rest(service)
     server = uvicorn.Server(
@@ -166,17 +166,17 @@ async def _rest(service: Service, port: int | None) -> AsyncIterator[int | None]
         await serving
 
 
-def _check_port(port: int) -> None:
+def _check_port(port: int, option: str = "--port") -> None:
     """Refuse a port in use before gRPC does, which would print lines of its own."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError):
-            raise _port_in_use(port) from None
+            raise _port_in_use(port, option) from None
 
 
-def _port_in_use(port: int) -> ConfigurationError:
+def _port_in_use(port: int, option: str = "--port") -> ConfigurationError:
     return ConfigurationError(
-        f"Port {port} on {HOST} cannot be listened on: stop what uses it, or choose another with --port."
+        f"Port {port} on {HOST} cannot be listened on: stop what uses it, or choose another with {option}."
     )

@@ -26,10 +26,12 @@ class _Stream:
     Attributes:
         waiter: set when there may be something to send.
         answers: confirmations of acknowledgements and deadlines that were not sent yet.
+        alive: the client asked for a sign of life: clients of protocol version 1 reconnect without one.
     """
 
     def __init__(self, subscribed: Subscribed, consumer: Consumer) -> None:
         self.subscribed = subscribed
+        self.alive = False
         self.consumer = consumer
         self.waiter = asyncio.Event()
         self.answers: list[bytes] = []
@@ -53,7 +55,7 @@ class StreamCalls(SubscriberCalls):
         consumer = Consumer(lease_us, first.max_outstanding_messages, first.max_outstanding_bytes)
         stream, desk = _Stream(subscribed, consumer), self.desk(subscribed)
         await self._obey(stream, first)
-        reading = asyncio.create_task(self._read(context, stream))
+        reading = asyncio.create_task(self._read(context, stream, first.protocol_version >= 1))
         reading.add_done_callback(lambda _: stream.waiter.set())
         desk.join(stream.waiter)
         try:
@@ -62,9 +64,10 @@ class StreamCalls(SubscriberCalls):
                 if reading.done():
                     reading.result()
                     raise RefusedError("UNAVAILABLE", "The client ended its side of the stream: open a new one.")
-                answers, stream.answers = b"".join(stream.answers), []
+                answers, alive = b"".join(stream.answers), stream.alive
+                stream.answers, stream.alive = [], False
                 taken = desk.take(consumer, MAX_PULLED, stream.waiter)
-                if taken or answers:
+                if taken or answers or alive:
                     await context.write(taken + answers + _properties(subscribed))
                     continue
                 await stream.waiter.wait()
@@ -73,12 +76,17 @@ class StreamCalls(SubscriberCalls):
             desk.leave(stream.waiter)
             reading.cancel()
 
-    async def _read(self, context: Context, stream: _Stream) -> None:
+    async def _read(self, context: Context, stream: _Stream, alive: bool) -> None:
         while (request := await context.read()) is not END_OF_STREAM:
             if request.subscription and request.subscription != stream.subscribed.config.name:
                 raise invalid("A stream cannot change its subscription: open another stream.")
             if request.max_outstanding_messages or request.max_outstanding_bytes:
                 raise invalid("max_outstanding_messages and max_outstanding_bytes may only be in the first request.")
+            if request.protocol_version:
+                raise invalid("protocol_version may only be in the first request.")
+            if alive and not request.ack_ids and not request.modify_deadline_ack_ids:
+                stream.alive = True
+                stream.waiter.set()
             if request.stream_ack_deadline_seconds:
                 stream.consumer.lease_us = _stream_deadline(request) * 1_000_000
             await self._obey(stream, request)
