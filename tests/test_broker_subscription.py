@@ -155,6 +155,22 @@ def test_flow_control_counts_what_is_held_and_lets_one_large_message_through() -
     assert list(bench.take(small)) == [100]
 
 
+def test_what_is_leased_is_bounded_whatever_consumers_ask_for() -> None:
+    bench = Bench()
+    field = b"\x12" + b"x" * 3_000_000
+    for _ in range(100):
+        bench.publish(field=field)
+    consumer = bench.consumer()
+    held: dict[int, str] = {}
+    while taken := bench.take(consumer):
+        held.update(taken)
+    assert len(held) == 90  # 256 MB, and what the last one is beyond it
+    bench.queue.acknowledge(list(held.values())[:20])
+    while taken := bench.take(consumer):
+        held.update(taken)
+    assert len(held) == 100
+
+
 def test_a_response_stays_below_what_clients_receive() -> None:
     bench = Bench()
     bench.publish(5, field=b"x" * 1_000_000)

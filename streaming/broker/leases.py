@@ -85,9 +85,15 @@ class Group:
 
 
 class Leases:
-    """All leases of one subscription, by deadline."""
+    """All leases of one subscription, by deadline.
+
+    Attributes:
+        held, bytes_held: how many there are, and their size.
+    """
 
     def __init__(self) -> None:
+        self.held = 0
+        self.bytes_held = 0
         self._heap: list[tuple[int, int, Group]] = []
         self._number = 0
 
@@ -103,6 +109,8 @@ class Leases:
             size += len(one.field)
         consumer.held += len(items)
         consumer.bytes_held += size
+        self.held += len(items)
+        self.bytes_held += size
 
     def extend(self, items: list[Pending], deadline_us: int) -> None:
         """Give `items`, which are leased, another deadline."""
@@ -116,6 +124,8 @@ class Leases:
         self._leave(one)
         one.state = state
         one.group = None
+        self.held -= 1
+        self.bytes_held -= len(one.field)
         consumer = one.consumer
         if consumer is not None:
             consumer.held -= 1

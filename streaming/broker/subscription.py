@@ -28,6 +28,10 @@ RESPONSE_BYTES = 3_500_000
 MAX_PARKED = 20_000
 """Messages read from the backlog that wait for their ordering keys, before reading on is put off."""
 
+MAX_LEASED = 500_000
+MAX_LEASED_BYTES = 256 << 20
+"""Most that all consumers together hold: what is leased is in memory, and a consumer may ask for no flow control."""
+
 INVALID_ACK_ID = "PERMANENT_FAILURE_INVALID_ACK_ID"
 
 
@@ -103,8 +107,10 @@ class Subscription:
             limit: most messages.
         """
         self.trim(wall_us)
-        room = min(limit, consumer.max_messages - consumer.held)
-        space = min(RESPONSE_BYTES, consumer.max_bytes - consumer.bytes_held)
+        room = min(limit, consumer.max_messages - consumer.held, MAX_LEASED - self._leases.held)
+        space = min(
+            RESPONSE_BYTES, consumer.max_bytes - consumer.bytes_held, MAX_LEASED_BYTES - self._leases.bytes_held
+        )
         if room <= 0 or space <= 0:
             return []
         taken: list[Pending] = []
