@@ -7,6 +7,7 @@ import click
 from commands import output
 from commands.bench_serving import serving
 from commands.bench_skew import skew
+from commands.bench_stream import stream
 from commands.options import json_option
 
 
@@ -40,3 +41,4 @@ def kernel(rows: int, as_json: bool) -> None:
 
 bench.add_command(serving)
 bench.add_command(skew)
+bench.add_command(stream)
