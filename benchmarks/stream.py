@@ -67,6 +67,7 @@ def run(*, events: int = 1_000_000, progress: Progress | None = None) -> dict[st
     with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
         tell(0.1, "blocks")
         result: dict[str, Any] = {"events": events, "events_single": singles, "model": "rule", "model_server": False}
+        result["prediction_blocks"] = True
         result |= bench.throughput("", _block_messages(parts[0]), events)
         tell(0.5, "single events")
         result |= bench.throughput("_single", _single_messages(parts[1]), singles)

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shared_features.blocks import from_ipc
 from shared_features.errors import SameriverError
-from streaming.topics import Endpoint, OutgoingMessage, Publisher, Subscriber
+from streaming.prediction_blocks import PREDICTION_BLOCK
+from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subscriber
 
 ROOT = Path(__file__).resolve().parent.parent
 BROKER = ("-m", "streaming.broker", "--port", "0")
-JOB = ("-m", "cli", "stream")
+JOB = ("-m", "cli", "stream", "--prediction-blocks")
 NULL_LOOP = ("-m", "benchmarks.stream_load")
 START_S, QUIET_S = 180.0, 120.0
 
@@ -82,7 +84,8 @@ class Receiver:
             with self._changed:
                 if self._identities:
                     for message in messages:
-                        self._arrived.setdefault(message.attributes["event_id"], now)
+                        for event_id in _event_ids(message):
+                            self._arrived.setdefault(event_id, now)
                 self._messages += len(messages)
                 self._changed.notify_all()
             if messages:
@@ -114,6 +117,13 @@ class Receiver:
         self._ended.set()
         self._thread.join()
         self._subscriber.close()
+
+
+def _event_ids(message: Message) -> list[str]:
+    if message.attributes["schema"] == PREDICTION_BLOCK:
+        found: list[str] = from_ipc(message.data).column("event_id").to_pylist()
+        return found
+    return [message.attributes["event_id"]]
 
 
 def job_status(url: str) -> dict[str, Any]:

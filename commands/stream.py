@@ -39,6 +39,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--model-token-file", type=_FILE, help="File with the token to show it.")
 @click.option("--collect", is_flag=True, help="No model: compute, archive and publish features only.")
 @click.option("--with-features", is_flag=True, help="Put the features into prediction messages.")
+@click.option("--prediction-blocks", is_flag=True, help="Publish predictions as Arrow blocks, not one by one.")
 @click.option("--horizon", "horizon_s", default=7 * 86_400, help="Deduplication horizon, seconds of event time.")
 @click.option("--max-future", "max_future_s", default=600, help="Seconds an event may lie after its publish time.")
 @click.option("--max-messages", default=1_000, type=click.IntRange(1), help="Messages of one pull: the largest block.")
@@ -68,6 +69,7 @@ def stream(
     model_token_file: Path | None,
     collect: bool,
     with_features: bool,
+    prediction_blocks: bool,
     horizon_s: int,
     max_future_s: int,
     max_messages: int,
@@ -100,6 +102,7 @@ def stream(
             model_access=ClientAccess(model_authority, model_certificate, model_key, model_token_file, tls=model_tls),
             collect=collect,
             with_features=with_features,
+            prediction_blocks=prediction_blocks,
             horizon_s=horizon_s,
             max_future_s=max_future_s,
             max_messages=max_messages,

@@ -65,9 +65,15 @@ def tail(
         for name in topics:
             stack.enter_context(_subscribed(options.endpoint(project, emulator), name, arrivals, stopping))
         click.echo(f"tailing {', '.join(topics) or 'no topic: the app has no reactions'}", err=True)
-        decode: Callable[[Message], dict[str, Any]] = _dead_letter if what == "deadletters" else _record
+        decode: Callable[[Message], list[dict[str, Any]]] = _dead_letter if what == "deadletters" else _record
+        left = at_most
         for message in _until(arrivals, stopping, at_most, timeout_s if topics else 0.0):
-            show(decode(message))
+            records = decode(message)[:left]
+            for record in records:
+                show(record)
+            left = None if left is None else left - len(records)
+            if left == 0:
+                break
 
 
 @contextmanager
@@ -119,20 +125,23 @@ def _until(
         shown, quiet_since_s = shown + 1, time.monotonic()
 
 
-def _record(message: Message) -> dict[str, Any]:
+def _record(message: Message) -> list[dict[str, Any]]:
     from streaming.messages import plain
+    from streaming.prediction_blocks import PREDICTION_BLOCK, block_predictions
 
-    return plain(message.data)
+    if message.attributes.get("schema") == PREDICTION_BLOCK:
+        return block_predictions(message.data, message.attributes)
+    return [plain(message.data)]
 
 
-def _dead_letter(message: Message) -> dict[str, Any]:
+def _dead_letter(message: Message) -> list[dict[str, Any]]:
     """The letter's attributes, and its data as text or, where it is none, as base64."""
     record: dict[str, Any] = dict(message.attributes)
     try:
         record["data"] = message.data.decode("utf-8")
     except UnicodeDecodeError:
         record["data_base64"] = base64.b64encode(message.data).decode("ascii")
-    return record
+    return [record]
 
 
 class _Table:

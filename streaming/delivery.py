@@ -66,6 +66,7 @@ class Delivery:
         max_waiting: works in the queue before `submit` blocks, which stops the pull (back-pressure).
         with_features: whether prediction messages carry the features.
         collect: record features only, whatever models the app names.
+        as_blocks: whether predictions go as blocks.
         monitoring: is told of every commit.
     """
 
@@ -80,6 +81,7 @@ class Delivery:
         max_waiting: int = 64,
         with_features: bool = False,
         collect: bool = False,
+        as_blocks: bool = False,
         monitoring: Monitoring | None = None,
     ) -> None:
         self.app, self.predict, self.archive = app, predict, archive
@@ -88,7 +90,7 @@ class Delivery:
             self.model = None
         self.publish, self.acknowledge = publish, acknowledge
         self.max_waiting, self.with_features = max_waiting, with_features
-        self.monitoring = monitoring
+        self.as_blocks, self.monitoring = as_blocks, monitoring
         self.totals = Totals()
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -195,7 +197,7 @@ class Delivery:
             whole = concat_blocks(blocks)
             counts["committed_at_us"] = time.time_ns() // 1000
             sequence = self.archive.append(whole, counts)
-            sent = outgoing(self.app, whole, with_features=self.with_features)
+            sent = outgoing(self.app, whole, with_features=self.with_features, as_blocks=self.as_blocks)
         elif works and (refused or counts["duplicates"]):
             sequence = self.archive.append(pa.RecordBatch.from_pylist([], pa.schema([])), counts)
         else:  # blocks without events

@@ -58,6 +58,7 @@ class JobSettings:
         model_access: certificates and token for the model servers; None speaks plaintext.
         collect: compute, archive and publish features only, whatever models the app names.
         with_features: put the features into prediction messages.
+        prediction_blocks: publish predictions as blocks, not one by one.
         horizon_s: deduplication horizon, seconds of event time.
         max_future_s: how far an event time may lie after its publish time.
         max_messages: messages of one pull.
@@ -74,6 +75,7 @@ class JobSettings:
     model_access: ClientAccess | None = None
     collect: bool = False
     with_features: bool = False
+    prediction_blocks: bool = False
     horizon_s: int = 7 * 86_400
     max_future_s: int = 600
     max_messages: int = 1_000
@@ -132,7 +134,12 @@ class StreamingJob:
         self._publisher = Publisher(settings.endpoint)
         deduplicator = Deduplicator(settings.horizon_s * 1_000_000)
         self.recovered = recover(
-            self.plan, settings.archive, deduplicator, self._publisher.publish, with_features=settings.with_features
+            self.plan,
+            settings.archive,
+            deduplicator,
+            self._publisher.publish,
+            with_features=settings.with_features,
+            as_blocks=settings.prediction_blocks,
         )
         self.monitoring.recovered_rows = self.recovered.rows
         self.monitoring.readiness.state_restored = True
@@ -146,6 +153,7 @@ class StreamingJob:
             max_waiting=settings.max_waiting,
             with_features=settings.with_features,
             collect=settings.collect,
+            as_blocks=settings.prediction_blocks,
             monitoring=self.monitoring,
         )
         intake = Intake(

@@ -92,7 +92,7 @@ def prediction_messages(
             raise ValueError(f"Output {name!r} of model {model!r} must be finite; leave failed rows out.")
     envelope = _envelope(block)
     versions = _each(model_version, block.num_rows)
-    late = _late(block)
+    late = late_rows(block).tolist()
     features = _maps(spread(columns_under(block, "feature.")) if with_features else {}, block.num_rows)
     outputs_rows = _rows({name: values.to_pylist() for name, values in outputs.items()}, block.num_rows)
     messages = []
@@ -219,14 +219,13 @@ def _envelope(block: pa.RecordBatch) -> list[tuple[str, str, int, int]]:
     return list(zip(types, ids, times, published, strict=True))
 
 
-def _late(block: pa.RecordBatch) -> list[bool]:
-    """Whether any keyed stage found the event late beyond grace."""
+def late_rows(block: pa.RecordBatch) -> np.ndarray:
+    """Whether any keyed stage found the event late beyond grace; bool, shape [rows]."""
     late = np.zeros(block.num_rows, np.bool_)
     for name, values in columns_under(block, "stage.").items():
         if name.endswith(".late"):
             late |= np.asarray(values.fill_null(False))
-    flags: list[bool] = late.tolist()
-    return flags
+    return late
 
 
 def _keys(keys: Mapping[str, pa.Array], count: int) -> list[dict[str, str]]:

@@ -26,6 +26,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from streaming.messages import late_rows
+
 if TYPE_CHECKING:
     from streaming.runtime import Job
 
@@ -106,7 +108,7 @@ class Monitoring:
         waits, late, newest = [], 0, 0
         for block in blocks:
             waits.append(_waits_s(block, now_us))
-            late += _late(block)
+            late += int(late_rows(block).sum())
             newest = max(newest, pc.max(block.column("event_time")).value or 0)
         found = self.counts
         with self._lock:
@@ -175,15 +177,6 @@ def _waits_s(block: pa.RecordBatch, now_us: int) -> np.ndarray:
     published = block.column("publish_time").drop_null().cast(pa.int64())
     waits: np.ndarray = np.maximum(0, now_us - published.to_numpy()) / 1e6
     return waits
-
-
-def _late(block: pa.RecordBatch) -> int:
-    """Rows that some stage found late beyond grace."""
-    late = np.zeros(block.num_rows, bool)
-    for name in block.schema.names:
-        if name.startswith("stage.") and name.endswith(".late"):
-            late |= np.asarray(block.column(name).fill_null(False))
-    return int(late.sum())
 
 
 class _Families(Collector):

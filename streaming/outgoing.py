@@ -15,15 +15,19 @@ from streaming import results
 from streaming.dead_letters import DeadLetter
 from streaming.messages import columns_under, prediction_ids, prediction_messages, reaction_messages
 from streaming.naming import topic
+from streaming.prediction_blocks import prediction_block_messages
 from streaming.topics import Message, OutgoingMessage
 
 
-def outgoing(app: App, block: pa.RecordBatch, *, with_features: bool) -> dict[str, list[OutgoingMessage]]:
+def outgoing(
+    app: App, block: pa.RecordBatch, *, with_features: bool, as_blocks: bool = False
+) -> dict[str, list[OutgoingMessage]]:
     """Topic to messages: the predictions (or recorded features) and the reactions of an archived block.
 
     Args:
         block: rows after `streaming.results.with_results`.
         with_features: whether prediction messages carry the features; recorded ones always do.
+        as_blocks: predictions go as blocks, not one by one; reactions always go one by one.
     """
     ended = pc.is_in(block.column("outcome"), pa.array([results.PREDICTED, results.RECORDED]))
     if not pc.any(ended, min_count=0).as_py():
@@ -35,8 +39,9 @@ def outgoing(app: App, block: pa.RecordBatch, *, with_features: bool) -> dict[st
     versions = pc.fill_null(done.column("model_version"), 0)
     ids = prediction_ids(done, app=app.name, fingerprint=app.fingerprint, model=model, model_version=versions)
     keys = _keys(app, done)
+    make = prediction_block_messages if as_blocks else prediction_messages
     sent = {
-        topic(app.name, "predictions"): prediction_messages(
+        topic(app.name, "predictions"): make(
             done,
             ids,
             app=app.name,

@@ -40,6 +40,7 @@ def recover(
     publish: Callable[[str, Sequence[OutgoingMessage]], object],
     *,
     with_features: bool,
+    as_blocks: bool = False,
 ) -> Recovered:
     """Fold the archive again and publish what its last commits did not get out, before anything is pulled.
 
@@ -56,7 +57,7 @@ def recover(
             deduplicator.accept(commit.block)
             rows += commit.block.num_rows
         if not commit.published:
-            republished += _publish_again(plan, commit, publish, with_features=with_features)
+            republished += _publish_again(plan, commit, publish, with_features=with_features, as_blocks=as_blocks)
     if rows:
         log.info("recovered %d rows from the archive, published %d messages again", rows, republished)
     return Recovered(states, rows, republished)
@@ -76,11 +77,16 @@ def fold_archived(plan: Plan, states: Sequence[StageState], block: pa.RecordBatc
 
 
 def _publish_again(
-    plan: Plan, commit: Commit, publish: Callable[[str, Sequence[OutgoingMessage]], object], *, with_features: bool
+    plan: Plan,
+    commit: Commit,
+    publish: Callable[[str, Sequence[OutgoingMessage]], object],
+    *,
+    with_features: bool,
+    as_blocks: bool,
 ) -> int:
     if commit.block.num_rows == 0:
         return 0
-    sent = outgoing(plan.app, commit.block, with_features=with_features)
+    sent = outgoing(plan.app, commit.block, with_features=with_features, as_blocks=as_blocks)
     failed = [
         part
         for row, outcome in enumerate(commit.block.column("outcome").to_pylist())

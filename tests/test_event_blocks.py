@@ -23,6 +23,9 @@ from streaming.compression import CODECS, compress
 from streaming.dead_letters import REASONS, read_dead_letters
 from streaming.event_blocks import BlockLimits, block_message
 from streaming.intake import Intake, refuse_row
+from streaming.messages import plain
+from streaming.outgoing import outgoing
+from streaming.prediction_blocks import block_predictions
 from streaming.source import WORK_BYTES, portions
 from streaming.topics import Message
 from tests.event_block_kit import INTAKE, arrow, avro_file, container, good, ipc, received, records, without_ids
@@ -250,6 +253,19 @@ def test_a_row_refused_after_decoding_becomes_the_event_that_gives_it_again() ->
             assert without_ids(alone) == without_ids(taken.block.slice(row, 1))
     whole = refuse_row(shop.event_types, [message._replace(attributes={})], 0, taken.block, 0, "out_of_range", "")
     assert whole.event is None
+
+
+def test_predictions_as_blocks_say_what_single_messages_say(tmp_path: Path) -> None:
+    serve(shop, to_messages(shop, sales(60)), tmp_path / "archive")
+    for commit in read_commits(tmp_path / "archive"):
+        alone = outgoing(shop, commit.block, with_features=True)
+        together = outgoing(shop, commit.block, with_features=True, as_blocks=True)
+        singles = [plain(message.data) for message in alone.pop("shop-predictions", [])]
+        blocks = together.pop("shop-predictions", [])
+        rows = [row for one in blocks for row in block_predictions(one.data, one.attributes)]
+        assert rows == singles
+        assert sum(int(one.attributes["rows"]) for one in blocks) == len(singles)
+        assert together == alone
 
 
 def test_a_dead_letter_of_a_block_can_be_read_and_sent_again(tmp_path: Path) -> None:
