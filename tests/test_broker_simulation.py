@@ -152,7 +152,7 @@ def _check(operations: list[tuple[str, int]]) -> None:
             run.kept.storage.close()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(OPERATION, max_size=25))
 def test_a_broker_is_its_model(operations: list[tuple[str, int]]) -> None:
     _check(operations)

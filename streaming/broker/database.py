@@ -208,7 +208,7 @@ class Database:
             fields = split_fields(messages)
             ids: Sequence[int] = range(first_id, first_id + len(fields))
             if offsets:
-                ids = [first_id + offset for offset in array("q", offsets)]
+                ids = array("q", [first_id + offset for offset in array("q", offsets)])
             for uid, indices in remaining.get(first_id, ()):
                 found.left[uid, first_id] = [ids[index] for index in indices]
             found.next_id = max(found.next_id, ids[-1] + 1)

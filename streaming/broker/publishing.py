@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ class _Group:
     def together(self) -> Accepted:
         if len(self.members) == 1:
             return self.members[0]
-        ids = [message_id for one in self.members for message_id in one.batch.ids]
+        ids = array("q", [message_id for one in self.members for message_id in one.batch.ids])  # 8 bytes, not 36
         fields = [field for one in self.members for field in one.batch.fields()]
         last = self.members[-1]
         return Accepted(last.topic, Batch(ids, fields, "", last.batch.publish_time_us))
