@@ -9,10 +9,12 @@ import pyarrow.compute as pc
 
 from shared_features.app import App
 from shared_features.columns import Evaluator
-from shared_features.encode import rows_to_messages
+from shared_features.encode import EventMessage, rows_to_messages
+from shared_features.errors import EventError
 from shared_features.expressions import Expression
 from streaming import results
 from streaming.dead_letters import DeadLetter
+from streaming.event_blocks import row_as_event
 from streaming.messages import columns_under, prediction_ids, prediction_messages, reaction_messages
 from streaming.naming import topic
 from streaming.prediction_blocks import prediction_block_messages
@@ -96,7 +98,12 @@ def dead_letter(app: App, message: Message, reason: str, detail: str) -> list[Ou
 def dead_letter_of_row(app: App, block: pa.RecordBatch, row: int) -> list[OutgoingMessage]:
     """An archived row that the model refused, encoded anew: its message was acknowledged or comes no more."""
     one = block.slice(row, 1)
-    event = rows_to_messages(one, app.event_types)[0]
+    try:
+        event = rows_to_messages(one, app.event_types)[0]
+    except EventError:  # a block can bring what the schema's own unit cannot hold, such as microseconds
+        schema = app.event_types[one.column("event_type")[0].as_py()]
+        own = {} if schema.id else {"event_id": one.column("event_id")[0].as_py()}
+        event = EventMessage(row_as_event(schema, one, 0), {"event_type": schema.name, **own})
     published = one.column("publish_time").cast(pa.int64())[0].as_py() or 0
     message = Message(event.data, event.attributes, one.column("message_id")[0].as_py() or "", published)
     return dead_letter(app, message, results.FAILED, one.column("failure")[0].as_py() or "")

@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import fastavro
 import numpy as np
@@ -18,13 +19,15 @@ import pytest
 
 from batch.verify import verify
 from shared_features import load_app
+from shared_features.app import App
+from shared_features.blocks import append_columns
 from streaming.archive import read_commits
 from streaming.compression import CODECS, compress
 from streaming.dead_letters import REASONS, read_dead_letters
 from streaming.event_blocks import BlockLimits, block_message
 from streaming.intake import Intake, refuse_row
 from streaming.messages import plain
-from streaming.outgoing import outgoing
+from streaming.outgoing import dead_letter_of_row, outgoing
 from streaming.prediction_blocks import block_predictions
 from streaming.source import WORK_BYTES, portions
 from streaming.topics import Message
@@ -304,3 +307,13 @@ def test_the_documented_block_gives_its_events() -> None:
     (row,) = take([received(alone.encode())]).block.drop_columns(["message_id"]).to_pylist()
     block = take([received(bytes.fromhex(shown[1]), encoding=shown[0])]).block
     assert block.drop_columns(["message_id"]).to_pylist() == [row, {**row, "event_id": "another"}]
+
+
+def test_a_row_finer_than_its_schemas_unit_can_still_be_a_dead_letter() -> None:
+    """A block brings microseconds into a field of milliseconds; the dead letter after a restart keeps them."""
+    planned = pa.array([AT_US + 1]).view(pa.timestamp("us", "UTC"))
+    row = INTAKE.take([arrow({**good(1), "planned": planned})]).block
+    row = append_columns(row, {"failure": pa.array(["no"])})
+    (letter,) = dead_letter_of_row(cast(App, SimpleNamespace(name="sample", event_types=SCHEMAS)), row, 0)
+    again = INTAKE.take([received(letter.data)]).block
+    assert again.column("departed.planned") == row.column("departed.planned")

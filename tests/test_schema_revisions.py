@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import pytest
+from google.pubsub_v1 import types
 
 from streaming.dead_letters import REASONS
 from streaming.intake import Intake
-from streaming.revisions import Fetch
-from streaming.topics import Message
+from streaming.revisions import Fetch, schema_service
+from streaming.topics import Endpoint, Message
+from streaming.topics.endpoint import stub
+from tests.processes import Started
 from tests.sample_events import AT_US, GOOD, SCHEMAS
 
 NAME = "projects/p/schemas/departed"
@@ -166,3 +170,21 @@ def test_an_alias_renames_a_field(tmp_path: Path) -> None:
     old = fields()
     found = Intake({"departed": schema}, fetch=Service(r=old)).take([written(datum(old, GOOD))])
     assert found.block.column("departed.length").to_pylist() == [500]
+
+
+def test_a_revision_comes_from_the_schema_service(start_process: Callable[..., Started]) -> None:
+    """Of the embedded broker; a revision or schema that is not there is none."""
+    broker = start_process(["-m", "streaming.broker", "--port", "0"], ready="listening on")
+    endpoint = Endpoint("p", broker.line.rsplit(" ", 1)[-1])
+    text = fields(seats=None)
+    schema = types.Schema.pb()(type_=types.Schema.Type.AVRO, definition=text)
+    request = types.CreateSchemaRequest.pb()(parent="projects/p", schema_id="departed", schema=schema)
+    channel = endpoint.channel()
+    made = types.Schema.pb().FromString(stub(channel, "SchemaService/CreateSchema")(request.SerializeToString()))
+    channel.close()
+    fetch = schema_service(endpoint)
+    assert fetch(made.name, "ffffffff") is None
+    assert fetch("projects/p/schemas/none", "ffffffff") is None
+    message = written(datum(text, GOOD), made.revision_id, googclient_schemaname=made.name)
+    found = Intake(SCHEMAS, fetch=fetch).take([message])
+    assert (found.refused, found.block.num_rows) == ([], 1)
