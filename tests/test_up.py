@@ -140,8 +140,8 @@ def check_that_no_subscription_is_left(up: Up, tail: Callable[..., Started]) -> 
         patch.setenv("PUBSUB_EMULATOR_HOST", up.ready["pubsub_emulator_host"])
         with pubsub_v1.SubscriberClient() as client:
             names = list(client.list_subscriptions(project=f"projects/{up.ready['project']}"))
-    kept = ["shop-dead-letters-gateway", "shop-events-sameriver", "shop-predictions-gateway"]
-    kept.append("shop-reaction-praise-gateway")
+    kept = ["shop-dead-letters-gateway", "shop-dead-letters-sameriver", "shop-events-sameriver"]
+    kept += ["shop-predictions-gateway", "shop-reaction-praise-gateway"]
     assert sorted(subscription.name.rpartition("/")[2] for subscription in names) == kept
 
 
