@@ -58,10 +58,11 @@ def _variance(n, sample, inverse, largest, upper, lower, square_high, square_low
 
     Σv² is known modulo 2^128; that it is less follows from n and the ``largest`` magnitude of a value.
     """
-    pairs = float(n) * float(n - sample)
-    greatest = float(n) * float(largest)
-    if greatest * greatest > _WIDE or greatest > _NARROW or pairs * float(inverse) * float(inverse) > _WIDE:
-        return 0, 0, 0, 1, False
+    if (n | inverse) >> 20 != 0 or largest >> 31 != 0:  # else it fits by far
+        pairs = float(n) * float(n - sample)
+        greatest = float(n) * float(largest)
+        if greatest * greatest > _WIDE or greatest > _NARROW or pairs * float(inverse) * float(inverse) > _WIDE:
+            return 0, 0, 0, 1, False
     total = (upper << 32) + lower
     a, b = wide_times(square_high, square_low, n)
     c, d = wide_product(total, total)
@@ -182,10 +183,10 @@ def answer(  # type: ignore[no-untyped-def]
         operation = outputs[f, 0]
         known = n > 0
         if operation == COUNT:
-            answers[f, row] = n
+            answers[row, f] = n
             known = True
         elif operation == DISTINCT_COUNT:
-            answers[f, row] = distinct if distinct >= 0 else count_distinct(arena, low, high)
+            answers[row, f] = distinct if distinct >= 0 else count_distinct(arena, low, high)
             known = True
         elif n == 0:
             pass
@@ -196,7 +197,7 @@ def answer(  # type: ignore[no-untyped-def]
                 if operation == SUM_INTEGER:
                     divides = False
                     known = a == b >> 63
-                    answers[f, row] = b
+                    answers[row, f] = b
                 elif operation == SUM_FLOAT:
                     c, d = 0, inverse
                 else:
@@ -226,22 +227,22 @@ def answer(  # type: ignore[no-untyped-def]
                         records[recorded, 3], records[recorded, 4] = a, b
                         records[recorded, 5], records[recorded, 6] = c, d
                     recorded += 1
-                floats[f, row] = np.sqrt(result) if operation in (STD, STD_SAMPLE) else result
+                floats[row, f] = np.sqrt(result) if operation in (STD, STD_SAMPLE) else result
         elif operation == LAST_VALUE:
-            answers[f, row] = arena[high - 1, VALUE]
+            answers[row, f] = arena[high - 1, VALUE]
         elif operation == FIRST_VALUE:
-            answers[f, row] = arena[low, VALUE]
+            answers[row, f] = arena[low, VALUE]
         elif operation == LAG:
             known = n > outputs[f, 1]
             if known:
-                answers[f, row] = arena[high - 1 - outputs[f, 1], VALUE]
+                answers[row, f] = arena[high - 1 - outputs[f, 1], VALUE]
         elif operation == SECONDS_SINCE_LAST:
-            floats[f, row] = (t - arena[high - 1, TIME]) / 1e6
+            floats[row, f] = (t - arena[high - 1, TIME]) / 1e6
         elif operation in (MIN, MAX):
-            answers[f, row] = extreme(tree, arena, low, high, operation - MIN)
+            answers[row, f] = extreme(tree, arena, low, high, operation - MIN)
         else:
-            answers[f, row] = most_frequent_value(arena, low, high)
-        valid[f, row] = known
+            answers[row, f] = most_frequent_value(arena, low, high)
+        valid[row, f] = known
     return recorded
 
 

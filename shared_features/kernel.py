@@ -17,7 +17,7 @@ from shared_features.blocks import append_columns
 from shared_features.columns import Column, Evaluator, to_arrow_where
 from shared_features.interning import Interner
 from shared_features.keys import Key
-from shared_features.partitions import PARTITIONS, Answers, Rows
+from shared_features.partitions import PARTITIONS, Answers, Rows, by_output, later
 from shared_features.plan import Output, Plan, Stage, Track
 from shared_features.state import StageState, flip_identities
 
@@ -55,6 +55,7 @@ def fold(state: StageState, evaluator: Evaluator) -> dict[str, pa.Array]:
         without the key.
     """
     stage, rows = state.stage, evaluator.rows
+    identities = later(evaluator.identities, rows)
     state.release_strings()
     slots = state.slots_of(key_column(stage.key, evaluator))
     keyed = slots >= 0
@@ -66,12 +67,13 @@ def fold(state: StageState, evaluator: Evaluator) -> dict[str, pa.Array]:
     values = np.empty((len(stage.tracks), rows), np.int64)
     for i, track in enumerate(stage.tracks):
         _fill(track, state.interners[i], evaluator, keyed, folded[i], values[i])
-    integers = np.empty((len(stage.outputs), rows), np.int64)
+    integers = np.empty((rows, len(stage.outputs)), np.int64)
     answers = Answers(np.zeros(rows, np.bool_), integers, integers.view(np.float64), np.zeros(integers.shape, np.bool_))
     # Copies of our own: the pass is compiled anew for arrays that are read-only or not aligned.
     times = evaluator.block_column("event_time", "timestamp").values.copy()
-    identities = flip_identities(evaluator.identities())
-    state.run(slots, Rows(slots // PARTITIONS, times, identities, folded, asked, values), answers)
+    flipped = flip_identities(identities())
+    state.run(slots, Rows(slots // PARTITIONS, times, flipped, folded, asked, values), answers)
+    answers = by_output(answers)
     for i, (track, interner, output) in enumerate(state.outputs):
         evaluator.learn(output.aggregate, _answers(track, interner, output, answers, i))
     return _stage_columns(state, keyed, taking_part, answers.late)
@@ -82,13 +84,17 @@ def _stage_columns(state: StageState, keyed: np.ndarray, taking_part: int, late:
     position, state.position = state.position, state.position + taking_part
     if rows == 1 and taking_part:
         epoch, shard = _single(state.epoch), _single(state.shard)
-        positions, lates = pa.array([position], pa.int64()), pa.array(late)
+        positions, lates = pa.array([position], pa.int64()), _LATE[bool(late[0])]
     else:
         mask = None if taking_part == rows else ~keyed
         epoch, shard = (pa.array(np.full(rows, one, np.int32), mask=mask) for one in (state.epoch, state.shard))
-        positions, lates = pa.array(np.cumsum(keyed) + (position - 1), mask=mask), pa.array(late, mask=mask)
+        counted = np.arange(rows) if mask is None else np.cumsum(keyed) - 1
+        positions, lates = pa.array(position + counted, mask=mask), pa.array(late, mask=mask)
     name = f"stage.{state.stage.name}."
     return {name + "epoch": epoch, name + "shard": shard, name + "position": positions, name + "late": lates}
+
+
+_LATE = (pa.array([False]), pa.array([True]))
 
 
 @lru_cache(maxsize=1024)

@@ -7,9 +7,10 @@ key's events give does not depend on any other key.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,12 +18,17 @@ from shared_features import windows
 from shared_features.answers import RECORD_CELLS, divide
 from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CELLS, SUM_CELLS, tidy
 from shared_features.distinct import FIRST_CELLS, with_room
+from shared_features.exact import compiled
 from shared_features.extremes import tree_cells
 from shared_features.plan import Stage
+
+Result = TypeVar("Result")
 
 PARTITIONS = 4
 _THREADED_ROWS = 8192
 """Below this a second thread costs more than it saves."""
+_TILE_ROWS = 64
+_FIRST_ROW = np.zeros(1, np.int64)
 _FIRST_ROOM = 256
 _RECORDS = 8
 
@@ -39,7 +45,10 @@ class Rows(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What the pass writes: bool [rows], int64 and float64 [outputs, rows] in the same memory, bool [outputs, rows]."""
+    """What the pass writes: bool [rows], int64 and float64 [rows, outputs] in the same memory, bool [rows, outputs].
+
+    `by_output` turns the last three around.
+    """
 
     late: np.ndarray
     integers: np.ndarray
@@ -94,7 +103,7 @@ class Partition:
         tracks = self._stage.tracks
         outputs = [(output.operation, track.scale_inverse) for track in tracks for output in track.outputs]
         for record in self._records[: self.used[windows.RECORDED]].tolist():
-            answers.floats[record[0], record[1]] = divide(record, *outputs[record[0]])
+            answers.floats[record[1], record[0]] = divide(record, *outputs[record[0]])
         self.used[windows.RECORDED] = 0
 
     def _make_room(self) -> None:
@@ -109,9 +118,11 @@ class Partition:
         """Compile the pass by running it over no rows, and what makes room."""
         none, flags = np.zeros(0, np.int64), np.zeros(0, np.bool_)
         tracks, outputs = len(self._stage.tracks), len(self._stage.layout.outputs)
-        wide = np.zeros((outputs, 0), np.int64)
+        wide = np.zeros((0, outputs), np.int64)
         rows = Rows(none, none, none, np.zeros((tracks, 0), np.bool_), flags, np.zeros((tracks, 0), np.int64))
-        self.run(none, rows, Answers(flags, wide, wide.view(np.float64), np.zeros((outputs, 0), np.bool_)))
+        self.run(none, rows, Answers(flags, wide, wide.view(np.float64), np.zeros((0, outputs), np.bool_)))
+        _deal(none, none, np.zeros(PARTITIONS, np.int64))
+        _turn(wide, np.zeros((0, outputs), np.bool_), wide.T.copy(), np.zeros((outputs, 0), np.bool_), 0, 0)
         for lacking in (windows.LACKS_CELLS, windows.LACKS_ARENA):
             self.used[windows.LACKING] = lacking
             self._make_room()
@@ -152,20 +163,70 @@ class Partition:
 
 def run_all(partitions: list[Partition], slots: np.ndarray, rows: Rows, answers: Answers) -> None:
     """Fold and answer a block whose rows have the stage's ``slots`` (-1: takes no part)."""
-    members = []
     if len(slots) == 1:
-        members = [(int(slots[0]) % PARTITIONS, np.zeros(1, np.int64))] if slots[0] >= 0 else []
-    else:
-        dealt = np.where(slots < 0, -1, slots % PARTITIONS)
-        members = [(p, np.flatnonzero(dealt == p)) for p in range(len(partitions))]
-    jobs = [(partitions[p], which) for p, which in members if len(which)]
-    if len(slots) < _THREADED_ROWS or len(jobs) < 2:
-        for partition, which in jobs:
-            partition.run(which, rows, answers)
+        if slots[0] >= 0:
+            partitions[slots[0] % len(partitions)].run(_FIRST_ROW, rows, answers)
         return
-    running = [_threads().submit(partition.run, which, rows, answers) for partition, which in jobs]
-    for one in running:
-        one.result()
+    dealt, ends = np.empty(len(slots), np.int64), np.zeros(len(partitions), np.int64)
+    _deal(slots, dealt, ends)
+    begins = [0, *ends[:-1].tolist()]
+    jobs = [
+        partial(partition.run, dealt[begin:end], rows, answers)
+        for partition, begin, end in zip(partitions, begins, ends.tolist(), strict=True)
+        if begin < end
+    ]
+    _side_by_side(jobs, len(slots) >= _THREADED_ROWS)
+
+
+@compiled()
+def _deal(slots, dealt, ends):  # type: ignore[no-untyped-def]
+    """The rows of each partition, in order, one partition after the other, and where each ends; -1 is in none."""
+    partitions = len(ends)
+    for slot in slots:
+        if slot >= 0 and slot % partitions + 1 < partitions:
+            ends[slot % partitions + 1] += 1
+    for p in range(1, partitions):
+        ends[p] += ends[p - 1]
+    for row in range(len(slots)):  # what were beginnings become ends
+        if slots[row] >= 0:
+            p = slots[row] % partitions
+            dealt[ends[p]] = row
+            ends[p] += 1
+
+
+def by_output(answers: Answers) -> Answers:
+    """The answers with one contiguous row per output: int64 and float64 [outputs, rows], bool [outputs, rows]."""
+    rows, outputs = answers.valid.shape
+    if rows == 1:
+        return Answers(answers.late, answers.integers.T, answers.floats.T, answers.valid.T)
+    integers, valid = np.empty((outputs, rows), np.int64), np.empty((outputs, rows), np.bool_)
+    half = rows // 2
+    turn = partial(_turn, answers.integers, answers.valid, integers, valid)
+    _side_by_side([partial(turn, 0, half), partial(turn, half, rows)], rows >= _THREADED_ROWS)
+    return Answers(answers.late, integers, integers.view(np.float64), valid)
+
+
+@compiled()
+def _turn(integers, valid, integers_by_output, valid_by_output, begin, end):  # type: ignore[no-untyped-def]
+    for tile in range(begin, end, _TILE_ROWS):
+        for f in range(integers.shape[1]):
+            for row in range(tile, min(tile + _TILE_ROWS, end)):
+                integers_by_output[f, row] = integers[row, f]
+                valid_by_output[f, row] = valid[row, f]
+
+
+def later(function: Callable[[], Result], rows: int) -> Callable[[], Result]:
+    """A call that waits for the result of ``function``; for many rows that runs in a thread from now on."""
+    return _threads().submit(function).result if rows >= _THREADED_ROWS else function
+
+
+def _side_by_side(jobs: Sequence[Callable[[], None]], in_threads: bool) -> None:
+    if not in_threads:
+        for job in jobs:
+            job()
+        return
+    for running in [_threads().submit(job) for job in jobs]:
+        running.result()
 
 
 @cache

@@ -218,8 +218,9 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
             was lacking when the pass returned early.
         tree: see `shared_features.extremes`. counts: see `shared_features.distinct`.
         records: int64 [room, 8], for answers to be divided by the caller.
-        late, answers, floats, valid: written; bool [rows], int64 and float64 [outputs, rows] (the same memory),
-            bool [outputs, rows].
+        late, answers, floats, valid: written; bool [rows], int64 and float64 [rows, outputs] (the same memory),
+            bool [rows, outputs]. Outputs of a row lie together: partitions that run side by side, or one after the
+            other, would all visit every cache line of a column.
 
     Returns:
         The number of rows; or the first row for which the arena, the table of counts or the records have no room,
@@ -238,7 +239,9 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
                 place = arena.ctypes.data + heads[s, k, BASE] * 24
                 _prefetch(place + heads[s, k, END] * 24)
                 for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
-                    _prefetch(place + sums[s, w, LEFT] * 24)
+                    edge = place + sums[s, w, LEFT] * 24
+                    _prefetch(edge)
+                    _prefetch(edge + 40)  # the value of this event and the time of the next may lie in another line
         row = rows[n]
         s, t = slots[row], times[row]
         if used[RECORDED] + len(outputs) > len(records):
