@@ -23,7 +23,7 @@ REASONS: Final[Mapping[str, str]] = {
     "malformed_json": "the data is no JSON (RFC 8259), or nested too deeply",
     "malformed_avro": "the data is no single Avro datum of the type's schema",
     "unknown_event_type": "the attribute event_type is missing or names no type of the app",
-    "unknown_encoding": "the attribute encoding is neither json nor avro",
+    "unknown_encoding": "the attribute encoding is none of json, avro, avro-file and arrow",
     "missing_field": "a required field is absent or null",
     "wrong_type": "a value is not of its field's type",
     "not_finite": "a number is NaN or infinite",

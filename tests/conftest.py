@@ -26,6 +26,24 @@ settings.register_profile("ci", settings.get_profile("person"), derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "person")
 
 
+LONGEST_FIRST = (
+    "test_streaming.py",
+    "test_demo.py",
+    "test_new.py",
+    "test_gateway_live.py",
+    "test_up.py",
+    "test_training_model.py",
+    "test_environment.py",
+    "test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take a minute or more come first, so that two workers end at about the same time."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """A function that returns a free TCP port on loopback, a new one each call."""
