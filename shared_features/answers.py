@@ -12,21 +12,20 @@ import math
 import numpy as np
 
 from shared_features.distinct import count_distinct, most_frequent_value
-from shared_features.exact import compiled, quotient, wide_add, wide_product, wide_subtract, wide_times
+from shared_features.exact import LOW_HALF, compiled, quotient, wide_add, wide_product, wide_subtract, wide_times
 from shared_features.extremes import extreme
+from shared_features.layout import TIME, VALUE
 
 COUNT, SUM_INTEGER, SUM_FLOAT, MEAN, VARIANCE, VARIANCE_SAMPLE, STD, STD_SAMPLE = range(8)
 MIN, MAX, FIRST_VALUE, LAST_VALUE, LAG, SECONDS_SINCE_LAST = range(8, 14)
 DISTINCT_COUNT, MOST_FREQUENT, SLOPE, DECAYED_SUM, DECAYED_MEAN = range(14, 19)
 
-TIME, IDENTITY, VALUE = 0, 1, 2
 RECORD_CELLS = 13
 OF_QUOTIENT, OF_VARIANCE, OF_SLOPE = 0, 1, 2
 """Kinds of records [output, row, kind, …]: dividend and divisor in halves; see `_note_variance`; see `_slope`."""
 
 _WIDE = 2.0**125
 _NARROW = 9.0e18
-_LOW_HALF = 0xFFFFFFFF
 _MOST_DECAYED = 2**22
 STEPS_PER_HALF_LIFE = 16
 _WEIGHT_ONE = 40  # weights are in units of 2^-40
@@ -82,7 +81,7 @@ def _note_variance(arena, low, high, largest, upper, lower, square_high, square_
     if float(high - low) * float(largest) * float(largest) > _WIDE:
         e, f = 0, 0
         for i in range(low, high):
-            left, right = arena[i, VALUE] >> 32, arena[i, VALUE] & _LOW_HALF
+            left, right = arena[i, VALUE] >> 32, arena[i, VALUE] & LOW_HALF
             p, q = wide_product(left, left)
             a, b = wide_add(a, b, p, q)
             p, q = wide_product(left, right)
@@ -111,10 +110,10 @@ def _slope(arena, low, high, inverse, records, recorded):  # type: ignore[no-unt
         greatest = max(greatest, abs(float(v)))
         times += t
         uppers += v >> 32
-        lowers += v & _LOW_HALF
+        lowers += v & LOW_HALF
         p, q = wide_product(t, v >> 32)
         a, b = wide_add(a, b, p, q)
-        p, q = wide_product(t, v & _LOW_HALF)
+        p, q = wide_product(t, v & LOW_HALF)
         e, f = wide_add(e, f, p, q)
         p, q = wide_product(t, t)
         c, d = wide_add(c, d, p, q)

@@ -14,8 +14,8 @@ import numpy as np
 
 from shared_features.exact import compiled
 from shared_features.extremes import append_extreme, rebuild_extremes, tree_cells
+from shared_features.layout import HANDED_OUT, IDENTITY, TIME, VALUE
 
-TIME, IDENTITY, VALUE = 0, 1, 2
 BASE, CAPACITY, FIRST, END, ADVANCED, OLDER, LARGEST = range(7)
 HEAD_CELLS = 7
 LEFT, UPPER, LOWER, SQUARE_HIGH, SQUARE_LOW, DISTINCT = range(6)
@@ -86,7 +86,7 @@ def move_all(tracks, heads, sums, arena, fresh, fresh_tree, used):  # type: igno
             if tracks[k, TRACK_TREES]:
                 rebuild_extremes(fresh_tree, fresh, target, target + live)
             target += heads[s, k, CAPACITY]
-    used[0] = target
+    used[HANDED_OUT] = target
 
 
 @compiled()
@@ -117,8 +117,8 @@ def make_room(tracks, heads, sums, arena, tree, used, s, k):  # type: ignore[no-
     live, source = heads[s, k, END] - first, base + first
     wanted = room_wanted(heads, s, k)
     if wanted > 0:
-        base, capacity = used[0], wanted
-        used[0] += wanted
+        base, capacity = used[HANDED_OUT], wanted
+        used[HANDED_OUT] += wanted
     for i in range(live):
         arena[base + i, TIME] = arena[source + i, TIME]
         arena[base + i, IDENTITY] = arena[source + i, IDENTITY]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from shared_features.exact import compiled, compiled_to_allocate
+from shared_features.layout import VALUE
 
 OWNER, COUNTED, OCCURRENCES = 0, 1, 2
-VALUE = 2  # in an arena
 FIRST_CELLS = 64
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

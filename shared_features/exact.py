@@ -29,7 +29,7 @@ compiled_to_allocate: Any = functools.partial(numba.njit, nogil=True, _nrt=True)
 _WIDE = ir.IntType(128)
 _WORD = ir.IntType(64)
 _PAIR: Any = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
-_LOW_HALF = 0xFFFFFFFF
+LOW_HALF = 0xFFFFFFFF
 _INTEGERS_EXACT = 2**53
 _UNSURE = 2.0**-95
 """More than the relative error of a quotient of two double-doubles (about 2^-100)."""
@@ -99,9 +99,9 @@ def _fused(typing_context, a, b, c):  # type: ignore[no-untyped-def]  # noqa: AR
 def wide_float(high, low):  # type: ignore[no-untyped-def]
     """A wide number that is not negative as the sum of two doubles, the greater first; error below 2^-104 of it."""
     upper = float(high >> 32) * 79228162514264337593543950336.0  # 2^96
-    second = float(high & _LOW_HALF) * 18446744073709551616.0  # 2^64
-    third = float((low >> 32) & _LOW_HALF) * 4294967296.0
-    last = float(low & _LOW_HALF)
+    second = float(high & LOW_HALF) * 18446744073709551616.0  # 2^64
+    third = float((low >> 32) & LOW_HALF) * 4294967296.0
+    last = float(low & LOW_HALF)
     total = upper + second
     error = second - (total - upper)
     rest = third + last

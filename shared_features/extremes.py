@@ -8,8 +8,8 @@ and these belong to one slot and are full.
 from __future__ import annotations
 
 from shared_features.exact import compiled
+from shared_features.layout import VALUE
 
-VALUE = 2
 MINIMA, MAXIMA = 0, 1
 _GREATEST, _LEAST = 2**63 - 1, -(2**63)
 

@@ -20,6 +20,7 @@ from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CEL
 from shared_features.distinct import FIRST_CELLS, with_room
 from shared_features.exact import compiled
 from shared_features.extremes import tree_cells
+from shared_features.layout import CELLS, LACKING, RECORDED
 from shared_features.plan import Stage
 
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ class Partition:
                 self.newest, self.heads, self.sums, self.arena, self.used, self.tree, self.counts, self._records,
                 *answers,
             )  # fmt: skip
-            if self.used[windows.RECORDED]:
+            if self.used[RECORDED]:
                 self._divide(answers)
             if start == len(which):
                 return
@@ -102,16 +103,16 @@ class Partition:
         """Finish what the pass left as records."""
         tracks = self._stage.tracks
         outputs = [(output.operation, track.scale_inverse) for track in tracks for output in track.outputs]
-        for record in self._records[: self.used[windows.RECORDED]].tolist():
+        for record in self._records[: self.used[RECORDED]].tolist():
             answers.floats[record[1], record[0]] = divide(record, *outputs[record[0]])
-        self.used[windows.RECORDED] = 0
+        self.used[RECORDED] = 0
 
     def _make_room(self) -> None:
         """A tidied arena or table of counts, if that is what the pass lacked; records were emptied already."""
         layout, used = self._stage.layout, self.used
-        if used[windows.LACKING] == windows.LACKS_CELLS:
-            self.counts, used[windows.CELLS] = with_room(self.counts, used[windows.CELLS], len(layout.windows))
-        elif used[windows.LACKING] == windows.LACKS_ARENA:
+        if used[LACKING] == windows.LACKS_CELLS:
+            self.counts, used[CELLS] = with_room(self.counts, used[CELLS], len(layout.windows))
+        elif used[LACKING] == windows.LACKS_ARENA:
             self.arena, self.tree = tidy(layout.tracks, self.heads, self.sums, self.arena, self.tree, used)
 
     def warm_up(self) -> None:
@@ -124,7 +125,7 @@ class Partition:
         _deal(none, none, np.zeros(PARTITIONS, np.int64))
         _turn(wide, np.zeros((0, outputs), np.bool_), wide.T.copy(), np.zeros((outputs, 0), np.bool_), 0, 0)
         for lacking in (windows.LACKS_CELLS, windows.LACKS_ARENA):
-            self.used[windows.LACKING] = lacking
+            self.used[LACKING] = lacking
             self._make_room()
 
     def held(self, track: int, slots: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from shared_features.errors import HistoryError
 from shared_features.interning import Interner
+from shared_features.layout import IDENTITY, TIME, VALUE
 from shared_features.partitions import PARTITIONS, Answers, Partition, Rows, run_all
 from shared_features.plan import Stage
 from shared_features.slots import IntegerSlots, TextSlots
@@ -76,7 +77,7 @@ class StageState:
         """Forget strings that no retained event holds, where there are many of them."""
         for track, interner in enumerate(self.interners):
             if interner is not None and interner.is_full:
-                held = [partition.held(track, len(partition.newest))[1][:, 2] for partition in self.partitions]
+                held = [partition.held(track, len(partition.newest))[1][:, VALUE] for partition in self.partitions]
                 interner.release(np.concatenate(held))
 
     def _grow(self, slots: int) -> None:
@@ -123,12 +124,12 @@ class StageState:
             slots, events = self._events(track)
             columns: dict[str, Any] = {
                 "slot": slots,
-                "time_us": events[:, 0],
-                "identity": flip_identities(events[:, 1]),
-                "value": events[:, 2],
+                "time_us": events[:, TIME],
+                "identity": flip_identities(events[:, IDENTITY]),
+                "value": events[:, VALUE],
             }
             if interner is not None:
-                columns["value"] = interner.decode(events[:, 2], np.ones(len(events), np.bool_))
+                columns["value"] = interner.decode(events[:, VALUE], np.ones(len(events), np.bool_))
             _write(sink, pa.table(columns))
         return bytes(sink.getvalue())
 

@@ -32,7 +32,6 @@ from shared_features.arena import (
     OLDER,
     SQUARE_HIGH,
     SQUARE_LOW,
-    TIME,
     TRACK_DISTINCT,
     TRACK_EVENTS,
     TRACK_FROM,
@@ -40,25 +39,31 @@ from shared_features.arena import (
     TRACK_TO,
     TRACK_TREES,
     UPPER,
-    VALUE,
     insert,
     lower_bound,
     make_room,
     room_wanted,
 )
 from shared_features.distinct import add_value, remove_value, with_room
-from shared_features.exact import compiled, compiled_to_allocate, intrinsic, wide_add, wide_product, wide_subtract
+from shared_features.exact import (
+    LOW_HALF,
+    compiled,
+    compiled_to_allocate,
+    intrinsic,
+    wide_add,
+    wide_product,
+    wide_subtract,
+)
+from shared_features.layout import CELLS, HANDED_OUT, LACKING, RECORDED, TIME, VALUE
 
 NEVER_US = -(2**62)
 """Before any event."""
 
 SPAN_US, EVENTS, WITH_SELF, KEEPS, OUTPUT_FROM, OUTPUT_TO = range(6)
 """Layout of a window: it holds times in [t − span, t], or the last n events; what it keeps; its outputs."""
-HANDED_OUT, CELLS, RECORDED, LACKING = range(4)
 LACKS_RECORDS, LACKS_CELLS, LACKS_ARENA = range(3)
 KEEPS_SUM, KEEPS_SQUARES, KEEPS_DISTINCT = 1, 2, 4
 
-_LOW_HALF = 0xFFFFFFFF
 _FAR, _NEAR = 24, 10
 """How many rows ahead memory is asked for: first what belongs to the slot, then the events at the windows' edges."""
 
@@ -85,7 +90,7 @@ def _keep(keeps, sums, s, w, owner, value, counts, used):  # type: ignore[no-unt
     """Take a value into the sums of a window; the table of counts has room for it."""
     if keeps & KEEPS_SUM:
         sums[s, w, UPPER] += value >> 32
-        sums[s, w, LOWER] += value & _LOW_HALF
+        sums[s, w, LOWER] += value & LOW_HALF
     if keeps & KEEPS_SQUARES:
         high, low = wide_product(value, value)
         sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW] = wide_add(
@@ -102,7 +107,7 @@ def _drop(keeps, sums, s, w, owner, value, counts):  # type: ignore[no-untyped-d
     """Take a value out of the sums of a window."""
     if keeps & KEEPS_SUM:
         sums[s, w, UPPER] -= value >> 32
-        sums[s, w, LOWER] -= value & _LOW_HALF
+        sums[s, w, LOWER] -= value & LOW_HALF
     if keeps & KEEPS_SQUARES:
         high, low = wide_product(value, value)
         sums[s, w, SQUARE_HIGH], sums[s, w, SQUARE_LOW] = wide_subtract(
@@ -124,7 +129,7 @@ def _past_sums(keeps, arena, begin, end, low, high, upper, lower, square_high, s
         for i in range(edge, other):
             value = arena[i, VALUE]
             upper += sign * (value >> 32)
-            lower += sign * (value & _LOW_HALF)
+            lower += sign * (value & LOW_HALF)
             if keeps & KEEPS_SQUARES:
                 a, b = wide_product(value, value)
                 if sign > 0:
