@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from shared_features.app import App
     from streaming.dead_letter_store import DeadLetterStore, KeptLetter
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 _FOLDED = {"prediction_failed"}
 """Reasons of events that were folded already: sent again they would be duplicates."""
 
@@ -31,7 +31,28 @@ _FOLDED = {"prediction_failed"}
 _SECONDS = click.FloatRange(0.1)
 
 
-def _filters(command: Command) -> Command:
+@dataclass(frozen=True)
+class Selection:
+    """Which dead letters a command is about: the options that all of them take."""
+
+    app_name: str
+    project: str
+    emulator: str | None
+    reasons: tuple[str, ...]
+    event_type: str | None
+    since: datetime | None
+    until: datetime | None
+    quiet_s: float
+
+
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Selection`, and hand them to it as one."""
+    names = [field.name for field in fields(Selection)]
+
+    @functools.wraps(command)
+    def selected(**given: Any) -> None:
+        command(Selection(**{name: given.pop(name) for name in names}), **given)
+
     for option in (
         click.option("--quiet", "quiet_s", default=1.0, type=_SECONDS, help="End after so many seconds without news."),
         click.option("--until", type=click.DateTime(), help="Published before this moment, UTC."),
@@ -39,8 +60,8 @@ def _filters(command: Command) -> Command:
         click.option("--type", "event_type", help="Of this event type only."),
         click.option("--reason", "reasons", multiple=True, help="With this reason only; may be given several times."),
     ):  # fmt: skip
-        command = option(command)
-    return pubsub_options(app_option(command))
+        selected = option(selected)
+    return pubsub_options(app_option(selected))
 
 
 @click.group()
@@ -52,25 +73,18 @@ def deadletters() -> None:
 
 
 @deadletters.command("list")
-@_filters
+@_selecting
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="Write them to this file, to be mended.")
 @json_option
 def list_letters(
-    app_name: str,
-    project: str,
-    emulator: str | None,
-    reasons: tuple[str, ...],
-    event_type: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    quiet_s: float,
+    selection: Selection,
     to: Path | None,
     as_json: bool,
 ) -> None:
     """List dead letters, oldest first; --to writes them as JSON lines, whose `data` can be edited and replayed."""
-    app = options.load(app_name)
-    with _opened(app, project, emulator, quiet_s) as store:
-        letters = _chosen(store, reasons, event_type, since, until)
+    app = options.load(selection.app_name)
+    with _opened(app, selection) as store:
+        letters = _chosen(store, selection)
     if to is not None:
         lines = [json.dumps(_record(one), ensure_ascii=False) for one in letters]
         to.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -93,24 +107,17 @@ def list_letters(
 
 @deadletters.command("show")
 @click.argument("letter_id", metavar="ID", help="As `list` gives it.")
-@_filters
+@_selecting
 @json_option
 def show_letter(
+    selection: Selection,
     letter_id: str,
-    app_name: str,
-    project: str,
-    emulator: str | None,
-    reasons: tuple[str, ...],
-    event_type: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    quiet_s: float,
     as_json: bool,
 ) -> None:
     """Show one dead letter whole."""
-    app = options.load(app_name)
-    with _opened(app, project, emulator, quiet_s) as store:
-        letters = _chosen(store, reasons, event_type, since, until)
+    app = options.load(selection.app_name)
+    with _opened(app, selection) as store:
+        letters = _chosen(store, selection)
     found = next((one for one in letters if one.letter_id == letter_id), None)
     if found is None:
         raise CommandError(f"dead letter {letter_id} was not found among {len(letters):,}: `list` gives their ids", 2)
@@ -124,7 +131,7 @@ def show_letter(
 
 
 @deadletters.command()
-@_filters
+@_selecting
 @click.option(
     "--from",
     "source",
@@ -135,14 +142,7 @@ def show_letter(
 @click.option("--no-check", is_flag=True, help="Send what the job would refuse again, too.")
 @json_option
 def replay(
-    app_name: str,
-    project: str,
-    emulator: str | None,
-    reasons: tuple[str, ...],
-    event_type: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    quiet_s: float,
+    selection: Selection,
     source: Path | None,
     ids: tuple[str, ...],
     no_check: bool,
@@ -153,7 +153,7 @@ def replay(
     Each is checked first as the job will check it. What the job would refuse again stays, and the exit code is 2.
     An event keeps its identity, so that it is never folded twice; `prediction_failed` was folded already and stays.
     """  # fmt: skip
-    app = options.load(app_name)
+    app = options.load(selection.app_name)
     from shared_features.kernel import out_of_range
     from shared_features.plan import make_plan
     from streaming.intake import Intake
@@ -161,11 +161,11 @@ def replay(
     from streaming.topics import Message, OutgoingMessage, Publisher
 
     mended = None if source is None else _mended(source)
-    endpoint = options.endpoint(project, emulator)
+    endpoint = options.endpoint(selection.project, selection.emulator)
     sent: list[KeptLetter] = []
     refused: list[tuple[KeptLetter, str]] = []
-    with _opened(app, project, emulator, quiet_s) as store:
-        letters = _chosen(store, reasons, event_type, since, until)
+    with _opened(app, selection) as store:
+        letters = _chosen(store, selection)
         wanted = set(ids) or (None if mended is None else set(mended))
         letters = [one for one in letters if wanted is None or one.letter_id in wanted]
         plan = make_plan(app)
@@ -205,39 +205,34 @@ def replay(
 
 
 @contextmanager
-def _opened(app: App, project: str, emulator: str | None, quiet_s: float) -> Iterator[DeadLetterStore]:
+def _opened(app: App, selection: Selection) -> Iterator[DeadLetterStore]:
     from streaming.dead_letter_store import DeadLetterStore
     from streaming.naming import dead_letters_of
 
-    endpoint = options.endpoint(project, emulator)
+    endpoint = options.endpoint(selection.project, selection.emulator)
     with options.reaching(endpoint):
-        store = DeadLetterStore(endpoint, dead_letters_of(app), quiet_s=quiet_s)
+        store = DeadLetterStore(endpoint, dead_letters_of(app), quiet_s=selection.quiet_s)
         try:
             yield store
         finally:
             store.close()
 
 
-def _chosen(
-    store: DeadLetterStore,
-    reasons: Sequence[str],
-    event_type: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> list[KeptLetter]:
+def _chosen(store: DeadLetterStore, selection: Selection) -> list[KeptLetter]:
     from streaming.dead_letters import REASONS
 
-    for reason in reasons:
+    for reason in selection.reasons:
         if reason not in REASONS:
             raise CommandError(f"--reason {reason} is none: wanted one of {', '.join(REASONS)}", 2)
-    since_us, until_us = (None if at is None else at.replace(tzinfo=UTC).timestamp() * 1e6 for at in (since, until))
+    bounds = (selection.since, selection.until)
+    since_us, until_us = (None if at is None else at.replace(tzinfo=UTC).timestamp() * 1e6 for at in bounds)
     with output.progress("reading dead letters") as tell:
         letters = store.letters(lambda count: tell(0.5, f"{count:,} messages"))
     return [
         one
         for one in letters
-        if (not reasons or one.letter.reason in reasons)
-        and (event_type is None or one.event_type == event_type)
+        if (not selection.reasons or one.letter.reason in selection.reasons)
+        and selection.event_type in (None, one.event_type)
         and (since_us is None or one.letter.publish_time_us >= since_us)
         and (until_us is None or one.letter.publish_time_us < until_us)
     ]

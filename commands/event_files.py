@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from shared_features.app import App
 from shared_features.blocks import flatten
-from shared_features.decode import Decoder
+from shared_features.decode import Decoder, Received
 from shared_features.errors import ConfigurationError
 from shared_features.schema import EventSchema
 from streaming.topics import OutgoingMessage
@@ -201,23 +201,13 @@ def check_rows(decoder: Decoder, rows: list[Row], now_us: int) -> tuple[list[Row
     return [row for index, row in enumerate(rows) if index not in bad], [bad[index] for index in sorted(bad)]
 
 
-def as_received(rows: Sequence[Row], now_us: int, prefix: str = "") -> list[_Received]:
+def as_received(rows: Sequence[Row], now_us: int, prefix: str = "") -> list[Received]:
     """The rows' messages as they will be received if they are published at ``now_us``.
 
     Args:
         prefix: of the message ids, which are the rows' numbers.
     """
-    return [_Received(row.message.data, row.message.attributes, f"{prefix}{row.number}", now_us) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """A message as the decoder will see it."""
-
-    data: bytes
-    attributes: Mapping[str, str]
-    message_id: str
-    publish_time_us: int
+    return [Received(row.message.data, row.message.attributes, f"{prefix}{row.number}", now_us) for row in rows]
 
 
 def chunks(rows: Iterable[Row], size: int = CHUNK) -> Iterator[list[Row]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,15 @@ __all__ = [
 
 MAX_EVENT_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 64
+
+
+class Received(NamedTuple):
+    """A message as the decoder takes it, for events that are checked before they are published."""
+
+    data: bytes
+    attributes: Mapping[str, str]
+    message_id: str
+    publish_time_us: int
 
 
 class MessageLike(Protocol):

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from serving.gateway.ports import OutgoingEvent
 from shared_features.app import App
-from shared_features.decode import MAX_DEPTH, Decoder
+from shared_features.decode import MAX_DEPTH, Decoder, Received
 from shared_features.parse import parse_json
 from shared_features.schema import EventSchema
 from shared_features.validate import Faults, unknown_type
@@ -81,16 +81,6 @@ class Event:
         return hashlib.sha256(self.data).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """An event as the decoder will see it."""
-
-    data: bytes
-    attributes: dict[str, str]
-    message_id: str
-    publish_time_us: int
-
-
 class Intake:
     """Reads and validates the events of one app.
 
@@ -140,7 +130,7 @@ class Intake:
         events = [event for request in requests for event in request]
         now_us = time.time_ns() // 1_000
         decoded = self._decoder.decode(
-            [_Received(event.data, dict(event.message().attributes), event.event_id, now_us) for event in events]
+            [Received(event.data, dict(event.message().attributes), event.event_id, now_us) for event in events]
         )
         for row, index in enumerate(decoded.rows.tolist()):
             events[index].row = decoded.block.slice(row, 1)
