@@ -32,6 +32,8 @@ class Live:
         self.model_server: Child | None = None
         self.job: Child | None = None
         self.gateway: Child | None = None
+        self._job_arguments: list[str] = []
+        self._job_lives = 0
 
     def start_broker(self, port: int = 0, data: Path | None = None) -> None:
         """Start the broker; `broker_at` waits for it."""
@@ -54,7 +56,24 @@ class Live:
             arguments += ["--collect"]
         if with_features:
             arguments += ["--with-features"]
-        self.job = self._child("streaming job", arguments)
+        self._job_arguments = arguments
+        self._start_job()
+
+    def kill_job(self, killed: Callable[[], None]) -> None:
+        """End the job with SIGKILL, whatever it is doing, and start it again; `job_ready` waits for it.
+
+        Args:
+            killed: called when it is dead, before the next one starts.
+        """
+        assert self.job is not None
+        self.job.kill()
+        killed()
+        self._start_job()
+
+    def _start_job(self) -> None:
+        self._job_lives += 1
+        log = "streaming-job.log" if self._job_lives == 1 else f"streaming-job-{self._job_lives}.log"
+        self.job = self._child("streaming job", self._job_arguments, log)
 
     def start_gateway(self, port: int = 0) -> None:
         """Start the gateway towards the broker, which must be ready; `gateway_at` waits for it."""
@@ -101,6 +120,6 @@ class Live:
             for child in reversed(self.children()):
                 stack.callback(child.stop, DRAIN_S if child is self.job else STOP_S)
 
-    def _child(self, name: str, arguments: list[str]) -> Child:
-        log = self._logs / f"{name.replace(' ', '-')}.log"
-        return Child(name, ["cli", *arguments, "--json"], log, on_exit=self._on_exit)
+    def _child(self, name: str, arguments: list[str], log: str | None = None) -> Child:
+        path = self._logs / (log or f"{name.replace(' ', '-')}.log")
+        return Child(name, ["cli", *arguments, "--json"], path, on_exit=self._on_exit)

@@ -18,7 +18,7 @@ from commands.signals import stop_signal
 @click.option("--quick", is_flag=True, help="Three days instead of a week, and a model that is trained quickly.")
 @folder_option("--models", "models, one folder each", "var/models/<app>")
 @click.option(
-    "--steady", "steady_s", type=click.FloatRange(1), show_default="40, or 12", help="Seconds at a steady 255 events/s."
+    "--steady", "steady_s", type=click.FloatRange(1), show_default="40, or 8", help="Seconds at a steady 255 events/s."
 )
 @click.option("--seed", default=1, help="Of the events that are made late or sent twice.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write one frame as SVG there.")
@@ -38,7 +38,8 @@ def demo(
 
     It is the first week after what the model was trained and validated on: for flights, of November 2013. Makes what
     is missing (history, training rows, model) and keeps it for the next time. 5 % of the events come late and 1 %
-    twice. Exit code 0 only if no prediction was lost and nothing differs.
+    twice, and the job is once ended with kill -9 while it works. Exit code 0 only if no prediction was lost and
+    nothing differs.
     """
     app = options.load(app_name)
     models = models or options.models_folder(app)

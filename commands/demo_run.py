@@ -1,4 +1,4 @@
-"""The demo's course: prepare, go live, warm up, replay at a steady rate and in a burst, drain, verify, sum up."""
+"""The demo's course: prepare, go live, warm up, replay (steady, burst, kill -9), drain, verify, sum up."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ from pathlib import Path
 from typing import IO, Any
 
 from commands import options
-from commands.children import Live
-from commands.demo_tally import Tally
+from commands.children import START_S, Live
+from commands.demo_tally import NEVER, Tally
 from commands.demo_verdict import summary, verdict
 from commands.demo_view import Stage, View, export_svg
 from commands.preparation import Preparation
 from commands.processes import Child, ChildError, Record, wait_until
-from commands.replay import BURST, STEADY, WARM, ReplaySettings, make_replay, warm_up_us
+from commands.replay import BURST, KILL, STEADY, WARM, ReplaySettings, make_replay, warm_up_us
 from shared_features.app import App
 from shared_features.errors import ConfigurationError
 from streaming.naming import reaction_topics, topic
 
 RATE = 255.0
 """Events a second at which latency is measured."""
+
+KILL_RATE = 1_000.0
+"""Events a second while the job is killed: enough that some are always on their way."""
+
+KILL_EVENTS = 2_000
+KILL_SHARE = 0.25
+"""Of those events, published before the kill."""
 
 QUIET_S = 20.0
 """How long predictions may stay away before those missing count as lost."""
@@ -40,6 +47,7 @@ STAGES = {
     "warm": "warm-up",
     "steady": "steady, 255/s",
     "burst": "burst",
+    "kill": "kill -9 the job",
     "drain": "drain",
     "verify": "verify",
 }
@@ -51,7 +59,7 @@ class DemoSettings:
 
     Attributes:
         quick: three days instead of seven, and a model that is trained quickly.
-        steady_s: how long events come at a steady rate; None: 40 s, or 12 s if quick.
+        steady_s: how long events come at a steady rate; None: 40 s, or 8 s if quick.
         seed: of what is made late or sent twice.
         picture: file for one frame as SVG.
     """
@@ -63,9 +71,9 @@ class DemoSettings:
 
     def replay(self, since: datetime) -> ReplaySettings:
         """The first days from ``since`` on."""
-        days, steady_s = (3, 12.0) if self.quick else (7, 40.0)
+        days, steady_s = (3, 8.0) if self.quick else (7, 40.0)
         steady_s = steady_s if self.steady_s is None else self.steady_s
-        return ReplaySettings(since, since + timedelta(days=days), int(RATE * steady_s), seed=self.seed)
+        return ReplaySettings(since, since + timedelta(days=days), int(RATE * steady_s), KILL_EVENTS, seed=self.seed)
 
 
 class DemoRun:
@@ -206,26 +214,48 @@ class DemoRun:
         with self._stage("burst") as stage:
             self._phase(tally, publisher, BURST, None, stage)
             stage.detail = f"{tally.published(BURST):,} events, {tally.burst_events_per_s():,.0f} events/s"
+        with self._stage("kill") as stage:
+            self._phase(tally, publisher, KILL, KILL_RATE, stage)
+            outage = tally.outage()
+            assert outage is not None
+            stage.detail = f"{outage[1]:,} events in flight; predictions again after {outage[0]:.1f} s"
 
     def _phase(self, tally: Tally, publisher: Child, phase: int, rate: float | None, stage: Stage) -> None:
-        """Publish one phase and wait for its predictions."""
+        """Publish one phase and wait for its predictions; in the last one the job is killed and started again."""
         total = int((tally.replay.phase == phase).sum())
         publisher.send({"phase": phase, "rate": rate})
         tally.changed_s = time.monotonic()
 
         def complete() -> bool:
             self._check_alive(publisher)
+            running = phase != KILL or self._kill_done(tally, KILL_SHARE * total)
+            if not running:
+                tally.changed_s = time.monotonic()
             self.view.observe()
             published = tally.published(phase)
             stage.share = published / total if total else 1.0
             stage.detail = f"{published:,} of {total:,} events"
+            if not running and tally.killed_ns != NEVER:
+                stage.detail += "; the job was killed and starts again"
             self._changed(stage)
-            done = tally.phases_done > phase and not len(tally.missing(phase))
+            done = running and tally.phases_done > phase and not len(tally.missing(phase))
             return done or time.monotonic() - tally.changed_s > QUIET_S
 
         wait_until(complete, 600)
         if tally.phases_done <= phase:
             raise ChildError(publisher, "did not get its messages acknowledged")
+
+    def _kill_done(self, tally: Tally, published: float) -> bool:
+        """Kill the job once, when there is work in flight; whether it has come back. Raises ChildError."""
+        job = self._live.job
+        assert job is not None
+        if tally.killed_ns == NEVER:
+            if tally.published(KILL) >= published and tally.has_predicted(KILL):
+                self._live.kill_job(tally.killed)
+            return False
+        if job.ready is None and time.monotonic_ns() - tally.killed_ns > START_S * 1e9:
+            raise ChildError(job, f"was not ready again within {START_S:.0f} s")
+        return job.ready is not None
 
     def _check_alive(self, *others: Child) -> None:
         for child in (*self._live.children(), *others):
@@ -281,7 +311,7 @@ def _receive(tally: Tally, record: Record) -> None:
     """Take a report of the subscriber."""
     if "predictions" in record:
         tally.got(record["predictions"])
-        tally.reactions += record["reactions"]
+        tally.reaction_ids.update(record["reactions"])
         tally.dead_letters.update(record["dead_letters"])
 
 

@@ -57,7 +57,8 @@ class Tally:
         self.prediction_ids: set[str] = set()
         self.repeated = 0
         self.strangers = 0
-        self.reactions = 0
+        self.reaction_ids: set[str] = set()
+        self.killed_ns = NEVER
         self.failed = 0
         self.phases_done = 0
         self.dead_letters: Counter[str] = Counter()
@@ -99,6 +100,39 @@ class Tally:
                     self._time(row)
                 self._judge(row)
             self.changed_s = time.monotonic()
+
+    def killed(self) -> None:
+        """The job has just been killed."""
+        with self._lock:
+            self.killed_ns = time.monotonic_ns()
+
+    def outage(self) -> tuple[float, int] | None:
+        """What the kill did: the longest pause between predictions since, seconds, and how many events it met.
+
+        Those are the events predicted on that were published before the kill and predicted after that pause (or
+        not at all). None if nothing was killed.
+        """
+        with self._lock:
+            if self.killed_ns == NEVER:
+                return None
+            got = np.sort(np.append(self.received_ns[self.received_ns > self.killed_ns], self.killed_ns))
+            if len(got) == 1:
+                seconds, back_ns = 0.0, self.killed_ns + 1
+            else:
+                longest = int(np.diff(got).argmax())
+                seconds, back_ns = float(got[longest + 1] - got[longest]) / 1e9, int(got[longest + 1])
+            known = self.asked & (self.sent_ns != NEVER) & (self.sent_ns < self.killed_ns)
+            return seconds, int((known & ((self.received_ns >= back_ns) | (self.received_ns == NEVER))).sum())
+
+    @property
+    def reactions(self) -> int:
+        """Reactions that the subscriber got, each once."""
+        return len(self.reaction_ids)
+
+    def has_predicted(self, phase: int) -> bool:
+        """Whether a prediction of a phase's events has come, or the phase has none to wait for."""
+        asked = self.asked & (self.replay.phase == phase)
+        return not asked.any() or bool((self.received_ns[asked] != NEVER).any())
 
     def _time(self, row: int) -> None:
         """Both ends of a latency are known; either may have been told first."""

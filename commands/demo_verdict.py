@@ -28,7 +28,7 @@ def summary(
         auc: of the model on its test split.
         seconds: of the whole demo.
     """
-    latency = tally.latency()
+    latency, outage = tally.latency(), tally.outage()
     rows = tally.measured_rows()
     labels, probabilities = tally.outcome[rows], tally.probability[rows]
     mixed = len(rows) > 0 and labels.min() != labels.max()
@@ -46,6 +46,9 @@ def summary(
         "lost": tally.lost(),
         "not_acknowledged": tally.failed,
         "received_again": tally.repeated,
+        "restarts": 0 if outage is None else 1,
+        "in_flight_at_kill": 0 if outage is None else outage[1],
+        "outage_s": None if outage is None else round(outage[0], 2),
         "events_per_s": round(tally.burst_events_per_s(), 1),
         "p50_ms": round(latency.p50_ms, 2),
         "p99_ms": round(latency.p99_ms, 2),
@@ -80,6 +83,7 @@ def verdict(result: dict[str, Any]) -> RenderableType:
     line("throughput", f"{result['events_per_s']:,.0f}/s", "burst: first publish to last prediction received")
     line("latency p50", f"{result['p50_ms']:.1f} ms", "publish call to prediction received, at 255 events/s")
     line("latency p99", f"{result['p99_ms']:.1f} ms")
+    line("restarts", f"{result['restarts']:,}", _restarted(result))
     line("AUC", f"{result['auc']:.4f}", f"test split; in this replay {_shown(result['auc_live'])}")
     line(
         "mismatches",
@@ -94,6 +98,14 @@ def verdict(result: dict[str, Any]) -> RenderableType:
     line("took", f"{result['seconds']:.0f} s")
     word = "What was served is what was trained on, to the last bit." if good else "Something is wrong; see above."
     return Group(table, Text(word, "bold green" if good else "bold red"))
+
+
+def _restarted(result: dict[str, Any]) -> str:
+    if result["outage_s"] is None:
+        return ""
+    return (
+        f"kill -9, {result['in_flight_at_kill']:,} events in flight; predictions again after {result['outage_s']:.1f} s"
+    )
 
 
 def _late(report: dict[str, Any]) -> int:

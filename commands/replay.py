@@ -1,4 +1,4 @@
-"""A stretch of history as a demo replays it: in fold order, some events late, some twice, in three phases."""
+"""A stretch of history as a demo replays it: in fold order, some events late, some twice, in four phases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared_features.encode import rows_to_messages
 from shared_features.errors import HistoryError
 from shared_features.plan import make_plan
 
-WARM, STEADY, BURST = 0, 1, 2
+WARM, STEADY, BURST, KILL = 0, 1, 2, 3
 MINUTE_US = 60_000_000
 ENDLESS_US = 100 * 366 * 86_400_000_000
 """A hundred years: all of any history."""
@@ -30,6 +30,7 @@ class ReplaySettings:
     Attributes:
         since, until: events published in [since, until) are measured; aware datetimes.
         steady_events: how many of them go out at a steady rate, at most half; the rest is one burst.
+        kill_events: how many of that rest, at most half, go out while the job is killed and comes back.
         late_share: of the measured events, held back by ``late_min_us`` to ``late_max_us`` of event time.
         twice_share: of the measured events, sent again up to ``late_max_us`` later.
         seed: of all that is drawn.
@@ -38,6 +39,7 @@ class ReplaySettings:
     since: datetime
     until: datetime
     steady_events: int
+    kill_events: int = 0
     late_share: float = 0.05
     twice_share: float = 0.01
     late_min_us: int = 10 * MINUTE_US
@@ -51,7 +53,7 @@ class Replay:
 
     Attributes:
         block: the events, a row per message, flattened.
-        phase: of each message: `WARM`, `STEADY` or `BURST`; int8, never falling.
+        phase: of each message: `WARM`, `STEADY`, `BURST` or `KILL`; int8, never falling.
         late: whether it was held back; bool.
         again: whether it is the second copy of an event; bool.
     """
@@ -116,7 +118,9 @@ def make_replay(app: App, history: Path, settings: ReplaySettings) -> Replay:
     is_late = np.isin(rows, held) & ~is_again
     phase = np.where(published[rows] < since_us, WARM, STEADY).astype(np.int8)
     replayed = np.flatnonzero(phase)
-    phase[replayed[min(settings.steady_events, (len(replayed) + 1) // 2) :]] = BURST
+    rest = replayed[min(settings.steady_events, (len(replayed) + 1) // 2) :]
+    phase[rest] = BURST
+    phase[rest[len(rest) - min(settings.kill_events, len(rest) // 2) :]] = KILL
     return Replay(block.take(pa.array(rows)), phase, is_late, is_again)
 
 

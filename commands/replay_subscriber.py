@@ -4,7 +4,7 @@
         --reactions flights-reaction-rebook --dead-letters flights-dead-letters
 
 It makes topics and subscriptions, says ``{"ready": true}``, and prints what it got, some times a second:
-``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "reactions": 2, "dead_letters": []}``.
+``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "reactions": [id, …], "dead_letters": []}``.
 ``received_ns`` is the machine's monotonic clock in the client's callback. SIGTERM ends it.
 """
 
@@ -35,7 +35,7 @@ class _Received:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._predictions: list[tuple[str, str, float | None, int]] = []
-        self._reactions = 0
+        self._reactions: list[str] = []
         self._reasons: list[str] = []
 
     def prediction(self, message: Any) -> None:
@@ -48,7 +48,7 @@ class _Received:
 
     def reaction(self, message: Any) -> None:
         with self._lock:
-            self._reactions += 1
+            self._reactions.append(message.attributes["reaction_id"])
         message.ack()
 
     def dead_letter(self, message: Any) -> None:
@@ -63,7 +63,7 @@ class _Received:
                 "reactions": self._reactions,
                 "dead_letters": self._reasons,
             }
-            self._predictions, self._reactions, self._reasons = [], 0, []
+            self._predictions, self._reactions, self._reasons = [], [], []
         if any(record.values()):
             sys.stdout.write(json.dumps(record) + "\n")
             sys.stdout.flush()

@@ -143,7 +143,8 @@ class StreamingJob:
         )
         self.monitoring.recovered_rows = self.recovered.rows
         self.monitoring.readiness.state_restored = True
-        subscriber = Subscriber(settings.endpoint, subscription_of(app))
+        # After a crash messages come back when their lease is over: the shortest that the service takes.
+        subscriber = Subscriber(settings.endpoint, subscription_of(app), lease_s=10)
         self._delivery = Delivery(
             app,
             predict=None if self._client is None else predictor(self._client),

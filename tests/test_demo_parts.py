@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from apps.flights.app import app
-from commands.demo_tally import Tally
+from commands.demo_tally import NEVER, Tally
 from commands.demo_verdict import verdict
 from commands.demo_view import WIDTH, Stage, View, bar, export_svg, sparkline
-from commands.replay import BURST, STEADY, WARM, Replay, ReplaySettings, make_replay, warm_up_us
+from commands.replay import BURST, KILL, STEADY, WARM, Replay, ReplaySettings, make_replay, warm_up_us
 from shared_features.blocks import block_schema, nest
 from shared_features.decode import Decoder
 from shared_features.errors import HistoryError
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(**changes: float) -> ReplaySettings:
-    return ReplaySettings(START, START + timedelta(days=2), steady_events=300, **changes)  # type: ignore[arg-type]
+    return ReplaySettings(START, START + timedelta(days=2), steady_events=300, kill_events=100, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,8 @@ def test_the_warm_up_is_as_long_as_features_can_look_back() -> None:
 def test_phases_follow_each_other(replay: Replay) -> None:
     assert np.all(np.diff(replay.phase) >= 0)
     assert (replay.phase == STEADY).sum() == 300
+    assert (replay.phase == KILL).sum() == 100
+    assert (replay.phase == BURST).sum() > 300
     start_us = int(START.timestamp()) * 1_000_000
     warm = times_us(replay)[replay.phase == WARM]
     assert warm.max() < start_us
@@ -180,6 +183,33 @@ def test_second_copies_and_redeliveries_are_counted_once(replay: Replay) -> None
     assert tally.strangers == 1
 
 
+def test_what_a_kill_did_is_told_from_both_ends(replay: Replay) -> None:
+    """Ten events were on their way; a reaction told twice is one."""
+    tally = Tally(app, replay)
+    assert tally.outage() is None
+    asked = np.flatnonzero(tally.asked & (replay.phase == KILL))[:30].tolist()
+    ids = replay.block.column("event_id").to_pylist()
+    tally.killed()
+    at = tally.killed_ns
+    times = [at - 2_000_000_000] * 10 + [at + 1_000_000] * 5 + [at + 9_001_000_000] * 5
+    tally.sent([(row, at - 3_000_000_000) for row in asked[:20]] + [(row, at + 5) for row in asked[20:]])
+    assert tally.outage() == (0.0, 20)
+    tally.got([(ids[row], ids[row], 0.75, when) for row, when in zip(asked[:20], times, strict=True)])
+    assert tally.outage() == (9.0, 5)
+    tally.reaction_ids.update(["one", "two"])
+    tally.reaction_ids.update(["two"])
+    assert tally.reactions == 2
+
+
+def test_a_kill_waits_for_work_in_flight(replay: Replay) -> None:
+    tally = Tally(app, replay)
+    assert tally.killed_ns == NEVER
+    told(tally, range(int(np.flatnonzero(replay.phase == KILL)[0])))
+    assert not tally.has_predicted(KILL)
+    told(tally, range(replay.block.num_rows))
+    assert tally.has_predicted(KILL)
+
+
 def test_latency_is_that_of_the_steady_phase_whoever_reports_first(replay: Replay) -> None:
     tally = Tally(app, replay)
     phase = {name: range(*np.flatnonzero(replay.phase == name)[[0, -1]] + [0, 1]) for name in (WARM, STEADY, BURST)}
@@ -260,9 +290,11 @@ def test_a_frame_as_a_picture(replay: Replay, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mismatches", "word"), [(0, "to the last bit"), (3, "Something is wrong")])
 def test_the_verdict_says_whether_all_is_well(mismatches: int, word: str) -> None:
     figures = "events to_predict predictions duplicates sent_twice late lost dead_letters training_mismatches seconds"
-    result = dict.fromkeys(figures.split(), 0) | {"events_per_s": 1.0, "p50_ms": 1.0, "p99_ms": 2.0, "auc": 0.9}
+    result: dict[str, Any] = dict.fromkeys(figures.split(), 0) | {"restarts": 1, "in_flight_at_kill": 7}
+    result |= {"outage_s": 9.25, "events_per_s": 1.0, "p50_ms": 1.0, "p99_ms": 2.0, "auc": 0.9}
     report = {"features": 10, "predictions": 5, "training_compared": 4, "training_differences_late": 2}
     console = Console(width=WIDTH)
     with console.capture() as capture:
         console.print(verdict(result | {"auc_live": None, "mismatches": mismatches, "verify": report}))
     assert word in capture.get()
+    assert "kill -9, 7 events in flight; predictions again after 9.2 s" in capture.get()
