@@ -1,94 +1,88 @@
 """The archive: the write-ahead log of everything folded, and what a restarted job comes back from (C6, C9).
 
-A folder of segments ``<first commit>.log``; each is a sequence of frames, each frame is::
+A folder::
 
-    magic "SRF1" | kind (1 byte) | payload length (4 bytes, big endian) | CRC-32 of kind and payload (4) | payload
+    archive.json                        whose archive it is
+    0000000000000412.log                the newest commits, synced one by one: see `streaming.archive_log`
+    parquet/publish_date=…/….parquet    rows of older ones, for any reader: see `streaming.archive_parquet`
+    commits/….parquet                   their counts
 
-Kinds: ``S`` the Arrow schema of the commits that follow; ``C`` a commit: 4 bytes length of a JSON header, the
-header (sequence number, counts), then an Arrow record batch message; ``P`` a mark: all commits up to this
-sequence number have been published. Commits are durable (fsync) when `Archive.append` returns; a mark need not be,
-because publishing again gives the same ids and bits.
-
-A torn frame at the end of the last segment is what a crash leaves: it is cut off, and what it held was never
-acknowledged. Damage anywhere else is refused, never silently served. The format is our own because it must be
-appended and synced per commit, which Parquet cannot; nothing in it is pickle.
+Commits are durable (fsync) when `Archive.append` returns; a mark need not be, because publishing again gives the
+same ids and bits. A segment of the log is closed when it is large or its day is over; once its commits have been
+published it becomes Parquet, beside the job (`streaming.compaction`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
 from shared_features.errors import ConfigurationError, HistoryError
+from streaming import archive_log, archive_parquet
+from streaming.archive_log import COMMIT, MARK, SCHEMA, Commit, commit_header, commit_payload, frames, write_frame
+from streaming.archive_parquet import index_path
+from streaming.compaction import Compacted, Compactor, compact
 
-log = logging.getLogger(__name__)
+SEGMENT_BYTES = 64 << 20
+"""A larger segment is closed: it bounds what compaction and the reading of Parquet hold in memory."""
 
-_FRAME = struct.Struct(">4scII")
-_MAGIC = b"SRF1"
-_MAX_PAYLOAD_BYTES = 1 << 30
-SEGMENT_BYTES = 256 << 20
+_DAY_S = 86_400
 
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Rows that became durable together, in fold order, with the counts of all events they came with."""
-
-    sequence: int
-    counts: Mapping[str, Any]
-    block: pa.RecordBatch
-    published: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    kind: bytes
-    payload: memoryview
-    end: int
+__all__ = ["Archive", "Commit", "compact_archive", "identity", "read_commits", "read_counts", "segments"]
 
 
 def segments(folder: Path) -> list[Path]:
-    """The archive's segment files, oldest first."""
-    return sorted(folder.glob("*.log"))
+    """One file of each segment, oldest first: its log, or, once it is Parquet, the one that names its commits."""
+    return [
+        index_path(folder, first) if index_path(folder, first).exists() else archive_log.segment_path(folder, first)
+        for first in _firsts(folder)
+    ]
 
 
 def read_commits(folder: Path) -> Iterator[Commit]:
-    """Every commit, oldest first; memory is bounded by one segment, marks are read first.
+    """Every commit, oldest first, wherever it stands; a job may go on writing meanwhile.
+
+    Memory is bounded by one segment of Parquet, or one commit of the log.
 
     Raises:
-        HistoryError: there is no archive, or it is damaged before its end.
+        HistoryError: there is no archive, it is damaged before its end, or commits are missing.
     """
-    files = segments(folder)
-    if not (folder / "archive.json").is_file():
-        raise HistoryError(f"archive {folder} was not found: wanted a folder that `sameriver stream` wrote")
-    published = _published_up_to(files)
-    for number, file in enumerate(files):
-        schema: pa.Schema | None = None
-        for frame in _frames(file, is_last=number == len(files) - 1):
-            if frame.kind == b"S":
-                schema = pa.ipc.read_schema(pa.py_buffer(frame.payload))
-            elif frame.kind == b"C":
-                if schema is None:
-                    raise HistoryError(f"archive segment {file} has a commit before any schema: restore it from a copy")
-                header, rows = _commit(frame.payload)
-                block = pa.ipc.read_record_batch(pa.py_buffer(rows), schema)
-                sequence = header["sequence"]
-                yield Commit(sequence, header["counts"], block, sequence <= published)
+    firsts = _opened(folder)
+    published = _published_up_to(folder, firsts)
+    expected = 0
+    for first in firsts:
+        for commit in _read_segment(folder, first, is_last=first == firsts[-1], published=published):
+            _check_follows(folder, expected, commit.sequence)
+            expected = commit.sequence + 1
+            yield commit
 
 
-def _commit(payload: memoryview) -> tuple[dict[str, Any], memoryview]:
-    """Header and record batch message of a commit's frame."""
-    length = int.from_bytes(payload[:4], "big")
-    return json.loads(bytes(payload[4 : 4 + length])), payload[4 + length :]
+def read_counts(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The counts of every commit, oldest first; rows in Parquet are not read for it.
+
+    Raises:
+        HistoryError: as `read_commits`.
+    """
+    firsts = _opened(folder)
+    expected = 0
+    for first in firsts:
+        found: Iterator[tuple[int, Mapping[str, Any]]]
+        if index_path(folder, first).exists():
+            found = archive_parquet.read_counts(index_path(folder, first))
+        else:
+            commits = _read_segment(folder, first, is_last=first == firsts[-1], published=-1)
+            found = ((commit.sequence, commit.counts) for commit in commits)
+        for sequence, counts in found:
+            _check_follows(folder, expected, sequence)
+            expected = sequence + 1
+            yield counts
 
 
 def identity(folder: Path) -> dict[str, Any]:
@@ -104,55 +98,77 @@ def identity(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _published_up_to(files: list[Path]) -> int:
-    """Marks only grow, so the last one counts; it stands in the newest segment that has any."""
-    for number in range(len(files) - 1, -1, -1):
-        marks = [
-            int.from_bytes(frame.payload, "big")
-            for frame in _frames(files[number], is_last=number == len(files) - 1)
-            if frame.kind == b"P"
-        ]
-        if marks:
-            return max(marks)
+def compact_archive(folder: Path) -> Compacted:
+    """Rewrite as Parquet all that has been published, also the newest segment; no job may be running.
+
+    Raises:
+        ConfigurationError: a job is running: it compacts by itself.
+        HistoryError: there is no archive, or it is damaged.
+    """
+    firsts = _opened(folder)
+    with _locked(folder):
+        return compact(folder, _published_up_to(folder, firsts), newest_too=True)
+
+
+def _opened(folder: Path) -> list[int]:
+    if not (folder / "archive.json").is_file():
+        raise HistoryError(f"archive {folder} was not found: wanted a folder that `sameriver stream` wrote")
+    return _firsts(folder)
+
+
+def _firsts(folder: Path) -> list[int]:
+    """First commits of all segments, ascending.
+
+    A segment goes from log to Parquet while this looks: what has rows is listed first, then the logs, then what is
+    compacted, so that each is found as one of the two.
+    """
+    with_rows = archive_parquet.segments_with_rows(folder)
+    logs = {int(path.stem) for path in folder.glob("*.log")}
+    found = logs.union(archive_parquet.compacted_segments(folder))
+    for first in with_rows - found:
+        raise HistoryError(f"archive file {index_path(folder, first)} is not there: restore it from a copy")
+    return sorted(found)
+
+
+def _read_segment(folder: Path, first: int, *, is_last: bool, published: int) -> Iterator[Commit]:
+    """The commits of one segment: from Parquet if it is compacted, else from its log, which stays open till the end."""
+    file = _open_log(folder, first)
+    if file is None:
+        yield from archive_parquet.read_segment(folder, first)
+        return
+    with file:
+        yield from archive_log.read_segment(file, is_last=is_last, published=published)
+
+
+def _open_log(folder: Path, first: int) -> IO[bytes] | None:
+    """The log of a segment; None if it is Parquet by now."""
+    if index_path(folder, first).exists():
+        return None
+    try:
+        return archive_log.segment_path(folder, first).open("rb")
+    except FileNotFoundError:
+        return None
+
+
+def _check_follows(folder: Path, expected: int, sequence: int) -> None:
+    if sequence != expected:
+        raise HistoryError(
+            f"archive {folder} has commit {sequence} where commit {expected} was wanted: a segment is missing; "
+            "restore it from a copy"
+        )
+
+
+def _published_up_to(folder: Path, firsts: list[int]) -> int:
+    """Marks only grow, so the last one counts; it stands in the newest segment that has any, or that is Parquet."""
+    for first in reversed(firsts):
+        file = _open_log(folder, first)
+        if file is None:
+            return archive_parquet.read_index(index_path(folder, first)).last
+        with file:
+            mark = archive_log.last_mark(file, is_last=first == firsts[-1])
+        if mark is not None:
+            return mark
     return -1
-
-
-def _frames(file: Path, *, is_last: bool) -> Iterator[_Frame]:
-    data = memoryview(file.read_bytes())
-    at = 0
-    while at < len(data):
-        frame = _frame_at(data, at)
-        if frame is None:
-            if is_last and not _whole_frame_after(data, at):
-                log.warning("archive segment %s: cut off %d torn bytes at its end", file.name, len(data) - at)
-                return
-            raise HistoryError(
-                f"archive segment {file} is damaged at byte {at}: wanted a whole frame; restore it from a copy"
-            )
-        yield frame
-        at = frame.end
-
-
-def _whole_frame_after(data: memoryview, at: int) -> bool:
-    """Whether anything valid follows: then this is damage in the middle, not the torn end of a crash."""
-    rest = bytes(data[at + 1 :])
-    found = rest.find(_MAGIC)
-    while found >= 0:
-        if _frame_at(data, at + 1 + found) is not None:
-            return True
-        found = rest.find(_MAGIC, found + 1)
-    return False
-
-
-def _frame_at(data: memoryview, at: int) -> _Frame | None:
-    if at + _FRAME.size > len(data):
-        return None
-    magic, kind, length, checksum = _FRAME.unpack_from(data, at)
-    end = at + _FRAME.size + length
-    if magic != _MAGIC or length > _MAX_PAYLOAD_BYTES or end > len(data):
-        return None
-    payload = data[at + _FRAME.size : end]
-    return _Frame(kind, payload, end) if zlib.crc32(payload, zlib.crc32(kind)) == checksum else None
 
 
 class Archive:
@@ -161,6 +177,7 @@ class Archive:
     Args:
         folder: made if absent.
         app: name, ``fingerprint`` and ``definitions`` of the app that writes.
+        clock: seconds since 1970, for the end of a day (UTC).
 
     Raises:
         ConfigurationError: the folder cannot be written, another job holds it, or it was written by another
@@ -168,31 +185,26 @@ class Archive:
         HistoryError: it is damaged before its end.
     """
 
-    def __init__(self, folder: Path, app: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, app: Mapping[str, Any], clock: Callable[[], float] = time.time) -> None:
+        self.folder, self._clock = folder, clock
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("w")
+            self._lock = _locked(folder)
         except OSError as error:
             raise ConfigurationError(
                 f"archive folder {folder} cannot be written ({error.strerror}): give another with --archive"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ConfigurationError(
-                f"archive folder {folder} is in use by another job: stop that one, or give another with --archive"
-            ) from None
-        try:
             self._check_identity(dict(app))
-        except ConfigurationError:
+            self._next = self._resume()
+        except BaseException:
             self._lock.close()
             raise
+        self._compactor = Compactor(folder)
         self._schema: pa.Schema | None = None
-        files = segments(folder)
-        self._next = self._resume(files[-1]) if files else 0
         self._file = self._open_segment()
+        older = sorted(folder.glob("*.log"))[:-1]
+        self._compact_due = any(path.stat().st_mtime // _DAY_S < self._day for path in older)
 
     def append(self, block: pa.RecordBatch, counts: Mapping[str, Any]) -> int:
         """Write one commit durably.
@@ -204,52 +216,57 @@ class Archive:
         Returns:
             The commit's sequence number.
         """
-        if self._file.tell() > SEGMENT_BYTES:
+        size = self._file.tell()
+        if size > SEGMENT_BYTES or (size and self._today() != self._day):
             self._file.close()
             self._file = self._open_segment()
-        if self._schema is None or not block.schema.equals(self._schema):
+            self._compact_due = True
+        if self._schema is None or not block.schema.equals(self._schema, check_metadata=True):
             self._schema = block.schema
-            self._write(b"S", bytes(block.schema.serialize()))
+            write_frame(self._file, SCHEMA, bytes(block.schema.serialize()))
         sequence, self._next = self._next, self._next + 1
-        header = json.dumps({"sequence": sequence, "counts": counts}, sort_keys=True).encode("utf-8")
-        self._write(b"C", len(header).to_bytes(4, "big") + header + bytes(block.serialize()))
+        write_frame(self._file, COMMIT, commit_payload(sequence, counts, block))
         self._file.flush()
         os.fdatasync(self._file.fileno())
         return sequence
 
     def mark_published(self, sequence: int) -> None:
         """Note that every commit up to ``sequence`` has been published; not forced to disk."""
-        self._write(b"P", sequence.to_bytes(8, "big"))
+        write_frame(self._file, MARK, sequence.to_bytes(8, "big"))
         self._file.flush()
+        if self._compact_due and self._compactor.start(sequence):
+            self._compact_due = False
 
     def close(self) -> None:
         """Force everything to disk and let go of the folder."""
+        self._compactor.close()
         os.fdatasync(self._file.fileno())
         self._file.close()
         self._lock.close()
 
-    def _write(self, kind: bytes, payload: bytes) -> None:
-        self._file.write(_FRAME.pack(_MAGIC, kind, len(payload), zlib.crc32(payload, zlib.crc32(kind))) + payload)
+    def _today(self) -> int:
+        return int(self._clock() // _DAY_S)
 
-    def _open_segment(self) -> Any:
-        path = self.folder / f"{self._next:016d}.log"
-        self._schema = None
-        file = path.open("ab")
-        directory = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the new name itself must survive
-        finally:
-            os.close(directory)
+    def _open_segment(self) -> IO[bytes]:
+        self._schema, self._day = None, self._today()
+        file = archive_log.segment_path(self.folder, self._next).open("ab")
+        archive_log.sync_folder(self.folder)
         return file
 
-    @staticmethod
-    def _resume(newest: Path) -> int:
+    def _resume(self) -> int:
         """Cut off what a crash tore at the end of the newest segment; the sequence number to go on with."""
+        done = archive_parquet.compacted_segments(self.folder)
+        following = archive_parquet.read_index(index_path(self.folder, done[-1])).last + 1 if done else 0
+        logs = sorted(self.folder.glob("*.log"))
+        if not logs or int(logs[-1].stem) < following:
+            return following
+        newest = logs[-1]
         sequence, end = int(newest.stem), 0
-        for frame in _frames(newest, is_last=True):
-            end = frame.end
-            if frame.kind == b"C":
-                sequence = _commit(frame.payload)[0]["sequence"] + 1
+        with newest.open("rb") as file:
+            for frame in frames(file, is_last=True):
+                end = frame.end
+                if frame.kind == COMMIT:
+                    sequence = commit_header(frame)[0]["sequence"] + 1
         if end < newest.stat().st_size:
             os.truncate(newest, end)
         return sequence
@@ -267,3 +284,16 @@ class Archive:
                 f"archive folder {self.folder} was written by fingerprint {written['fingerprint']} of app "
                 f"{written['app']!r}, wanted {app['fingerprint']}: give a new folder with --archive"
             )
+
+
+def _locked(folder: Path) -> IO[str]:
+    """The archive's lock, held until it is closed. Raises ConfigurationError if another job has it."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigurationError(
+            f"archive folder {folder} is in use by another job: stop that one, or give another with --archive"
+        ) from None
+    return lock
