@@ -11,6 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import click
 
+from commands.archive import archive
 from commands.bench import bench
 from commands.data import data
 from commands.deadletters import deadletters
@@ -76,6 +77,7 @@ for command in (
     tail,
     deadletters,
     status,
+    archive,
 ):
     main.add_command(command)
 

@@ -70,19 +70,19 @@ def _running(folder: Path, url: str | None) -> dict[str, Any] | None:
 
 def _archived(folder: Path) -> dict[str, Any]:
     """The counts of all commits, over all lives of the job."""
-    from streaming.archive import read_commits
+    from streaming.archive import read_counts
     from streaming.monitoring import ENDS
 
     found: dict[str, Any] = {"ready": False, "received": 0, "in_flight": 0, "commits": 0, **dict.fromkeys(ENDS, 0)}
     reasons: dict[str, int] = {}
     with output.progress("reading the archive") as tell:
-        for commit in read_commits(folder):
+        for counts in read_counts(folder):
             found["commits"] += 1
-            found["received"] += commit.counts["received"]
-            found["duplicates"] += commit.counts["duplicates"]
-            for outcome, number in commit.counts["outcomes"].items():
+            found["received"] += counts["received"]
+            found["duplicates"] += counts["duplicates"]
+            for outcome, number in counts["outcomes"].items():
                 found[outcome] += number
-            for reason, number in commit.counts["dead_letters"].items():
+            for reason, number in counts["dead_letters"].items():
                 found["dead_letters"] += number
                 reasons[reason] = reasons.get(reason, 0) + number
             tell(0.5, f"{found['received']:,} events")

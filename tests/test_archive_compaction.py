@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -18,9 +19,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from click.testing import CliRunner
 
 from batch.tables import open_history, read_split
 from batch.verify import verify
+from cli import main
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.plan import make_plan
 from streaming import archive
@@ -28,6 +31,8 @@ from streaming.archive import Archive, Commit, compact_archive, read_commits, re
 from streaming.compaction import Compactor, compact
 from streaming.deduplication import Deduplicator
 from streaming.recovery import recover
+from tests import repository
+from tests.repository import CodeBlock
 from tests.serving_steps import serve, to_messages
 from tests.shop.app import app
 from tests.test_verify import START_US, sales
@@ -253,6 +258,21 @@ def test_columns_that_come_and_go(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("parquet/publish_date=1970-01-01/*.parquet"))) == 4
 
 
+def test_readers_go_by_name_where_a_model_came(tmp_path: Path) -> None:
+    """As docs/operations.md tells them to."""
+    opened = Archive(tmp_path, IDENTITY)
+    for columns in ({"prediction.a.p": [0.5]}, {"prediction.a.p": [0.25], "prediction.b.p": [1.0], "version.b": [1]}):
+        opened.mark_published(opened.append(pa.RecordBatch.from_pydict({"n": [1], **columns}), {}))
+    opened.close()
+    compact_archive(tmp_path)
+    seen = duckdb.read_parquet(str(tmp_path / "parquet/*/*.parquet"), union_by_name=True)
+    assert seen.aggregate("sum(n), sum(prediction.a.p), sum(prediction.b.p)").fetchall() == [(2, 0.75, 1.0)]
+    structs = pl.ScanCastOptions(missing_struct_fields="insert", extra_struct_fields="ignore")
+    lazy = pl.scan_parquet(tmp_path / "parquet", missing_columns="insert", extra_columns="ignore", cast_options=structs)
+    assert lazy.select(pl.col("n").sum()).collect().item() == 2
+    assert [one["a"]["p"] for one in pd.read_parquet(tmp_path / "parquet")["prediction"]] == [0.5, 0.25]
+
+
 def test_a_damaged_file_is_one_sentence(served: Path, folder: Path) -> None:
     compact_archive(folder)
     files = sorted(folder.glob("parquet/**/*.parquet"))[:2] + sorted(folder.glob("commits/*"))[:2]
@@ -313,3 +333,30 @@ def test_it_is_a_history_with_positions(folder: Path) -> None:
     history = open_history(folder / "parquet", make_plan(app))
     assert history.archived
     assert sum(block.num_rows for split in history.splits for block in read_split(split)) == 240
+
+
+BLOCKS = [block for block in repository.code_blocks("python") if f"run by tests/{Path(__file__).name}" in block.before]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.label)
+def test_what_the_guide_says_runs(block: CodeBlock, served: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(served, tmp_path / "var" / "archive" / "shop"))
+    compact_archive(folder)
+    script = tmp_path / "block.py"
+    script.write_text(block.code)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "predicted" in done.stdout
+
+
+def test_the_command_compacts_and_tells_what_it_did(folder: Path) -> None:
+    words = ["archive", "compact", "--app", "tests/shop", "--archive", str(folder)]
+    done = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (done["rows"], done["left"]) == (240, 0)
+    again = CliRunner().invoke(main, words).stdout
+    assert again.startswith("0 rows of 0 segments")
+    said = CliRunner().invoke(main, ["status", "--app", "tests/shop", "--archive", str(folder), "--json"]).stdout
+    assert (json.loads(said)["received"], json.loads(said)["balanced"]) == (243, True)
+    missing = CliRunner().invoke(main, [*words[:-1], str(folder / "none")])
+    assert missing.exit_code == 2
+    assert "was not found" in missing.stderr
