@@ -5,7 +5,7 @@ Of the segment that began with commit 412 there are::
     parquet/publish_date=2013-01-31/0000000000000412-0.parquet    rows, sorted by event time
     commits/0000000000000412.parquet                              one row a commit: how many rows, which columns, counts
 
-Rows are stored as `shared_features.blocks.nest` makes them, with two more columns: ``archive_commit``, the commit's
+Rows have the columns of their blocks, and two more: ``archive_commit``, the commit's
 sequence number, and ``archive_row``, the row's place in it. A file has rows of one list of columns only (the number
 after the dash), so that a column that comes or goes never changes a value. The file in ``commits`` is renamed into
 place last: with it the segment counts as compacted, and what its log still holds is not read any more.
@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared_features.blocks import append_columns, empty_block, flatten, nest
+from shared_features.blocks import append_columns, empty_block
 from shared_features.errors import HistoryError
 from streaming.archive_log import Commit
 
@@ -143,8 +143,7 @@ def _write_rows(folder: Path, name: str, group: _Columns) -> Iterator[str]:
     for start, end in pairwise(bounds.tolist()):
         path = f"publish_date={np.datetime64(int(days[start]), 'D')}/{name}"
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        nested = nest(block.slice(start, end - start))
-        _write_table(pa.Table.from_batches([nested]), folder / path)
+        _write_table(pa.Table.from_batches([block.slice(start, end - start)]), folder / path)
         yield path
 
 
@@ -250,10 +249,10 @@ def _read_rows(
             raise HistoryError(f"the archive has no file for {rows.sum()} rows of commits {sequences[0]} and following")
         return empty_block(schema)
     with _telling(files[0][0]):
-        flat = flatten(pa.concat_batches(blocks))
-        commit, row = flat.column(COMMIT_COLUMN).to_numpy(), flat.column(ROW_COLUMN).to_numpy()
+        block = pa.concat_batches(blocks)
+        commit, row = block.column(COMMIT_COLUMN).to_numpy(), block.column(ROW_COLUMN).to_numpy()
         order = np.lexsort((row, commit))
-        arrays = [flat.column(field.name).take(pa.array(order)).cast(field.type) for field in schema]
+        arrays = [block.column(field.name).take(pa.array(order)).cast(field.type) for field in schema]
         wanted = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
         if not (np.array_equal(commit[order], np.repeat(sequences, rows)) and np.array_equal(row[order], wanted)):
             raise ValueError("other rows than its commits had")
