@@ -24,10 +24,11 @@ import pyarrow.compute as pc
 
 from batch.skew import COMMIT_ROW, Causes, TrainingRows
 from shared_features.app import App, Model, Rule
-from shared_features.compute import compute_block
+from shared_features.compute import compute_block, stage_order
 from shared_features.errors import FingerprintError, HistoryError
 from shared_features.lists import places
 from shared_features.plan import Plan, make_plan
+from shared_features.reactions import reaction_stages
 from streaming import archive as archives
 from streaming import results
 
@@ -83,7 +84,7 @@ def verify(
     app: App,
     archive: Path,
     *,
-    predict: Predict | None = None,
+    predict: Mapping[str, Predict] | None = None,
     training: TrainingRows | None = None,
 ) -> VerifyReport:
     """Compare an archive with the batch path.
@@ -91,7 +92,7 @@ def verify(
     Args:
         app: the app that served; its fingerprint must be the archive's.
         archive: folder that the streaming job wrote.
-        predict: asks the model again; None leaves predictions of served models unchecked.
+        predict: by the name of each served model: asks it again; predictions of others are left unchecked.
         training: rows that ``traindata`` makes of the full history, or None to leave them out.
 
     Raises:
@@ -114,7 +115,7 @@ def verify(
     report.events = served.num_rows
     asked = results.asked_rows(app, served)
     _compare_features(app, served, replayed, asked, report)
-    _compare_predictions(app, served, replayed, predict, report)
+    _compare_predictions(app, served, replayed, predict or {}, report)
     _compare_reactions(app, served, replayed, report)
     if training is not None:
         _compare_training(plan, served, training, report)
@@ -133,7 +134,7 @@ def read_served(archive: Path) -> pa.RecordBatch | None:
 
 def replay(plan: Plan, served: pa.RecordBatch) -> pa.RecordBatch:
     """Features of the archived events by the batch path, sorted by identity."""
-    known = ("feature.", "prediction.", "reaction.", "outcome", "failure", "model", COMMIT_ROW)
+    known = ("feature.", "prediction.", "reaction.", "started.", "outcome", "failure", "version.", COMMIT_ROW)
     bare = served.select([name for name in served.schema.names if not name.startswith(known)])
     return by_identity(compute_block(plan, bare))
 
@@ -195,22 +196,22 @@ def _compare_features(
 
 
 def _compare_predictions(
-    app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, predict: Predict | None, report: VerifyReport
+    app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, predict: Mapping[str, Predict], report: VerifyReport
 ) -> None:
     rows = np.flatnonzero(pc.equal(served.column("outcome"), results.PREDICTED).to_numpy(zero_copy_only=False))
     report.predictions = len(rows)
     if not len(rows):
         return
-    versions = served.column("model_version").take(pa.array(rows)).to_numpy(zero_copy_only=False)
-    for model in app.models:
-        mine = pc.fill_null(pc.equal(served.column("model"), model.name), False).to_numpy(zero_copy_only=False)[rows]
+    for model in results.models_of(app, served):
+        versions = served.column(f"version.{model.name}").take(pa.array(rows))
+        mine = np.asarray(versions.is_valid())
         if not mine.any():
             continue
-        answer = _ask_again(app, model, replayed, rows[mine], predict)
+        answer = _ask_again(app, model, replayed, rows[mine], predict.get(model.name))
         if answer is None:
             report.predictions_unchecked += int(mine.sum())
             continue
-        current = versions[mine] == answer.version
+        current = versions.drop_null().to_numpy() == answer.version
         report.predictions_unchecked += int((~current).sum())
         for name in model.outputs:
             column = served.column(f"prediction.{model.name}.{name}")
@@ -248,19 +249,29 @@ def _ask_again(
 
 
 def _compare_reactions(app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, report: VerifyReport) -> None:
-    ended = {
-        name: served.column(name) for name in served.schema.names if name.startswith("prediction.") or name == "outcome"
-    }
-    fired: Mapping[str, pa.Array] = {}
-    if any(name.startswith("reaction.") for name in served.schema.names):
-        fired = results.reactions(app, replayed, ended)
-    for name, theirs in fired.items():
-        ours = served.column(name)
-        differs = np.flatnonzero(~same_bits(ours, theirs))
-        report.reaction_mismatches += len(differs)
-        if len(differs):
-            row = int(differs[0])
-            report.note(f"{name} of {_describe(served, row)}: served {ours[row]}, replay gives {theirs[row]}")
+    """Each stage of reactions again, in the order of its positions, with the predictions that were served.
+
+    A reaction that the app has got since is compared from its first row on: before, its column is null.
+    """
+    ended = pa.RecordBatch.from_pydict(results.ended_columns(served))
+    for stage in reaction_stages(app) if results.models_of(app, served) else ():
+        rows = np.arange(served.num_rows)
+        if stage.key is not None:
+            position = f"stage.{stage.name}.position"
+            if position not in served.schema.names:
+                continue
+            rows = stage_order(served, stage.name)[: served.num_rows - served.column(position).null_count]
+        part, parts_ended = replayed.take(pa.array(rows)), ended.take(pa.array(rows))
+        for name, ours in results.reactions(app, [stage], part, results.ended_columns(parts_ended)).items():
+            if name not in served.schema.names:
+                continue
+            theirs = served.column(name).take(pa.array(rows))
+            differs = np.flatnonzero(~same_bits(theirs, ours) & np.asarray(theirs.is_valid()))
+            report.reaction_mismatches += len(differs)
+            if len(differs):
+                row = int(differs[0])
+                place = _describe(served, int(rows[row]))
+                report.note(f"{name} of {place}: served {theirs[row]}, replay gives {ours[row]}")
 
 
 def _compare_training(plan: Plan, served: pa.RecordBatch, training: TrainingRows, report: VerifyReport) -> None:

@@ -113,7 +113,7 @@ class DemoRun:
             ChildError: one of the processes failed.
         """
         logs = self._folder / "logs"
-        live = Live(self._app_name, served=options.served_model(self.app) is not None, logs=logs)
+        live = Live(self._app_name, served=bool(options.served_models(self.app)), logs=logs)
         self._stack.callback(live.stop)
         live.start_broker(data=self._folder / "broker")
         preparation = Preparation(

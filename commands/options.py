@@ -101,11 +101,16 @@ def reaching(where: Endpoint) -> Iterator[None]:
         raise ConfigurationError(f"{what} in {where}: {todo} ({str(error).rstrip('.')})") from error
 
 
-def served_model(app: App) -> str | None:
-    """Name of the model that a server must serve for ``app``; None if it has none or its first is a rule."""
+model_option = click.option(
+    "--model", "model_name", metavar="NAME", show_default="the app's first", help="Which of the app's models."
+)
+
+
+def served_models(app: App) -> list[str]:
+    """Names of the models that a server must serve for ``app``: all that are no rules."""
     from shared_features.app import Rule
 
-    return None if not app.models or isinstance(app.models[0], Rule) else app.models[0].name
+    return [model.name for model in app.models if not isinstance(model, Rule)]
 
 
 def history_folder(app: App) -> Path:

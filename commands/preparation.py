@@ -43,7 +43,8 @@ def fitting_model(app: App, models: Path, name: str, rows: Path, *, quick: bool)
     made = datetime.fromisoformat(summary["created"]).timestamp()
     if summary["fingerprint"] != app.fingerprint or made < int(rows_made) or (summary["quick"] and not quick):
         return None
-    wanted = {**json.loads(json.dumps(app.models[0].options))}
+    (model,) = (model for model in app.models if model.name == name)
+    wanted = json.loads(json.dumps(model.options))
     if any(summary["options"].get(option) != value for option, value in wanted.items() if option != "epochs"):
         return None
     return {**summary, "version": found[-1]}
@@ -87,14 +88,19 @@ class Preparation:
         return self._run("training rows", ["traindata", *arguments])
 
     def model(self) -> dict[str, Any]:
-        """The model's summary, with ``version`` and ``reused``."""
-        name = options.served_model(self._app)
-        if name is None:
+        """The summary of the app's first model, with ``version`` and ``reused``; its other models are there, too."""
+        names = options.served_models(self._app)
+        if not names:
             raise ConfigurationError(f"app {self._app.name!r} has no model to train: add Model(...) to its file")
+        first, *_ = [self._model(name) for name in names]
+        return first
+
+    def _model(self, name: str) -> dict[str, Any]:
         found = fitting_model(self._app, self._models, name, self.training, quick=self._quick)
         if found is not None:
             return {**found, "reused": True}
         arguments = ["--app", self._app_name, "--rows", str(self.training), "--models", str(self._models)]
+        arguments += ["--model", name]
         trained = self._run("model", ["train", *arguments, *(["--quick"] if self._quick else [])])
         return {**trained, "reused": False}
 
@@ -118,8 +124,8 @@ class Preparation:
             self.running = None
 
 
-def make_quick_model(app: App, app_name: str, models: Path) -> None:
-    """Make a model from nothing, quickly, and say how it goes on standard error."""
+def make_quick_models(app: App, app_name: str, models: Path) -> None:
+    """Make an app's models from nothing, quickly, and say how it goes on standard error."""
     said = set()
 
     def tell(step: str, _share: float | None, _line: str) -> None:

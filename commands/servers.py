@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -38,7 +40,7 @@ LOOPBACK = "127.0.0.1"
 def serve(
     app_name: str, models: Path | None, port: int, rest_port: int | None, flags: tuple[str, ...], as_json: bool
 ) -> None:
-    """Serve the app's model by TensorFlow Serving's API; newer versions are taken up as they appear.
+    """Serve the app's models by TensorFlow Serving's API; newer versions are taken up as they appear.
 
     Every flag of tensorflow_model_server is taken, too, by its own name: --enable_batching, --ssl_config_file=FILE.
     With --model_base_path or --model_config_file it serves these models instead of the app's;
@@ -49,15 +51,30 @@ def serve(
     given = [f"--port={port}", *([] if rest_port is None else [f"--rest_api_port={rest_port or -1}"])]
     if not any(flag.startswith(("--model_base_path", "--model_config_file=", "--version")) for flag in flags):
         app = options.load(app_name)
-        name = options.served_model(app)
-        if name is None:
+        names = options.served_models(app)
+        if not names:
             from shared_features.errors import ConfigurationError
 
             raise ConfigurationError(f"app {app.name!r} has no model to serve: wanted models=[Model(...)] in its file")
         home = models or options.models_folder(app)
-        check_model(home, name, app)
-        given += [f"--model_name={name}", f"--model_base_path={home / name}"]
+        for name in names:
+            check_model(home, name, app)
+        if len(names) == 1:
+            given += [f"--model_name={names[0]}", f"--model_base_path={home / names[0]}"]
+        else:
+            with TemporaryDirectory(prefix="sameriver-") as folder:
+                config = Path(folder) / "models.config"
+                config.write_text(_config(home, names), "utf-8")
+                _serve(parser().parse_args([*given, f"--model_config_file={config}", *flags]), as_json)
+            return
     _serve(parser().parse_args([*given, *flags]), as_json)
+
+
+def _config(home: Path, names: Sequence[str]) -> str:
+    """A model config file, in the text format of protocol buffers, whose strings are escaped as JSON's are."""
+    bases = {name: json.dumps(str((home / name).absolute())) for name in names}
+    models = "\n".join(f'config {{ name: "{name}" base_path: {base} }}' for name, base in bases.items())
+    return f"model_config_list {{\n{models}\n}}\n"
 
 
 def _serve(flags: Namespace, as_json: bool) -> None:

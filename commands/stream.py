@@ -98,7 +98,7 @@ def stream(
         settings = JobSettings(
             endpoint=options.endpoint(project, emulator),
             archive=archive or options.archive_folder(app),
-            model_server=None if collect or options.served_model(app) is None else model_server,
+            model_server=None if collect or not options.served_models(app) else model_server,
             model_access=ClientAccess(model_authority, model_certificate, model_key, model_token_file, tls=model_tls),
             collect=collect,
             with_features=with_features,
@@ -133,7 +133,7 @@ def _tell_totals(totals: dict[str, Any]) -> None:
 def _tell_ready(app: App, settings: JobSettings, job: StreamingJob, as_json: bool) -> None:
     from streaming.naming import subscription_of, topics_of
 
-    model = "no model: collecting features" if settings.collect else app.models[0].name
+    model = "no model: collecting features" if settings.collect else ", ".join(one.name for one in app.models)
     if settings.model_server is not None:
         model += f" at {settings.model_server}"
     where = settings.endpoint.host_port or "Google's Pub/Sub"

@@ -15,11 +15,11 @@ import click
 
 from commands import options, output
 from commands.jobs import run_job
-from commands.options import app_option, folder_option, json_option
+from commands.options import app_option, folder_option, json_option, model_option
 
 if TYPE_CHECKING:
     from batch.splits import Splits
-    from shared_features.app import App
+    from shared_features.app import App, Model
 
 
 @click.command()
@@ -83,18 +83,27 @@ def traindata(
 @app_option
 @folder_option("--rows", "training rows, which are then taken as they are", "var/training/<app>")
 @folder_option("--models", "models, one folder each", "var/models/<app>")
+@model_option
 @click.option("--quick", is_flag=True, help="Fewer rows and epochs, for trying things out.")
 @click.option("--seed", default=1, help="Of shuffling, weights and dropout.")
 @json_option
-def train(app_name: str, rows: Path | None, models: Path | None, quick: bool, seed: int, as_json: bool) -> None:
-    """Train the app's model and export it as the next version.
+def train(
+    app_name: str,
+    rows: Path | None,
+    models: Path | None,
+    model_name: str | None,
+    quick: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Train a model of the app and export it as the next version.
 
     Where no training rows of the app's present features are there, they are made first: from the history that the
     former rows were made from, or else from the app's own in var/history/<app>.
     """
     app = options.load(app_name)
-    name = _model(app)
-    model = app.models[0]
+    model = _model(app, model_name)
+    name = model.name
     if rows is None:
         rows = options.training_folder(app)
         _ensure_rows(app, rows)
@@ -117,6 +126,7 @@ def train(app_name: str, rows: Path | None, models: Path | None, quick: bool, se
 @app_option
 @folder_option("--rows", "the training rows", "var/training/<app>")
 @folder_option("--models", "models, one folder each", "var/models/<app>")
+@model_option
 @click.option("--version", type=click.IntRange(1), show_default="the latest", help="Version of the model.")
 @folder_option("--out", "the report and the plot", "var/reports/<app>")
 @click.option("--resamples", default=500, type=click.IntRange(2), help="Of the bootstrap.")
@@ -125,22 +135,24 @@ def evaluate(
     app_name: str,
     rows: Path | None,
     models: Path | None,
+    model_name: str | None,
     version: int | None,
     out: Path | None,
     resamples: int,
     as_json: bool,
 ) -> None:
-    """Judge the model on the test split, beside baselines on the very same rows; plot ROC and calibration."""
+    """Judge a model on the test split, beside baselines on the very same rows; plot ROC and calibration."""
     from training.export import latest_version
 
     app = options.load(app_name)
-    name = _model(app)
+    model = _model(app, model_name)
+    name = model.name
     rows = rows or options.training_folder(app)
     out = out or options.reports_folder(app)
     home = models or options.models_folder(app)
     folder = home / name / str(version) if version is not None else latest_version(home, name)
     arguments = ["--rows", str(rows), "--version", str(folder), "--out", str(out), "--resamples", str(resamples)]
-    baseline = app.models[0].options.get("baseline")
+    baseline = model.options.get("baseline")
     if baseline is not None:
         arguments += ["--baseline-feature", str(baseline)]
     with TemporaryDirectory(prefix="sameriver-") as temporary, output.progress(f"evaluating {name}") as tell:
@@ -195,16 +207,16 @@ def _ensure_rows(app: App, folder: Path) -> None:
         )
 
 
-def _model(app: App) -> str:
-    """The name of the app's model; ConfigurationError if there is none to train."""
+def _model(app: App, name: str | None) -> Model:
+    """The app's model of this name, or its first; ConfigurationError if there is none to train."""
     from shared_features.errors import ConfigurationError
 
-    name = options.served_model(app)
-    if name is None:
-        raise ConfigurationError(
-            f"app {app.name!r} has no model to train: wanted models=[Model(...)] first in its file"
-        )
-    return name
+    names = options.served_models(app)
+    if not names or (name is not None and name not in names):
+        found = f"has the models {', '.join(names)} to train" if names else "has no model to train"
+        wanted = "wanted one of them as --model" if names else "wanted models=[Model(...)] in its file"
+        raise ConfigurationError(f"app {app.name!r} {found}{'' if name is None else f', got {name!r}'}: {wanted}")
+    return next(model for model in app.models if model.name == (name or names[0]))
 
 
 def _rules(app: App, rows: Path, folder: Path) -> list[str]:

@@ -53,23 +53,20 @@ def up(
     Ctrl-C drains gateway and job, then stops the others. If one of them dies, all are stopped and the exit code is 1.
     """
     app = options.load(app_name)
-    from serving.gateway.reactions import DueReactions
-
     models = models or options.models_folder(app)
-    served = options.served_model(app)
+    served = options.served_models(app)
     check_port_free(broker_port, "broker", "--broker-port")
     if not no_gateway:
         check_port_free(gateway_port, "gateway", "--gateway-port")
-    if served is not None:
+    if served:
         check_port_free(model_port, "model server", "--model-port")
-        _ensure_model(app, app_name, models, make_model)
+        _ensure_models(app, app_name, models, make_model)
     ended: SimpleQueue[Child | None] = SimpleQueue()
-    live = Live(app_name, served=served is not None, logs=logs or options.VAR / "log" / app.name, on_exit=ended.put)
+    live = Live(app_name, served=bool(served), logs=logs or options.VAR / "log" / app.name, on_exit=ended.put)
     with stop_signal() as stop:
         try:
             live.start_broker(broker_port, None if in_memory else data or options.VAR / "broker")
             live.start_model_server(models, model_port)
-            with_features = with_features or (not no_gateway and bool(DueReactions(app).features))
             live.start_job(archive or options.archive_folder(app), with_features=with_features)
             if not no_gateway:
                 live.start_gateway(gateway_port)
@@ -99,20 +96,20 @@ def _check_ends(live: Live) -> None:
             raise CommandError(str(ChildError(child)))
 
 
-def _ensure_model(app: App, app_name: str, models: Path, make_model: bool) -> None:
-    """Make a model where there is none and we were asked to.
+def _ensure_models(app: App, app_name: str, models: Path, make_model: bool) -> None:
+    """Make the models of which there is no version, if we were asked to.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none of one of them.
     """
-    from commands.preparation import has_model, make_quick_model
+    from commands.preparation import has_model, make_quick_models
     from commands.servers import check_model
 
-    name = options.served_model(app)
-    assert name is not None
-    if make_model and not has_model(models, name):
-        make_quick_model(app, app_name, models)
-    check_model(models, name, app, "or let `sameriver up --make` do it")
+    names = options.served_models(app)
+    if make_model and not all(has_model(models, name) for name in names):
+        make_quick_models(app, app_name, models)
+    for name in names:
+        check_model(models, name, app, "or let `sameriver up --make` do it")
 
 
 def _tell_ready(app: App, live: Live, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,10 @@ def _compare(app: App, archive: Path, model_server: str | None, history: str | N
             if reach_us == ENDLESS_US and pc.min(block.column("event_time").cast(pa.int64())).as_py() >= begin_us:
                 reach_us = 0  # the job has seen the whole history
             training = training_rows(make_plan(app), block, begin_us + reach_us)
-    name = options.served_model(app)
-    if model_server is None or name is None:
-        return verify(app, archive, training=training)
-    with ModelClient(model_server, name) as client:
-        return verify(app, archive, predict=predictor(client), training=training)
+    with ExitStack() as stack:
+        predict = {
+            name: predictor(stack.enter_context(ModelClient(model_server, name)))
+            for name in options.served_models(app)
+            if model_server is not None
+        }
+        return verify(app, archive, predict=predict, training=training)

@@ -20,7 +20,7 @@ from shared_features.expressions import Expression, Field
 from shared_features.keys import Key
 from shared_features.lists import Listed
 from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, check_name, prediction
-from shared_features.source_lines import caller, repeated_names
+from shared_features.source_lines import SourceLine, caller, repeated_names
 
 __all__ = ["App", "Label", "Model", "Prediction", "Reaction", "Rule", "load_app", "load_beside", "prediction"]
 
@@ -70,6 +70,7 @@ class App:
             )
         self._check_features()
         self._check_reactions()
+        _ = self.all_keys  # refuses one name with two meanings
         self._check_models()
         if label is not None:
             self._check_label(label)
@@ -93,10 +94,18 @@ class App:
     @property
     def keys(self) -> list[Key]:
         """The keys that aggregates group by, in order of first use: one keyed stage each."""
+        return self._distinct([aggregate.by for aggregate in self.aggregates()])
+
+    @property
+    def all_keys(self) -> list[Key]:
+        """`keys`, then those that only reactions remember by."""
+        return self._distinct([*self.keys, *(reaction.by for reaction in self.reactions if reaction.by is not None)])
+
+    def _distinct(self, keys: Sequence[Key]) -> list[Key]:
         found: dict[str, Key] = {}
-        for aggregate in self.aggregates():
-            known = found.setdefault(aggregate.by.name, aggregate.by)
-            if known.definition != aggregate.by.definition:
+        for key in keys:
+            known = found.setdefault(key.name, key)
+            if known.definition != key.definition:
                 raise DefinitionError(f"app {self.name!r} defines the key {known.name!r} twice, in different ways")
         return list(found.values())
 
@@ -121,18 +130,20 @@ class App:
             seen[value.key] = name
             self._check_row_level(f"feature {name!r}", value)
         for aggregate in self.aggregates():
-            for event_type in aggregate.by.fields:
-                if event_type not in self.event_types:
-                    raise DefinitionError(
-                        f"key {aggregate.by.name!r} names {event_type!r}, not in event_types {list(self.event_types)}: "
-                        "add the event type to the app or take it out of the key"
-                    )
-            if self.predict_on.name not in aggregate.by.fields:
+            self._check_key(aggregate.by, aggregate.at)
+
+    def _check_key(self, key: Key, at: SourceLine | None) -> None:
+        for event_type in key.fields:
+            if event_type not in self.event_types:
                 raise DefinitionError(
-                    f"key {aggregate.by.name!r} names no field of {self.predict_on.name!r}, the event predicted on",
-                    at=aggregate.at,
+                    f"key {key.name!r} names {event_type!r}, not in event_types {list(self.event_types)}: "
+                    "add the event type to the app or take it out of the key",
+                    at=at,
                 )
-        _ = self.keys  # refuses one name with two meanings
+        if self.predict_on.name not in key.fields:
+            raise DefinitionError(
+                f"key {key.name!r} names no field of {self.predict_on.name!r}, the event predicted on", at=at
+            )
 
     def _check_row_level(self, place: str, value: Expression) -> None:
         """Outside aggregates only the event predicted on can be read."""
@@ -154,7 +165,10 @@ class App:
         known = {value.key for value in self.features.values()}
         uses: list[tuple[str, Expression]] = []
         for reaction in self.reactions:
-            uses += [(f"reaction {reaction.name!r}", value) for value in (reaction.when, *reaction.payload.values())]
+            place = f"reaction {reaction.name!r}"
+            uses += [(place, value) for value in (*reaction.uses, *reaction.payload.values())]
+            if reaction.by is not None:
+                self._check_key(reaction.by, reaction.at)
         uses += [(f"rule {model.name!r}", model.probability) for model in self.models if isinstance(model, Rule)]
         for place, value in uses:
             self._check_row_level(place, value)

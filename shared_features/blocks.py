@@ -2,11 +2,12 @@
 
 A block has the envelope (`event_type`, `event_id`, `event_time`, `publish_time`, `message_id`), then one
 column ``<type>.<field>`` per event field, null on the rows of other types. Stages append
-``stage.<key>.…``, then come ``feature.<name>``, ``prediction.<model>.<output>`` and ``reaction.<name>``.
+``stage.<key>.…``, then come ``feature.<name>``, ``version.<model>``, ``prediction.<model>.<output>``,
+``reaction.<name>`` and ``started.<reaction>``.
 
 On disk and in BigQuery the dotted columns are struct columns (BigQuery: RECORD), one per event type, and
-one each for ``stage``, ``feature``, ``prediction`` and ``reaction``. :func:`nest` and :func:`flatten` go
-between the two.
+one each for ``stage``, ``feature``, ``version``, ``prediction``, ``reaction`` and ``started``. :func:`nest`
+and :func:`flatten` go between the two.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_BLOCK_BYTES: Final = 1 << 30
 
 _LONGER_KEPT: Final = 64
 
-_OWN_STRUCTS: Final = frozenset({"", "stage", "feature", "prediction", "reaction"})
+_OWN_STRUCTS: Final = frozenset({"", "stage", "feature", "version", "prediction", "reaction", "started"})
 
 _NO_CODEC: Final = pa.ipc.IpcWriteOptions(compression=None)
 

@@ -30,10 +30,14 @@ def fold_order(block: pa.RecordBatch, stage: Stage) -> np.ndarray:
     Raises:
         HistoryError: some rows have a publish time and others have none.
     """
-    position = f"stage.{stage.name}.position"
-    if position in block.schema.names:
-        return _sorted(block, [f"stage.{stage.name}.epoch", position])
+    if f"stage.{stage.name}.position" in block.schema.names:
+        return stage_order(block, stage.name)
     return history_order(block)
+
+
+def stage_order(block: pa.RecordBatch, stage: str) -> np.ndarray:
+    """Indices that put archived rows into the order in which a stage folded them; int64, shape [rows]."""
+    return _sorted(block, [f"stage.{stage}.epoch", f"stage.{stage}.position"])
 
 
 def history_order(block: pa.RecordBatch) -> np.ndarray:

@@ -40,7 +40,8 @@ ENVELOPE: Final[tuple[pa.Field, ...]] = (
 """The first columns of every block. ``publish_time`` is null where unknown, ``message_id`` in history."""
 
 RESERVED_NAMES: Final = frozenset(
-    {"feature", "stage", "prediction", "reaction", "outcome", "failure", "model", "model_version", "prediction_id"}
+    {"feature", "stage", "prediction", "version", "reaction", "started", "outcome", "failure", "prediction_id"}
+    | {"model", "model_version"}
     | {field.name for field in ENVELOPE}
 )
 """Names that blocks use themselves, so that no event type may have them."""

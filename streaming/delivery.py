@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared_features.app import App, Model, Rule
+from shared_features.app import App, Rule
 from shared_features.blocks import concat_blocks
+from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import results
 from streaming.archive import Archive
 from streaming.intake import refuse_row
@@ -52,21 +53,28 @@ class Totals:
 
 @dataclass(slots=True)
 class _Waiting:
+    """A folded work, and the answers that its models owe: of those that a server holds, if rows are predicted on."""
+
     work: Work
-    answer: Future[results.Answer] | None
+    answers: dict[str, Future[results.Answer]]
+
+    def is_ready(self) -> bool:
+        return all(answer.done() for answer in self.answers.values())
 
 
 class Delivery:
     """The end of the road: a bounded queue in fold order and the thread that commits it.
 
     Args:
-        app: the app; its first model predicts.
-        predict: starts a prediction of a feature block; None in collect mode. A rule needs no server.
+        app: the app; all of its models predict.
+        predict: by the name of each model that a server holds: starts a prediction of a feature block. A rule needs
+            none. Where a served model is not in it, features are only collected.
         archive, publish, acknowledge: where commits, outgoing messages and acknowledgements go.
         max_waiting: works in the queue before `submit` blocks, which stops the pull (back-pressure).
         with_features: whether prediction messages carry the features.
         collect: record features only, whatever models the app names.
         as_blocks: whether predictions go as blocks.
+        stages: the reactions' stages as the archive has left them; None: nothing is remembered yet.
         monitoring: is told of every commit.
     """
 
@@ -74,7 +82,7 @@ class Delivery:
         self,
         app: App,
         *,
-        predict: Predictor | None,
+        predict: Mapping[str, Predictor],
         archive: Archive,
         publish: Publish,
         acknowledge: Acknowledge,
@@ -82,12 +90,13 @@ class Delivery:
         with_features: bool = False,
         collect: bool = False,
         as_blocks: bool = False,
+        stages: Sequence[ReactionStage] | None = None,
         monitoring: Monitoring | None = None,
     ) -> None:
         self.app, self.predict, self.archive = app, predict, archive
-        self.model: Model | None = None if collect or not app.models else app.models[0]
-        if predict is None and not isinstance(self.model, Rule):
-            self.model = None
+        self.stages = reaction_stages(app) if stages is None else stages
+        answered = all(isinstance(model, Rule) or model.name in predict for model in app.models)
+        self.models = app.models if answered and not collect else []
         self.publish, self.acknowledge = publish, acknowledge
         self.max_waiting, self.with_features = max_waiting, with_features
         self.as_blocks, self.monitoring = as_blocks, monitoring
@@ -117,11 +126,11 @@ class Delivery:
 
     def submit(self, work: Work) -> None:
         """Take one folded work; returns when the queue has room. Raises what made the committing thread fail."""
-        answer = self._ask(work.block) if work.block is not None and work.block.num_rows else None
+        answers = self._ask(work.block) if work.block is not None and work.block.num_rows else {}
         with self._changed:
             self._changed.wait_for(lambda: len(self._queue) < self.max_waiting or self._failure is not None)
             self._raise_failure()
-            self._queue.append(_Waiting(work, answer))
+            self._queue.append(_Waiting(work, answers))
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -136,13 +145,13 @@ class Delivery:
         if self._failure is not None:
             raise RuntimeError("the job cannot commit any more") from self._failure
 
-    def _ask(self, block: pa.RecordBatch) -> Future[results.Answer] | None:
-        if self.model is None:
-            return None
+    def _ask(self, block: pa.RecordBatch) -> dict[str, Future[results.Answer]]:
+        served = [model for model in self.models if not isinstance(model, Rule)]
         rows = results.asked_rows(self.app, block)
-        if isinstance(self.model, Rule) or len(rows) == 0 or self.predict is None:
-            return None
-        return self.predict(results.feature_block(self.app, block, rows))
+        if not served or len(rows) == 0:
+            return {}
+        features = results.feature_block(self.app, block, rows)
+        return {model.name: self.predict[model.name](features) for model in served}
 
     def _run(self) -> None:
         try:
@@ -166,12 +175,12 @@ class Delivery:
         if not waiting:
             return []
         first = waiting[0]
-        if first.answer is not None:
-            first.answer.exception()  # waits; what went wrong is raised when the result is used
+        for answer in first.answers.values():
+            answer.exception()  # waits; what went wrong is raised when the result is used
         group, rows = [first], _rows(first)
         for following in waiting[1:]:
             rows += _rows(following)
-            if rows > MAX_GROUP_ROWS or not (following.answer is None or following.answer.done()):
+            if rows > MAX_GROUP_ROWS or not following.is_ready():
                 break
             group.append(following)
         return group
@@ -221,14 +230,15 @@ class Delivery:
     def _with_results(self, waiting: _Waiting) -> pa.RecordBatch:
         block = waiting.work.block
         assert block is not None
-        model, answer = self.model, None
-        if isinstance(model, Rule):
-            answer = results.apply_rule(self.app, model, block)
-        elif waiting.answer is not None:
-            answer = waiting.answer.result()
-        elif model is not None:
-            answer = results.Answer({name: np.zeros(0) for name in model.outputs}, {}, 0)
-        return results.with_results(self.app, block, model, answer)
+        answers: dict[str, results.Answer] = {}
+        for model in self.models:
+            if isinstance(model, Rule):
+                answers[model.name] = results.apply_rule(self.app, model, block)
+            elif model.name in waiting.answers:
+                answers[model.name] = waiting.answers[model.name].result()
+            else:
+                answers[model.name] = results.Answer({name: np.zeros(0) for name in model.outputs}, {}, 0)
+        return results.with_results(self.app, block, answers or None, self.stages)
 
     def _failed_letters(self, group: Sequence[_Waiting], blocks: Sequence[pa.RecordBatch]) -> list[OutgoingMessage]:
         """Dead letters of rows that the model refused, with their original bytes."""

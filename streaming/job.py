@@ -126,7 +126,7 @@ class StreamingJob:
         app, settings = self.app, self.settings
         self.plan = make_plan(app)
         archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
-        self._client = self._connect_model()
+        self._clients = self._connect_models()
         self.monitoring.readiness.fingerprint_matched = True
         self._archive = Archive(settings.archive, archive_of)
         create_topics(app, settings.endpoint)
@@ -147,7 +147,7 @@ class StreamingJob:
         subscriber = Subscriber(settings.endpoint, subscription_of(app), lease_s=10)
         self._delivery = Delivery(
             app,
-            predict=None if self._client is None else predictor(self._client),
+            predict={name: predictor(client) for name, client in self._clients.items()},
             archive=self._archive,
             publish=self._publisher.publish,
             acknowledge=subscriber.acknowledge,
@@ -155,6 +155,7 @@ class StreamingJob:
             with_features=settings.with_features,
             collect=settings.collect,
             as_blocks=settings.prediction_blocks,
+            stages=self.recovered.stages,
             monitoring=self.monitoring,
         )
         intake = Intake(
@@ -195,8 +196,8 @@ class StreamingJob:
             runtime.forget(self.job_id)
             self._job.subscriber.close()
             self._publisher.close()
-            if self._client is not None:
-                self._client.close()
+            for client in self._clients.values():
+                client.close()
             self._archive.close()
             if self._served is not None:
                 self._served.close()
@@ -207,15 +208,20 @@ class StreamingJob:
         """Where /metrics, /healthz and /readyz are."""
         return None if self._served is None else self._served.url
 
-    def _connect_model(self) -> ModelClient | None:
+    def _connect_models(self) -> dict[str, ModelClient]:
+        """A client of every model that a server holds; none where there is no server, or nothing is predicted."""
         app, settings = self.app, self.settings
-        if settings.collect or not app.models or isinstance(app.models[0], Rule) or settings.model_server is None:
-            return None
-        client = ModelClient(settings.model_server, app.models[0].name, access=settings.model_access)
-        described = client.describe()
-        if described.fingerprint != app.fingerprint:
-            check_same(app.definitions, described.definitions, f"model {app.models[0].name!r}", app.spec)
-        return client
+        clients: dict[str, ModelClient] = {}
+        if settings.collect or settings.model_server is None:
+            return clients
+        for model in app.models:
+            if isinstance(model, Rule):
+                continue
+            clients[model.name] = ModelClient(settings.model_server, model.name, access=settings.model_access)
+            described = clients[model.name].describe()
+            if described.fingerprint != app.fingerprint:
+                check_same(app.definitions, described.definitions, f"model {model.name!r}", app.spec)
+        return clients
 
 
 def build(pipeline: beam.Pipeline, plan: Plan, job_id: bytes) -> None:

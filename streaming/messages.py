@@ -22,7 +22,7 @@ from shared_features.lists import spread
 from shared_features.schema import TIMESTAMP
 from streaming.topics import OutgoingMessage
 
-PREDICTION: Final = "prediction/1"
+PREDICTION: Final = "prediction/2"
 REACTION: Final = "reaction/1"
 
 _BRANCHES: Final[Mapping[pa.DataType, str]] = {
@@ -70,6 +70,7 @@ def prediction_messages(
     keys: Mapping[str, pa.Array],
     model: str = "",
     model_version: int | pa.Array = 0,
+    reactions: Mapping[str, pa.Array] | None = None,
     with_features: bool = False,
 ) -> list[OutgoingMessage]:
     """One message for the topic ``<app>-predictions`` per row.
@@ -81,6 +82,7 @@ def prediction_messages(
         prediction_ids: of each row, see :func:`prediction_ids`.
         keys: the name of each key and its value on each row: string or int64, null where there is none.
         model, model_version: as for :func:`prediction_ids`.
+        reactions: by name whether the reaction fires on each row; bool.
         with_features: whether the messages carry the features; a list is spread over ``name[0]``, ``name[1]`` …
 
     Raises:
@@ -94,6 +96,7 @@ def prediction_messages(
     versions = _each(model_version, block.num_rows)
     late = late_rows(block).tolist()
     features = _maps(spread(columns_under(block, "feature.")) if with_features else {}, block.num_rows)
+    fired = named_where(reactions or {}, block.num_rows)
     outputs_rows = _rows({name: values.to_pylist() for name, values in outputs.items()}, block.num_rows)
     messages = []
     for row, (prediction_id, key) in enumerate(zip(prediction_ids, _keys(keys, block.num_rows), strict=True)):
@@ -111,6 +114,7 @@ def prediction_messages(
             "event_time": event_time,
             "publish_time": publish_time,
             "late": late[row],
+            "reactions": fired[row],
             "features": features[row],
         }
         attributes = {
@@ -217,6 +221,15 @@ def _envelope(block: pa.RecordBatch) -> list[tuple[str, str, int, int]]:
     published = block.column("publish_time").view(pa.int64()).fill_null(0).to_pylist()
     types, ids = block.column("event_type").to_pylist(), block.column("event_id").to_pylist()
     return list(zip(types, ids, times, published, strict=True))
+
+
+def named_where(flags: Mapping[str, pa.Array], count: int) -> list[list[str]]:
+    """The names of the flags that are set, for each of ``count`` rows."""
+    found: list[list[str]] = [[] for _ in range(count)]
+    for name, values in flags.items():
+        for row in pc.indices_nonzero(values).to_pylist():
+            found[row].append(name)
+    return found
 
 
 def late_rows(block: pa.RecordBatch) -> np.ndarray:

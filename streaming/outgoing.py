@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared_features.app import App
+from shared_features.app import App, Reaction
 from shared_features.columns import Evaluator
 from shared_features.encode import EventMessage, rows_to_messages
 from shared_features.errors import EventError
@@ -37,40 +37,54 @@ def outgoing(
     uses = [value for reaction in app.reactions for value in reaction.payload.values()]
     dropped = _not_needed(app, block, uses, with_features=with_features)
     done = block.select([name for name in block.schema.names if name not in dropped]).filter(ended)
-    model = next((name for name in pc.unique(done.column("model")).to_pylist() if name), "")
-    versions = pc.fill_null(done.column("model_version"), 0)
-    ids = prediction_ids(done, app=app.name, fingerprint=app.fingerprint, model=model, model_version=versions)
     keys = _keys(app, done)
+    fired = {
+        reaction.name: done.column(f"reaction.{reaction.name}")
+        for reaction in app.reactions
+        if f"reaction.{reaction.name}" in done.schema.names
+    }
     make = prediction_block_messages if as_blocks else prediction_messages
-    sent = {
-        topic(app.name, "predictions"): make(
+    predictions: list[OutgoingMessage] = []
+    sent = {topic(app.name, "predictions"): predictions}
+    first_ids: list[str] = []
+    for name in [model.name for model in results.models_of(app, done)] or [""]:
+        versions = done.column(f"version.{name}") if name else 0
+        ids = prediction_ids(done, app=app.name, fingerprint=app.fingerprint, model=name, model_version=versions)
+        predictions += make(
             done,
             ids,
             app=app.name,
             fingerprint=app.fingerprint,
             keys=keys,
-            model=model,
+            model=name,
             model_version=versions,
-            with_features=with_features or not model,
+            reactions={} if first_ids else fired,
+            with_features=with_features or not name,
         )
-    }
+        first_ids = first_ids or ids
     for reaction in app.reactions:
-        name = f"reaction.{reaction.name}"
-        if name not in done.schema.names or not pc.any(done.column(name)).as_py():
+        if reaction.name not in fired or not pc.any(fired[reaction.name]).as_py():
             continue
-        rows = pc.indices_nonzero(done.column(name))
-        evaluator = results.feature_evaluator(app, done, uses)
-        payload = {field: evaluator.array(value) for field, value in reaction.payload.items()}
-        payload = payload or columns_under(done, f"prediction.{model}.")
+        rows = pc.indices_nonzero(fired[reaction.name])
+        payload = _payload(app, reaction, done, uses)
         sent[topic(app.name, f"reaction-{reaction.name}")] = reaction_messages(
             done.take(rows),
-            [ids[row] for row in rows.to_pylist()],
+            [first_ids[row] for row in rows.to_pylist()],
             app=app.name,
             reaction=reaction.name,
             keys={key: values.take(rows) for key, values in keys.items()},
             payload={field: values.take(rows) for field, values in payload.items()},
         )
     return sent
+
+
+def _payload(app: App, reaction: Reaction, done: pa.RecordBatch, uses: Sequence[Expression]) -> dict[str, pa.Array]:
+    """What a reaction's messages say, of each row."""
+    evaluator = results.feature_evaluator(app, done, uses)
+    payload = {field: evaluator.array(value) for field, value in reaction.payload.items()}
+    payload = payload or columns_under(done, f"prediction.{app.models[0].name}.")
+    started = f"started.{reaction.name}"
+    return payload | ({"started": done.column(started)} if started in done.schema.names else {})
 
 
 def _not_needed(app: App, block: pa.RecordBatch, uses: Sequence[Expression], *, with_features: bool) -> set[str]:
@@ -87,7 +101,7 @@ def _not_needed(app: App, block: pa.RecordBatch, uses: Sequence[Expression], *, 
 def _keys(app: App, block: pa.RecordBatch) -> dict[str, pa.Array]:
     """The value of every key on each row."""
     evaluator = Evaluator(block)
-    return {key.name: evaluator.array(key.fields[app.predict_on.name]) for key in app.keys}
+    return {key.name: evaluator.array(key.fields[app.predict_on.name]) for key in app.all_keys}
 
 
 def dead_letter(app: App, message: Message, reason: str, detail: str) -> list[OutgoingMessage]:

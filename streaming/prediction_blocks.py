@@ -15,7 +15,7 @@ from shared_features.lists import spread
 from streaming.messages import columns_under, late_rows
 from streaming.topics import OutgoingMessage
 
-PREDICTION_BLOCK: Final = "prediction-block/1"
+PREDICTION_BLOCK: Final = "prediction-block/2"
 _MAX_ROWS: Final = 5_000
 _MAX_BYTES: Final = 4_000_000
 
@@ -28,22 +28,27 @@ def prediction_block_messages(
     fingerprint: str,
     keys: Mapping[str, pa.Array],
     model: str = "",
-    model_version: pa.Array,
+    model_version: int | pa.Array = 0,
+    reactions: Mapping[str, pa.Array] | None = None,
     with_features: bool = False,
 ) -> list[OutgoingMessage]:
     """Messages for the topic ``<app>-predictions``; equal rows give equal bytes.
 
     Args:
-        block, prediction_ids, keys, model, with_features: as for `streaming.messages.prediction_messages`.
+        block, prediction_ids, keys, model, reactions, with_features: as for
+            `streaming.messages.prediction_messages`.
         app, fingerprint: in the attributes, since they are the same for all rows.
-        model_version: int64, of each row.
+        model_version: of all rows, or int64 of each.
     """
     columns: dict[str, pa.Array] = {
         "prediction_id": pa.array(prediction_ids, pa.string()),
         **{name: block.column(name) for name in ("event_type", "event_id", "event_time", "publish_time")},
         "late": pa.array(late_rows(block)),
-        "model_version": model_version,
+        "model_version": pa.array([model_version] * block.num_rows, pa.int64())
+        if isinstance(model_version, int)
+        else model_version,
         **{f"key.{name}": values.cast(pa.string()) for name, values in keys.items()},
+        **{f"reaction.{name}": values for name, values in (reactions or {}).items()},
         **{f"output.{name}": values for name, values in columns_under(block, f"prediction.{model}.").items()},
     }
     if with_features:
@@ -74,7 +79,7 @@ def block_predictions(data: bytes, attributes: Mapping[str, str]) -> list[dict[s
         index = rows.schema.get_field_index(name)
         rows = rows.set_column(index, name, rows.column(name).view(pa.int64()).fill_null(0))
     for row in rows.to_pylist():
-        grouped: dict[str, dict[str, Any]] = {"key": {}, "output": {}, "feature": {}}
+        grouped: dict[str, dict[str, Any]] = {"key": {}, "output": {}, "feature": {}, "reaction": {}}
         record: dict[str, Any] = {"prediction_id": row.pop("prediction_id"), "app": attributes.get("app", "")}
         for name, value in row.items():
             group, dot, rest = name.partition(".")
@@ -83,5 +88,7 @@ def block_predictions(data: bytes, attributes: Mapping[str, str]) -> list[dict[s
             elif group != "key" or value is not None:
                 grouped[group][rest] = value
         record |= {"model": attributes.get("model", ""), "fingerprint": attributes.get("fingerprint", "")}
-        found.append({**record, "key": grouped["key"], "outputs": grouped["output"], "features": grouped["feature"]})
+        fired = [name for name, fires in grouped["reaction"].items() if fires]
+        record |= {"key": grouped["key"], "outputs": grouped["output"], "features": grouped["feature"]}
+        found.append({**record, "reactions": fired})
     return found

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from shared_features.app import App
 from shared_features.columns import Evaluator
 from shared_features.errors import HistoryError
 from shared_features.kernel import fold
 from shared_features.plan import Plan
+from shared_features.reactions import ReactionStage, reaction_stages
 from shared_features.state import StageState
 from streaming import results
 from streaming.archive import Commit, read_commits, segments
@@ -29,6 +31,7 @@ class Recovered:
     """State as it was after the last commit, and how many rows it was made from."""
 
     states: list[StageState]
+    stages: list[ReactionStage]
     rows: int
     republished: int
 
@@ -48,19 +51,21 @@ def recover(
         HistoryError: positions found do not follow from the archive; it is damaged or not whole.
     """
     states = [StageState(stage) for stage in plan.stages]
+    stages = reaction_stages(plan.app)
     rows = republished = 0
     if not segments(archive):
-        return Recovered(states, 0, 0)
+        return Recovered(states, stages, 0, 0)
     for commit in read_commits(archive):
         if commit.block.num_rows:
             fold_archived(plan, states, commit.block)
+            react_again(plan.app, stages, commit.block)
             deduplicator.accept(commit.block)
             rows += commit.block.num_rows
         if not commit.published:
             republished += _publish_again(plan, commit, publish, with_features=with_features, as_blocks=as_blocks)
     if rows:
         log.info("recovered %d rows from the archive, published %d messages again", rows, republished)
-    return Recovered(states, rows, republished)
+    return Recovered(states, stages, rows, republished)
 
 
 def fold_archived(plan: Plan, states: Sequence[StageState], block: pa.RecordBatch) -> None:
@@ -74,6 +79,15 @@ def fold_archived(plan: Plan, states: Sequence[StageState], block: pa.RecordBatc
                 f"archive has other positions in stage {stage.name!r} than its rows give: wanted them without gaps; "
                 "restore the archive from a copy"
             )
+
+
+def react_again(app: App, stages: Sequence[ReactionStage], block: pa.RecordBatch) -> None:
+    """Fold one archived block into the reactions' memory: the rows that took part in it."""
+    for stage in stages:
+        column = f"stage.{stage.name}.position"
+        if stage.key is not None and column in block.schema.names:
+            part = block.filter(block.column(column).is_valid())
+            results.reactions(app, [stage], part, results.ended_columns(part))
 
 
 def _publish_again(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from shared_features.app import App, Model, Rule
 from shared_features.blocks import append_columns
 from shared_features.columns import Column, Evaluator, from_arrow
 from shared_features.expressions import Expression
+from shared_features.reactions import ReactionStage
 
 PREDICTED, RECORDED, FOLDED, FAILED = "predicted", "recorded", "folded", "prediction_failed"
 
@@ -65,62 +66,75 @@ def feature_evaluator(app: App, block: pa.RecordBatch, uses: Iterable[Expression
     return Evaluator(block, known)
 
 
-def with_results(app: App, block: pa.RecordBatch, model: Model | None, answer: Answer | None) -> pa.RecordBatch:
+def with_results(
+    app: App, block: pa.RecordBatch, answers: Mapping[str, Answer] | None, stages: Sequence[ReactionStage]
+) -> pa.RecordBatch:
     """Append how each row ended.
 
-    Columns: ``outcome`` (``predicted``, ``recorded``, ``folded``, ``prediction_failed``), ``failure`` (why),
-    ``model`` and ``model_version``, ``prediction.<model>.<output>`` (float64) and ``reaction.<name>`` (bool).
+    Columns: ``outcome`` (``predicted``, ``recorded``, ``folded``, ``prediction_failed``), ``failure`` (why); of each
+    model ``version.<model>`` (int64) and ``prediction.<model>.<output>`` (float64), null unless predicted; and the
+    columns of `reactions`. A row is predicted when every model has answered; one that a model refuses has failed.
 
     Args:
         block: rows after `shared_features.kernel.finish`.
-        model, answer: the model and its answer, or None in collect mode.
+        answers: by the name of each model of the app, or None in collect mode.
+        stages: see `reactions`; changed in place.
     """
     rows = asked_rows(app, block)
     outcome = np.full(block.num_rows, FOLDED, object)
     failure = np.full(block.num_rows, None, object)
-    outcome[rows] = RECORDED if answer is None else PREDICTED
-    columns: dict[str, pa.Array] = {}
-    if model is not None and answer is not None:
+    outcome[rows] = RECORDED if answers is None else PREDICTED
+    for name, answer in (answers or {}).items():
         for index, reason in answer.refused.items():
-            outcome[rows[index]], failure[rows[index]] = FAILED, reason
-        predicted = outcome == PREDICTED
+            outcome[rows[index]] = FAILED
+            failure[rows[index]] = failure[rows[index]] or (reason if len(app.models) == 1 else f"{name}: {reason}")
+    columns = {"outcome": pa.array(outcome, pa.string()), "failure": pa.array(failure, pa.string())}
+    if answers is None:
+        return append_columns(block, columns)
+    failed = outcome != PREDICTED
+    for model in app.models:
+        answer = answers[model.name]
+        version = np.full(block.num_rows, answer.version, np.int64)
+        columns[f"version.{model.name}"] = pa.array(version, mask=failed)
         for name in model.outputs:
             values = np.zeros(block.num_rows, np.float64)
             values[rows] = answer.outputs[name]
-            columns[f"prediction.{model.name}.{name}"] = pa.array(values, mask=~predicted)
-        version = np.full(block.num_rows, answer.version, np.int64)
-        columns["model"] = pa.array(np.full(block.num_rows, model.name, object), pa.string(), mask=~predicted)
-        columns["model_version"] = pa.array(version, mask=~predicted)
-    else:
-        columns["model"] = pa.nulls(block.num_rows, pa.string())
-        columns["model_version"] = pa.nulls(block.num_rows, pa.int64())
-    columns = {
-        "outcome": pa.array(outcome, pa.string()),
-        "failure": pa.array(failure, pa.string()),
-        **columns,
-    }
-    if model is not None:
-        columns |= reactions(app, block, columns)
-    return append_columns(block, columns)
+            columns[f"prediction.{model.name}.{name}"] = pa.array(values, mask=failed)
+    return append_columns(block, columns | reactions(app, stages, block, columns))
 
 
-def reactions(app: App, block: pa.RecordBatch, results: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    """``reaction.<name>``: whether the reaction fires; bool, never null, False where anything it needs is null.
+def reactions(
+    app: App, stages: Sequence[ReactionStage], block: pa.RecordBatch, results: Mapping[str, pa.Array]
+) -> dict[str, pa.Array]:
+    """The columns of `shared_features.reactions.ReactionStage.fold`, of all ``stages``.
 
     Args:
+        stages: in the state in which the row before the block's first has left them; changed in place.
         block: rows with features.
         results: their ``outcome`` and ``prediction.<model>.<output>`` columns.
     """
-    evaluator = feature_evaluator(app, block, [reaction.when for reaction in app.reactions])
+    if not app.reactions:
+        return {}
+    evaluator = feature_evaluator(app, block, [value for reaction in app.reactions for value in reaction.uses])
     for name, column in results.items():
         if name.startswith("prediction."):
             evaluator.learn_column(name, from_arrow(column, "float64"))
     predicted = pc.equal(results["outcome"], PREDICTED).to_numpy(zero_copy_only=False)
-    found = {}
-    for reaction in app.reactions:
-        column = evaluator.column(reaction.when)
-        found[f"reaction.{reaction.name}"] = pa.array(column.values & column.valid & predicted, pa.bool_())
+    found: dict[str, pa.Array] = {}
+    for stage in stages:
+        found |= stage.fold(evaluator, predicted)
     return found
+
+
+def ended_columns(block: pa.RecordBatch) -> dict[str, pa.Array]:
+    """The columns of an archived block that `reactions` needs beside its features."""
+    names = [name for name in block.schema.names if name == "outcome" or name.startswith("prediction.")]
+    return {name: block.column(name) for name in names}
+
+
+def models_of(app: App, block: pa.RecordBatch) -> list[Model]:
+    """The models that the block was given to, in the app's order; none in collect mode."""
+    return [model for model in app.models if f"version.{model.name}" in block.schema.names]
 
 
 def count_outcomes(block: pa.RecordBatch) -> dict[str, int]:

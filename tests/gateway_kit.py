@@ -65,15 +65,20 @@ def identity(event: OutgoingEvent) -> tuple[str, str]:
 
 
 def prediction_of(
-    event: OutgoingEvent, probability: float, *, features: dict[str, Any] | None = None, version: int = 0
+    event: OutgoingEvent,
+    probability: float,
+    *,
+    reactions: tuple[str, ...] = (),
+    model: str = "big_sale",
+    version: int = 0,
 ) -> Published:
     """The prediction that a job would publish for an event."""
     event_type, event_id = identity(event)
-    prediction_id = f"{abs(hash((event_id, version))):032x}"[-32:]
+    prediction_id = f"{abs(hash((event_id, model, version))):032x}"[-32:]
     record = {
         "prediction_id": prediction_id, "app": "shop", "event_type": event_type, "event_id": event_id, "key": {},
-        "outputs": {"probability": probability}, "model": "big_sale", "model_version": version, "fingerprint": "f" * 64,
-        "event_time": 1, "publish_time": 1, "late": False, "features": features or {},
+        "outputs": {"probability": probability}, "model": model, "model_version": version, "fingerprint": "f" * 64,
+        "event_time": 1, "publish_time": 1, "late": False, "reactions": reactions, "features": {},
     }  # fmt: skip
     return Published(event_type, event_id, prediction_id, "", orjson.dumps(record))
 
@@ -94,7 +99,7 @@ def answer_all(event: OutgoingEvent) -> list[Arrival]:
     if event.attributes["event_type"] != "sale":
         return []
     big = (orjson.loads(event.data).get("amount") or 0.0) > 2.0
-    prediction = prediction_of(event, float(big))
+    prediction = prediction_of(event, float(big), reactions=("praise",) if big else ())
     return [prediction, reaction_of(prediction)] if big else [prediction]
 
 

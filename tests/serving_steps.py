@@ -11,7 +11,7 @@ from shared_features.app import App
 from shared_features.decode import rows_to_messages
 from shared_features.kernel import finish, step
 from shared_features.plan import make_plan
-from shared_features.state import StageState
+from streaming import recovery
 from streaming.archive import Archive
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
@@ -44,24 +44,33 @@ def to_messages(app: App, block: pa.RecordBatch, publish_time_us: Sequence[int] 
 
 
 def serve(app: App, messages: Sequence[Message], archive: Path, *, block_rows: int = 7) -> Served:
-    """Take ``messages`` through decoding, stages and delivery; the app's first model must be a rule."""
+    """Take ``messages`` through decoding, stages and delivery, from where the archive ends; models must be rules."""
     served = Served()
     plan = make_plan(app)
-    states = [StageState(stage) for stage in plan.stages]
     opened = Archive(archive, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
-    delivery = Delivery(app, predict=None, archive=opened, publish=served.publish, acknowledge=served.acknowledge)
     intake, deduplicator = Intake(app.event_types), Deduplicator(7 * 86_400_000_000)
-    for start in range(0, len(messages), block_rows):
-        pulled = list(messages[start : start + block_rows])
-        taken = intake.take(pulled)
-        duplicate, _ = deduplicator.accept(taken.block)
-        keep = ~duplicate
-        block, rows = taken.block.filter(pa.array(keep)), taken.rows[keep]
-        for state in states:
-            block = step(state, block)
-        delivery.submit(
-            Work(pulled, finish(plan, block), rows.tolist(), taken.refused, int(duplicate.sum()), taken.events)
-        )
-    delivery.close()
-    opened.close()
+    recovered = recovery.recover(plan, archive, deduplicator, served.publish, with_features=False)
+    delivery = Delivery(
+        app,
+        predict={},
+        archive=opened,
+        publish=served.publish,
+        acknowledge=served.acknowledge,
+        stages=recovered.stages,
+    )
+    try:
+        for start in range(0, len(messages), block_rows):
+            pulled = list(messages[start : start + block_rows])
+            taken = intake.take(pulled)
+            duplicate, _ = deduplicator.accept(taken.block)
+            keep = ~duplicate
+            block, rows = taken.block.filter(pa.array(keep)), taken.rows[keep]
+            for state in recovered.states:
+                block = step(state, block)
+            delivery.submit(
+                Work(pulled, finish(plan, block), rows.tolist(), taken.refused, int(duplicate.sum()), taken.events)
+            )
+        delivery.close()
+    finally:
+        opened.close()
     return served

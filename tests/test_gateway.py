@@ -14,7 +14,7 @@ from serving.gateway import web as gateway_web
 from serving.gateway.desk import DeskSettings
 from serving.gateway.openapi import EXAMPLE_TIME, example
 from serving.gateway.ports import OutgoingEvent
-from shared_features import App, Key, Reaction, Rule, count, prediction
+from shared_features import App, Reaction, Rule, prediction
 from shared_features.decode import Decoder
 from tests.gateway_kit import (
     SHOP,
@@ -91,7 +91,7 @@ def test_what_does_not_come_in_time_is_asked_for_again(gateway: Running) -> None
     assert gateway.client.get(place).status_code == 202
     assert gateway.post(SALE, wait_s=0).headers["location"] == place  # and is not published again
     (event,) = gateway.topics.published
-    late = prediction_of(event, 1.0)
+    late = prediction_of(event, 1.0, reactions=("praise",))
     gateway.topics.arrived([late])
     asked = gateway.client.get(place)  # the reaction is still to come, and that is known
     assert (asked.status_code, asked.json()["reactions_complete"]) == (202, False)
@@ -215,32 +215,32 @@ def test_predictions_on_events_of_others_are_known_too(gateway: Running) -> None
     gateway.topics.arrived([prediction_of(elsewhere, 0.25, version=7)])
     answer = gateway.post(SALE)
     assert (answer.status_code, answer.json()["model_version"]) == (200, 7)
-    assert answer.json()["reactions_complete"] is False  # nobody here knows whether there are any
+    assert answer.json()["reactions_complete"] is True
     assert gateway.topics.published == []
     gateway.topics.arrived([prediction_of(elsewhere, 0.5, version=8)])  # promoted meanwhile: the newest counts
     wait_until(lambda: gateway.post(SALE).json()["model_version"] == 8, what="the newer prediction")
 
 
-def test_a_reaction_to_aggregates_is_known_by_the_features_that_came_along() -> None:
+def test_several_models_answer_together_and_the_first_one_leads() -> None:
     sale = SHOP.event_types["sale"]
-    often = count(sale.amount, by=Key("shop", sale.shop), over="10s")
+    rules = [Rule(name, sale.amount > limit) for name, limit in (("big_sale", 2.0), ("huge_sale", 9.0))]
     app = App(
-        name="shop", event_types=[sale], predict_on=sale, features={"often": often},
-        models=[Rule("big_sale", sale.amount > 2.0)],
-        reactions=[Reaction("praise", when=(prediction() > 0.5) & (often >= 3))],
+        name="shop", event_types=[sale], predict_on=sale, features={"amount": sale.amount}, models=rules,
+        reactions=[Reaction("praise", when=prediction() > 0.5)],
     )  # fmt: skip
     with running(app) as gateway:
-        assert gateway.desk.needs_features == ["often"]
-        for seen, names in ((2, []), (3, ["praise"]), (None, [])):
 
-            def react(event: OutgoingEvent, seen: int | None = seen) -> list[Any]:
-                known = prediction_of(event, 1.0, features={} if seen is None else {"often": {"long": seen}})
-                return [known, reaction_of(known)] if seen == 3 else [known]
+        def react(event: OutgoingEvent) -> list[Any]:
+            first = prediction_of(event, 1.0, reactions=("praise",))
+            return [prediction_of(event, 0.0, model="huge_sale"), reaction_of(first), first]
 
-            gateway.topics.react = react
-            answer = gateway.post({"amount": 9.0}).json()
-            assert [one["reaction"] for one in answer["reactions"]] == names
-            assert answer["reactions_complete"] is (seen is not None)
+        gateway.topics.react = react
+        answer = gateway.post({"amount": 5.0}).json()
+        assert (answer["model"], answer["reactions_complete"]) == ("big_sale", True)
+        both = [(one["model"], one["outputs"]["probability"]) for one in answer["predictions"]]
+        assert both == [("big_sale", 1.0), ("huge_sale", 0.0)]
+        gateway.topics.react = lambda event: react(event)[1:]  # one of the two is still to come
+        assert gateway.post({"amount": 6.0}, wait_s=0.01).status_code == 202
 
 
 def test_the_description_has_the_apps_own_schema_and_an_example_that_works(gateway: Running) -> None:

@@ -90,6 +90,7 @@ def up(models: Path, name: str, version: int, folder: Path) -> Iterator[Stack]:
         str(home.parent),
         *ports,
         "--in-memory",
+        "--with-features",
         "--json",
     ]
     process = start(command, ready='"ready"', cwd=folder, timeout_s=120)

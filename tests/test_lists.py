@@ -24,6 +24,7 @@ from shared_features.blocks import flatten, nest
 from shared_features.columns import Column, Evaluator, from_arrow, to_arrow
 from shared_features.errors import HistoryError
 from shared_features.lists import Listed, place_names, spread
+from shared_features.reactions import reaction_stages
 from streaming.messages import plain
 from streaming.outgoing import outgoing
 from streaming.results import apply_rule, with_results
@@ -114,7 +115,8 @@ class TestThroughAJob:
         from shared_features.plan import make_plan
 
         block = compute_block(make_plan(self.app), self.events)
-        return with_results(self.app, block, self.rule, apply_rule(self.app, self.rule, block))
+        answers = {self.rule.name: apply_rule(self.app, self.rule, block)}
+        return with_results(self.app, block, answers, reaction_stages(self.app))
 
     def test_on_disk_and_back(self, tmp_path: Path) -> None:
         block = self.block()

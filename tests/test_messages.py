@@ -26,7 +26,15 @@ from shared_features.decode import Decoder, encode_event
 from shared_features.hashing import prediction_id, reaction_id
 from shared_features.schema import ENVELOPE, EventSchema
 from streaming.dead_letters import MAX_PART_BYTES, REASONS, DeadLetter, read_dead_letters
-from streaming.messages import message_schema, plain, prediction_ids, prediction_messages, reaction_messages
+from streaming.messages import (
+    PREDICTION,
+    REACTION,
+    message_schema,
+    plain,
+    prediction_ids,
+    prediction_messages,
+    reaction_messages,
+)
 from streaming.topics import OutgoingMessage
 
 DOC = Path(__file__).parents[1] / "docs" / "messages.md"
@@ -102,17 +110,19 @@ def test_a_prediction_follows_its_schema() -> None:
         keys=keys,
         model="wide",
         model_version=3,
+        reactions={"rebook": pa.array([True, False]), "warn": pa.array([True, True])},
         with_features=True,
     )
     first, second = (read("prediction", message.data) for message in messages)
     assert first["outputs"] == {"probability": 0.25, "score": -1.0}
     assert (first["key"], second["key"]) == ({"origin": "JFK", "route": "7"}, {"route": "8"})
     assert (first["late"], second["late"]) == (False, True)
+    assert (first["reactions"], second["reactions"]) == (["rebook", "warn"], ["warn"])
     assert first["features"] == {"delay": 3.0, "hour": 5, "origin": None, "night": True}
     assert second["features"] == {"delay": None, "hour": None, "origin": "JFK", "night": False}
     assert (first["event_time"].timestamp(), second["publish_time"].timestamp()) == (AT_US / 1e6, 0)
     assert messages[0].attributes == {
-        "schema": "prediction/1",
+        "schema": "prediction/2",
         "encoding": "json",
         "prediction_id": ids[0],
         "event_type": "departed",
@@ -158,14 +168,7 @@ def test_equal_rows_give_equal_bytes_in_any_block() -> None:
         part_keys = {"k": keys["k"].slice(start, stop - start)}
         ids = prediction_ids(part, app="a", fingerprint="f", model="m", model_version=1)
         return prediction_messages(
-            part,
-            ids,
-            app="a",
-            fingerprint="f",
-            keys=part_keys,
-            model="m",
-            model_version=1,
-            with_features=True,
+            part, ids, app="a", fingerprint="f", keys=part_keys, model="m", model_version=1, with_features=True
         )
 
     assert messages(0, 1) + messages(1, 4) == messages(0, 4)
@@ -344,13 +347,14 @@ def test_the_documented_publisher_runs() -> None:
 
 
 def test_documented_predictions_and_reactions_follow_their_schemas() -> None:
-    for name in ("prediction", "reaction"):
+    for schema in (PREDICTION, REACTION):
+        name = schema.partition("/")[0]
         (data,), (attributes_text,) = examples("json", name), examples("json attributes", name)
         record, attributes = read(name, data.encode()), json.loads(attributes_text)
-        assert attributes.pop("schema") == f"{name}/1"
+        assert attributes.pop("schema") == schema
         assert attributes.pop("encoding") == "json"
         assert {key: str(record[key]) for key in attributes} == attributes
-        assert message_schema(name)["doc"].startswith(f"{name}/1:")
+        assert message_schema(name)["doc"].startswith(f"{schema}:")
     prediction = read("prediction", examples("json prediction")[0].encode())
     assert prediction["prediction_id"] == prediction_id(
         "flights",
@@ -382,10 +386,10 @@ def test_every_reason_is_documented() -> None:
 
 
 def test_schema_files_parse_and_say_their_version() -> None:
-    for name in ("prediction", "reaction", "dead_letter"):
-        schema = message_schema(name)
+    for name in (PREDICTION, REACTION, "dead_letter/1"):
+        schema = message_schema(name.partition("/")[0])
         fastavro.parse_schema(schema)
-        assert schema["doc"].startswith(f"{name}/1: ")
+        assert schema["doc"].startswith(f"{name}: ")
         assert schema["namespace"] == "sameriver"
 
 

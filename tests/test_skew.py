@@ -21,6 +21,7 @@ from benchmarks.skew.systems import SYSTEMS, System
 from commands.bench_skew import skew
 from shared_features.errors import ConfigurationError
 from shared_features.plan import Plan
+from shared_features.reactions import reaction_stages
 from shared_features.state import StageState
 from shared_features.validate import MAX_FUTURE_S
 from streaming.recovery import Recovered
@@ -114,7 +115,7 @@ def test_a_job_that_forgets_would_be_found_out(monkeypatch: pytest.MonkeyPatch) 
     cases = [CASES["restart"], CASES["reshard"]]
 
     def forget(plan: Plan, *_: Any, **__: Any) -> Recovered:
-        return Recovered([StageState(stage) for stage in plan.stages], 0, 0)
+        return Recovered([StageState(stage) for stage in plan.stages], reaction_stages(plan.app), 0, 0)
 
     monkeypatch.setattr(ours_stream, "recover", forget)
     monkeypatch.setattr(ours_stream, "reshard", lambda plan, _, shards: [StageState(plan.stages[0])] * shards)

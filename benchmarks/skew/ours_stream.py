@@ -122,7 +122,7 @@ def run_job(app: App, plan: Plan, folder: Path, messages: Sequence[Message]) -> 
     states = [StageState.load(state.stage, state.save()) for state in recovered.states]
     feed = Feed(messages)
     delivery = Delivery(
-        app, predict=None, archive=archive, publish=_published, acknowledge=feed.acknowledge, collect=True
+        app, predict={}, archive=archive, publish=_published, acknowledge=feed.acknowledge, collect=True
     )
     job = runtime.Job(
         plan,

@@ -20,7 +20,6 @@ from typing import Any
 from serving.gateway.intake import Event, Fault, Intake, InvalidError
 from serving.gateway.memory import Entry, Memory
 from serving.gateway.ports import Arrival, NotPublishedError, Plain, Topics
-from serving.gateway.reactions import DueReactions
 from shared_features.app import App
 
 log = logging.getLogger("sameriver.gateway")
@@ -74,9 +73,7 @@ class Desk:
 
     def __init__(self, app: App, topics: Topics, plain: Plain, settings: DeskSettings) -> None:
         self.app, self.settings = app, settings
-        due = DueReactions(app)
-        self.memory = Memory(app.name, settings.remember, due, plain)
-        self.needs_features = due.features
+        self.memory = Memory(app, settings.remember, plain)
         self.in_flight = 0
         self.since_s = time.time()
         self._topics = topics
@@ -217,7 +214,7 @@ class Desk:
         if entry.refused is not None and entry.refused.sha256 == sha256:
             return False
         entry.asked, entry.refused, entry.failure = True, None, ""
-        entry.row, entry.sha256 = event.row, sha256
+        entry.sha256 = sha256
         return True
 
     async def _publish(self, new: Sequence[tuple[Event, Entry]]) -> None:
@@ -257,8 +254,12 @@ class Desk:
                 "event_time": record["event_time"],
                 "late": record["late"],
                 "reactions": [self._reaction(entry, name) for name in sorted(entry.reactions)],
-                "reactions_complete": entry.due is not None and entry.due <= entry.reactions.keys(),
+                "reactions_complete": entry.due <= entry.reactions.keys(),
             }
+            if entry.others:
+                records = [record, *(self.memory.record(entry.others[name]) for name in sorted(entry.others))]
+                shown = ("model", "model_version", "prediction_id", "outputs")
+                known["predictions"] = [{name: one[name] for name in shown} for one in records]
             if record["features"]:
                 known["features"] = record["features"]
         elif entry.refused is not None:

@@ -122,7 +122,7 @@ class Intake:
         return events, is_list
 
     def validate(self, requests: Sequence[Sequence[Event]]) -> list[list[Fault]]:
-        """Check the events of several requests at once, and give each good one its row.
+        """Check the events of several requests at once.
 
         Returns:
             The faults of each request, by the event's index in it; empty where all of it is good.
@@ -132,8 +132,6 @@ class Intake:
         decoded = self._decoder.decode(
             [Received(event.data, dict(event.message().attributes), event.event_id, now_us) for event in events]
         )
-        for row, index in enumerate(decoded.rows.tolist()):
-            events[index].row = decoded.block.slice(row, 1)
         rejected = {one.index: one for one in decoded.rejected}
         found: list[list[Fault]] = []
         first = 0

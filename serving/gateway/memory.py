@@ -1,7 +1,7 @@
 """What is known of events: asked about, predicted, reacted to or refused; bounded, the oldest forgotten first.
 
 Lives on the event loop's thread. Every prediction on the topic is remembered, whoever published the event, so that
-any of several gateways can answer for it; its record is parsed only when somebody asks.
+any of several gateways can answer for it; what it said is kept as it came, the smallest form.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from serving.gateway.ports import Arrival, Plain, Published, Refused
-from serving.gateway.reactions import DueReactions
+from shared_features.app import App
 from shared_features.hashing import hash128_hex
 
 BYTES_PER_EVENT = 2_000
@@ -27,12 +25,13 @@ class Entry:
 
     Attributes:
         ticket: its name in ``/v1/predictions/{ticket}``, a hash of app and identity: the same in every gateway.
-        row, sha256: of the event, if it was published here.
+        sha256: of the event, if it was published here.
         asked: published here, so that an answer is awaited.
         stored: set when the attempt to publish it has ended.
         final: no prediction will come: the event is of another type than the app predicts on.
-        prediction: as received.
-        due: the reactions that belong to it; None if nobody here can tell.
+        prediction: the one of the app's first model, as received.
+        others: those of its other models, by model. owed: the other models of which none has come.
+        due: the reactions that belong to it.
         reactions: those that have come, by name.
         refused: the dead letter.
         failure: why it could not be published.
@@ -42,13 +41,14 @@ class Entry:
     ticket: str
     event_type: str
     event_id: str
-    row: pa.RecordBatch | None = None
     sha256: str = ""
     asked: bool = False
     stored: asyncio.Event | None = None
     final: bool = False
     prediction: Published | None = None
-    due: frozenset[str] | None = None
+    others: dict[str, Published] = field(default_factory=dict)
+    owed: set[str] = field(default_factory=set)
+    due: frozenset[str] = frozenset()
     reactions: dict[str, Published] = field(default_factory=dict)
     refused: Refused | None = None
     failure: str = ""
@@ -57,7 +57,7 @@ class Entry:
     def is_complete(self) -> bool:
         """Whether there is nothing to wait for."""
         if self.prediction is not None:
-            return self.due is None or self.due <= self.reactions.keys()
+            return not self.owed and self.due <= self.reactions.keys()
         return self.final or self.refused is not None or bool(self.failure)
 
 
@@ -65,16 +65,16 @@ class Memory:
     """Entries by ticket and by prediction id.
 
     Args:
-        app_name: part of every ticket.
+        app: its name is part of every ticket, its models say which predictions belong together.
         capacity: events remembered; about `BYTES_PER_EVENT` each.
-        due: computes which reactions belong to a prediction.
         plain: reads the data of what was received.
     """
 
-    def __init__(self, app_name: str, capacity: int, due: DueReactions, plain: Plain) -> None:
+    def __init__(self, app: App, capacity: int, plain: Plain) -> None:
         self.capacity = capacity
-        self._app = app_name.encode()
-        self._due, self._plain = due, plain
+        self._app = app.name.encode()
+        self._others = frozenset(model.name for model in app.models[1:])
+        self._plain = plain
         self._entries: dict[str, Entry] = {}  # in the order in which they were first heard of
         self._tickets: dict[str, str] = {}  # by prediction id
 
@@ -94,7 +94,7 @@ class Memory:
         ticket = self.ticket(event_type, event_id)
         found = self._entries.get(ticket)
         if found is None:
-            found = self._entries[ticket] = Entry(ticket, event_type, event_id)
+            found = self._entries[ticket] = Entry(ticket, event_type, event_id, owed=set(self._others))
             if len(self._entries) > self.capacity:
                 self._forget(next(iter(self._entries)))
         return found
@@ -114,13 +114,12 @@ class Memory:
 
     def final(self, entry: Entry) -> None:
         """Note that the event is on the topic and that nothing comes of it by itself."""
-        entry.final, entry.row = True, None
+        entry.final = True
         self._settle(entry)
 
     def take(self, arrivals: Sequence[Arrival]) -> None:
         """Note what the job has published."""
         touched: dict[str, Entry] = {}
-        predicted: list[Entry] = []
         for one in arrivals:
             entry = self.entry(one.event_type, one.event_id)
             touched[entry.ticket] = entry
@@ -130,30 +129,29 @@ class Memory:
                     entry.refused = one
             elif one.name:
                 entry.reactions.setdefault(one.name, one)
-            elif entry.prediction is None or entry.prediction.prediction_id != one.prediction_id:
-                # The newest one counts: another model may have predicted on the same event since.
-                if entry.prediction is not None:
-                    self._tickets.pop(entry.prediction.prediction_id, None)
-                    entry.reactions = {
-                        name: reaction
-                        for name, reaction in entry.reactions.items()
-                        if reaction.prediction_id == one.prediction_id
-                    }
-                entry.prediction = one
-                self._tickets[one.prediction_id] = entry.ticket
-                predicted.append(entry)
-        self._note_due([entry for entry in predicted if entry.row is not None])
+            else:
+                self._predicted(entry, one)
         for entry in touched.values():
             self._settle(entry)
 
-    def _note_due(self, entries: list[Entry]) -> None:
-        rows = [entry.row for entry in entries if entry.row is not None]
-        if not rows:
+    def _predicted(self, entry: Entry, one: Published) -> None:
+        """The newest one of a model counts: another version may have predicted on the same event since."""
+        record = self.record(one)
+        if record["model"] in self._others:
+            entry.others[record["model"]] = one
+            entry.owed.discard(record["model"])
             return
-        records = [self.record(entry.prediction) for entry in entries if entry.prediction is not None]
-        for entry, names in zip(entries, self._due.of(rows, records), strict=True):
-            entry.due = names
-            entry.row = None  # not needed any more
+        if entry.prediction is not None and entry.prediction.prediction_id != one.prediction_id:
+            self._tickets.pop(entry.prediction.prediction_id, None)
+            entry.reactions = {
+                name: reaction
+                for name, reaction in entry.reactions.items()
+                if reaction.prediction_id == one.prediction_id
+            }
+        entry.prediction, entry.due = one, frozenset(record["reactions"])
+        if not record["model"]:  # features are only collected
+            entry.owed.clear()
+        self._tickets[one.prediction_id] = entry.ticket
 
     def record(self, published: Published) -> dict[str, Any]:
         """What a prediction or reaction says."""

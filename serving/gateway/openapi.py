@@ -204,6 +204,19 @@ def _answer_schema(app: App) -> dict[str, Any]:
             "model_version": {"type": "integer"},
             "event_time": {"type": "integer", "description": "Microseconds since 1970 UTC."},
             "late": flag,
+            "predictions": {
+                "type": "array",
+                "description": "Of each model, where an app has several; the members beside this are the first one's.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "model": {"enum": [model.name for model in app.models]} if app.models else text,
+                        "model_version": {"type": "integer"},
+                        "prediction_id": text,
+                        "outputs": {"type": "object", "properties": outputs},
+                    },
+                },
+            },
             "reactions": {
                 "type": "array",
                 "items": {
