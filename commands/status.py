@@ -9,30 +9,47 @@ import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from commands import options, output
 from commands.options import app_option, folder_option, json_option
 
+if TYPE_CHECKING:
+    from streaming.monitoring_access import Address
+
 TIMEOUT_S = 3.0
+
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
 @app_option
 @folder_option("--archive", "the job's archive", "var/archive/<app>")
 @click.option("--url", help="Where the job answers; otherwise as it noted beside its archive.")
+@click.option("--token-file", type=_FILE, help="File with the job's monitoring token, where --url is given.")
+@click.option("--authority", type=_FILE, help="Certificate that the job's, or its authority's, must be.")
 @json_option
 @click.pass_context
-def status(ctx: click.Context, app_name: str, archive: Path | None, url: str | None, as_json: bool) -> None:
+def status(
+    ctx: click.Context,
+    app_name: str,
+    archive: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    authority: Path | None,
+    as_json: bool,
+) -> None:
     """Say how a job is: ready or not, how every event that it received has ended, how far it is.
 
     Exit code 1 if the job does not run or is not ready; then the counts are those of its archive.
     """
     app = options.load(app_name)
     folder = archive or options.archive_folder(app)
-    found = _running(folder, url)
+    from streaming.monitoring_access import Address, read_address
+
+    found = _running(read_address(folder) if url is None else Address(url, token_file, authority))
     found = {"running": False, **_archived(folder)} if found is None else {"running": True, **found}
     found["balanced"] = received_as_ended(found)
     if as_json:
@@ -51,19 +68,24 @@ def received_as_ended(found: Mapping[str, Any]) -> bool:
     return bool(found["received"] == ended + found["in_flight"])
 
 
-def _running(folder: Path, url: str | None) -> dict[str, Any] | None:
-    from streaming.monitoring_server import read_address
-
-    where = url or read_address(folder)
-    if where is None:
+def _running(address: Address | None) -> dict[str, Any] | None:
+    if address is None:
         return None
-    if not where.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{where} is no URL: wanted http://HOST:PORT", param_hint="--url")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    from shared_features.errors import ConfigurationError
+
+    if not address.url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{address.url} is no URL: wanted http://HOST:PORT", param_hint="--url")
     try:
-        with opener.open(f"{where.rstrip('/')}/status", timeout=TIMEOUT_S) as answer:
+        tls = urllib.request.HTTPSHandler(context=address.context())
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), tls)
+        opener.addheaders = list(address.headers().items())
+        with opener.open(f"{address.url.rstrip('/')}/status", timeout=TIMEOUT_S) as answer:
             found = json.loads(answer.read(1 << 20))
-    except (urllib.error.URLError, OSError, ValueError):
+    except PermissionError as error:
+        raise ConfigurationError(f"the job's token file {error.filename} cannot be read: ask as its owner") from None
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        if getattr(error, "code", None) == 401:
+            raise ConfigurationError(f"the job at {address.url} wants its token: give --token-file") from None
         return None
     return found if isinstance(found, dict) else None
 

@@ -11,6 +11,7 @@ import click
 
 from commands import options, output
 from commands.config_view import show_config
+from commands.monitoring_options import monitoring_options, monitoring_settings
 from commands.options import app_option, folder_option, json_option, pubsub_options
 from commands.signals import stop_signal
 
@@ -48,15 +49,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of schemas that events were written with, <revision>.avsc; then the Schema service is asked.",
 )
-@click.option("--monitoring-host", default="127.0.0.1", help="Address of /metrics, /healthz, /readyz and /status.")
-@click.option(
-    "--monitoring-port", default=0, type=click.IntRange(-1, 65535), help="Their port; 0: a free one, -1: none."
-)
+@monitoring_options
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
 @json_option
 @click.pass_context
 def stream(
     ctx: click.Context,
+    /,
     app_name: str,
     project: str,
     emulator: str | None,
@@ -74,10 +73,9 @@ def stream(
     max_future_s: int,
     max_messages: int,
     schemas: Path | None,
-    monitoring_host: str,
-    monitoring_port: int,
     print_config: bool,
     as_json: bool,
+    **monitoring: Any,
 ) -> None:
     """Run the streaming job: events in, predictions and reactions out.
 
@@ -107,8 +105,7 @@ def stream(
             max_future_s=max_future_s,
             max_messages=max_messages,
             schemas=schemas,
-            monitoring_host=monitoring_host,
-            monitoring_port=None if monitoring_port < 0 else monitoring_port,
+            **monitoring_settings(monitoring),
         )
         job = StreamingJob(app, settings)
         stop.drain = job.stop

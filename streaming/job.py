@@ -34,7 +34,8 @@ from streaming.delivery import Delivery, Totals
 from streaming.event_blocks import BlockLimits
 from streaming.intake import Intake
 from streaming.monitoring import Monitoring
-from streaming.monitoring_server import MonitoringServer, write_address
+from streaming.monitoring_access import MonitoringAccess, write_address
+from streaming.monitoring_server import MonitoringServer
 from streaming.naming import dead_letters_of, subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
@@ -67,6 +68,7 @@ class JobSettings:
         max_block_events, max_block_bytes: larger blocks of events are dead-lettered unread; bytes when decompressed.
         schemas: folder of schemas that events were written with, ``<revision>.avsc``; then the Schema service is asked.
         monitoring_host, monitoring_port: where /metrics, /healthz and /readyz are; port 0 takes a free one, None none.
+        monitoring_access: who may ask there; None: this machine.
     """
 
     endpoint: Endpoint
@@ -86,6 +88,7 @@ class JobSettings:
     schemas: Path | None = None
     monitoring_host: str = "127.0.0.1"
     monitoring_port: int | None = None
+    monitoring_access: MonitoringAccess | None = None
 
 
 def create_topics(app: App, endpoint: Endpoint) -> None:
@@ -114,7 +117,9 @@ class StreamingJob:
         self.monitoring = Monitoring(app.name, app.fingerprint)
         self._served = None
         if settings.monitoring_port is not None:
-            self._served = MonitoringServer(self.monitoring, settings.monitoring_host, settings.monitoring_port)
+            self._served = MonitoringServer(
+                self.monitoring, settings.monitoring_host, settings.monitoring_port, settings.monitoring_access
+            )
         try:
             self._open()
         except BaseException:
@@ -172,7 +177,7 @@ class StreamingJob:
         )
         self.monitoring.watch(self._job)
         if self._served is not None:
-            write_address(settings.archive, self._served.url)
+            write_address(settings.archive, self._served.url, settings.monitoring_access)
 
     @property
     def totals(self) -> Totals:

@@ -1,25 +1,28 @@
 """The job's own HTTP port: ``/metrics``, ``/healthz``, ``/readyz`` and ``/status``. It tells and takes no orders.
 
-It listens on loopback unless told otherwise, and answers only requests that name it by an address or as localhost, so
-that a web page cannot read it by way of a name of its own (DNS rebinding).
+It listens on loopback unless told otherwise, and then wants a token for all but the probes (see `MonitoringAccess`).
+Without one it answers only requests that name it by an address or as localhost, so that a web page cannot read it by
+way of a name of its own (DNS rebinding).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import socket
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Final
 
+from serving.status import RefusalError
 from shared_features.errors import ConfigurationError
 from streaming.monitoring import Monitoring
+from streaming.monitoring_access import MonitoringAccess
 
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _JSON: Final = "application/json"
+_PROBES: Final = ("/healthz", "/readyz")
 _MAX_CONNECTIONS: Final = 32
 _TIMEOUT_S: Final = 5.0
 
@@ -31,21 +34,26 @@ class MonitoringServer:
         monitoring: of the job.
         host: an address of this machine.
         port: 0 takes a free one.
+        access: who may ask; by default this machine alone.
 
     Raises:
-        ConfigurationError: nothing can listen there.
+        ConfigurationError: nothing can listen there, or the access would let everybody ask.
     """
 
-    def __init__(self, monitoring: Monitoring, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, monitoring: Monitoring, host: str = "127.0.0.1", port: int = 0, access: MonitoringAccess | None = None
+    ) -> None:
+        access = access or MonitoringAccess()
+        access.check(host)
         try:
-            self._server = _Server((host, port), monitoring)
+            self._server = _Server((host, port), monitoring, access)
         except OSError as error:
             raise ConfigurationError(
                 f"monitoring cannot listen on {host}:{port} ({error.strerror}): give another --monitoring-port"
             ) from None
         self.port: int = self._server.server_address[1]
         shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self.port}"
+        self.url = f"{'http' if self._server.context is None else 'https'}://{shown}:{self.port}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="monitoring", daemon=True
         )
@@ -58,29 +66,13 @@ class MonitoringServer:
         self._server.server_close()
 
 
-def write_address(archive: Path, url: str) -> None:
-    """Note beside the archive where its job answers, for `sameriver status`."""
-    temporary = archive / "monitoring.json.new"
-    temporary.write_text(json.dumps({"url": url}), encoding="utf-8")
-    os.replace(temporary, archive / "monitoring.json")
-
-
-def read_address(archive: Path) -> str | None:
-    """Where the archive's job answers, if it is running; None if it never said."""
-    try:
-        url = json.loads((archive / "monitoring.json").read_text(encoding="utf-8"))["url"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return url if isinstance(url, str) and url.startswith("http://") else None
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], monitoring: Monitoring) -> None:
+    def __init__(self, address: tuple[str, int], monitoring: Monitoring, access: MonitoringAccess) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.monitoring = monitoring
+        self.monitoring, self.token, self.context = monitoring, access.token(), access.context()
         self.connections = threading.Semaphore(_MAX_CONNECTIONS)
         super().__init__(address, _Handler)
 
@@ -92,7 +84,12 @@ class _Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
+            if self.context is not None:  # on this thread: a slow handshake must keep nobody else waiting
+                request.settimeout(_TIMEOUT_S)
+                request = self.context.wrap_socket(request, server_side=True)
             super().process_request_thread(request, client_address)
+        except (OSError, ssl.SSLError):  # no TLS, or not this one
+            self.shutdown_request(request)
         finally:
             self.connections.release()
 
@@ -104,11 +101,17 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_S
 
     def do_GET(self) -> None:
-        if not _is_own(self.headers.get("Host", "")):
+        token, path = self.server.token, self.path.partition("?")[0]
+        if token is None and not _is_own(self.headers.get("Host", "")):
             self._answer(403, _JSON, b'{"error": "this host name is not served"}')
             return
+        if token is not None and path not in _PROBES:
+            try:
+                token.check_headers(dict(self.headers.items()))
+            except RefusalError:
+                self._answer(401, _JSON, b'{"error": "a valid bearer token is needed"}')
+                return
         monitoring = self.server.monitoring
-        path = self.path.partition("?")[0]
         if path == "/metrics":
             self._answer(200, _TEXT, monitoring.metrics())
             return
@@ -133,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Content-Type-Options", "nosniff")
+        if code == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":

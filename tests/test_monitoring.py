@@ -19,7 +19,8 @@ from commands.status import received_as_ended
 from shared_features.errors import ConfigurationError
 from shared_features.schema import TIMESTAMP
 from streaming.monitoring import ENDS, Monitoring
-from streaming.monitoring_server import MonitoringServer, read_address, write_address
+from streaming.monitoring_access import Address, read_address, write_address
+from streaming.monitoring_server import MonitoringServer
 
 COUNTS = {"received": 9, "duplicates": 2, "dead_letters": {"not_finite": 1}, "outcomes": {"predicted": 4, "folded": 2}}
 
@@ -112,7 +113,7 @@ def test_a_port_that_is_taken_is_named(client: httpx.Client, monitoring: Monitor
 def test_where_a_job_answers_is_noted_beside_its_archive(tmp_path: Path) -> None:
     assert read_address(tmp_path) is None
     write_address(tmp_path, "http://127.0.0.1:7")
-    assert read_address(tmp_path) == "http://127.0.0.1:7"
+    assert read_address(tmp_path) == Address("http://127.0.0.1:7")
     (tmp_path / "monitoring.json").write_text('{"url": "file:///etc/passwd"}', "utf-8")
     assert read_address(tmp_path) is None
 
