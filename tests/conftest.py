@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from apps.flights.history import HistorySummary
     from batch.bigquery import Endpoints
+    from tests.faults.jobs import Jobs
 
 # A run must not depend on the machine's speed: no deadline per example. CI draws the same examples each time,
 # so that a red run can be repeated; a person's runs draw new ones and keep what failed in .hypothesis.
@@ -78,6 +79,16 @@ def start_session_process() -> Iterator[Callable[..., Started]]:
     """As `start_process`, for servers that all tests of the run share."""
     with _starter() as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def warm_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """Starts streaming jobs of the fault tests' app that need not compile first, for all tests of the run."""
+    from tests.faults.jobs import APP, Jobs
+
+    jobs = Jobs(tmp_path_factory.mktemp("jobs"), APP)
+    yield jobs
+    jobs.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 half_plus_two, half_plus_three   y = 0.5 x + 2 (+ 3)
 flights       one number and one string; `describe` says fingerprint and definitions; two outputs more, one a string
+meters_1 to meters_4   y = 0.5 x + 100, 200, 300, 400: which version answered is seen; described as `flights` is
 two_inputs    as half_plus_two, but takes x and w
 picky         refuses a negative x (INVALID_ARGUMENT, the whole block)
 logarithm     log x: -inf at 0, NaN below
@@ -97,6 +98,17 @@ def main(folder: Path) -> None:
         serving_default=signature(predict, delay=tf.float32, carrier=tf.string),
         describe=signature(describe),
     )
+
+    for version in (1, 2, 3, 4):
+        meters = line(0.5, 100.0 * version)
+        save(
+            f"meters_{version}",
+            meters,
+            serving_default=signature(
+                lambda x, m=meters: {"y": m.slope * tf.cast(x, tf.float32) + m.offset}, x=tf.int64
+            ),
+            describe=signature(describe),
+        )
 
     def picky(x: Any) -> dict[str, Any]:
         with tf.control_dependencies([tf.debugging.assert_non_negative(x, "x below 0")]):

@@ -1,0 +1,190 @@
+"""Faults of the model server under a job: kills, new versions, a broken version, a bad or slow connection.
+
+The model says which version it is: y = x / 2 + 100 version. An answer under another version's name would be seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import serving_models
+from tests.faults.flow import flow
+from tests.faults.jobs import Job, Jobs
+from tests.faults.proxy import DROPPING, HALF_OPEN, HEALTHY, LATE, REFUSING, SLOW, Proxy, hold
+from tests.faults.rig import Rig
+from tests.faults.served import app
+from tests.processes import Started, free_port, start, wait_until
+
+FILE = str(Path(__file__).parent / "faults" / "served.py")
+
+
+def put(base_path: Path, version: int) -> None:
+    """A version of the model, made for this app: its fingerprint is as long as the one it was exported with."""
+    aside = base_path.parent / f"aside-{version}"
+    serving_models.put(f"meters_{version}", aside, version)
+    file = aside / str(version) / "saved_model.pb"
+    data = file.read_bytes()
+    ours, theirs = app.fingerprint.encode(), serving_models.FINGERPRINT.encode()
+    assert len(ours) == len(theirs)
+    assert data.count(theirs) > 0
+    file.write_bytes(data.replace(theirs, ours))
+    base_path.mkdir(exist_ok=True)
+    (aside / str(version)).rename(base_path / str(version))
+
+
+class Server:
+    """A model server that can be killed and started again on its port."""
+
+    def __init__(self, models: Path) -> None:
+        self.models, self.port = models, free_port()
+        self.process = self._start()
+
+    def _start(self) -> Started:
+        options = ["--model_name=half", f"--model_base_path={self.models}", "--file_system_poll_wait_seconds=0.05"]
+        return start(["-m", "serving.server", f"--port={self.port}", *options], ready="listening on 127.0.0.1:")
+
+    def kill_and_start(self) -> None:
+        self.process.kill()
+        self.process = self._start()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = tmp_path_factory.mktemp("models") / "half"
+    put(models, 1)
+    made = Server(models)
+    yield made
+    made.process.kill()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Started]:
+    process = start(["-m", "streaming.broker", "--port", "0"], ready="listening on")
+    yield process
+    assert process.stop() == 0, process.tail()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    made = Proxy(f"127.0.0.1:{server.port}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rig(warm_jobs: Jobs, broker: Started, tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(warm_jobs, broker.line.rpartition(" ")[2], tmp_path, app=app, file=FILE)
+    yield made
+    made.close()
+
+
+def check(rig: Rig, target: str) -> list[int]:
+    """Every answer is that of the version which it names; the versions."""
+    versions = set()
+    for event_id, told in rig.predictions.by_event.items():
+        record = json.loads(next(iter(told))[1])
+        version = record["model_version"]
+        assert record["outputs"] == {"y": rig.x[event_id] / 2 + 100 * version}, f"seed {rig.seed}"
+        versions.add(version)
+    report = rig.check("--model-server", target)
+    assert report["predictions"] == len(rig.published)
+    assert not rig.dead_letters.by_event
+    return sorted(versions)
+
+
+def predicted_more(rig: Rig, count: int) -> Callable[[], bool]:
+    """Whether so many more events are predicted than now."""
+    before = len(rig.predictions.by_event)
+    return lambda: len(rig.predictions.by_event) >= before + count
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("kills", "last"), [(1, 2), pytest.param(10, 4, marks=pytest.mark.soak)])
+def test_kills_new_versions_and_a_broken_one_under_traffic(rig: Rig, server: Server, kills: int, last: int) -> None:
+    target = f"127.0.0.1:{server.port}"
+    job = rig.start_job("--model-server", target)
+    started_with = max(int(path.name) for path in server.models.iterdir())
+    with flow(rig, 1_000_000) as flowing:
+        for _ in range(kills):
+            wait_until(predicted_more(rig, 20), 60, "predictions come")
+            server.process.kill()
+            assert rig.missing() > 0, "nothing was on its way"
+            server.kill_and_start()
+        for version in range(started_with + 1, last + 1):
+            wait_until(predicted_more(rig, 20), 60, "predictions come")
+            put(server.models, version)
+            wait_until(lambda v=version: f'"model_version": {v}' in newest(rig), 60, "the new one answers")  # type: ignore[misc]
+        broken = serving_models.put("broken", server.models.parent / "aside", 9).rename(server.models / "9")
+        wait_until(lambda: any("version 9" in line for line in server.process.lines), 60, "a word on the broken one")
+        wait_until(predicted_more(rig, 100), 60, "the old version answers")
+        broken.rename(server.models.parent / "gone")
+        assert flowing.running
+    rig.wait_predicted(60)
+    assert job.code is None
+    job.drain()
+    versions = check(rig, target)
+    assert versions == list(range(started_with, last + 1))
+    print(f"seed {rig.seed}: {len(rig.published)} events, {kills} kills, versions {versions}")
+
+
+def newest(rig: Rig) -> str:
+    """The prediction that came last."""
+    found = list(rig.predictions.by_event.values())[-1]
+    return json.dumps(json.loads(next(iter(found))[1]))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("seconds", [0.4, pytest.param(5.0, marks=pytest.mark.soak)])
+def test_a_bad_connection_to_the_model_server_delays_and_loses_nothing(rig: Rig, proxy: Proxy, seconds: float) -> None:
+    job = rig.start_job("--model-server", proxy.host_port)
+    faults = [LATE, SLOW, DROPPING, HALF_OPEN, REFUSING]
+    rig.draw.shuffle(faults)
+    with flow(rig, 1_000_000) as flowing:
+        for fault in faults:
+            wait_until(predicted_more(rig, 1), 60, f"predictions come (seed {rig.seed})")
+            if fault.refuse:
+                proxy.reset()
+            hold(proxy, fault, seconds)
+            assert job.code is None
+        proxy.reset()
+        assert flowing.running
+    rig.wait_predicted(60)
+    job.drain()
+    check(rig, proxy.target)
+    print(f"seed {rig.seed}: {len(rig.published)} events, {proxy.connections} connections")
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("events", [1_500, pytest.param(40_000, marks=pytest.mark.soak)])
+def test_a_model_server_that_is_slow_slows_the_pull(rig: Rig, proxy: Proxy, events: int) -> None:
+    """No answers: a few works wait, then nothing more is taken on; the rest waits in the broker."""
+    job = rig.start_job("--model-server", proxy.host_port, "--max-messages", "10")
+    rig.publish(100)
+    rig.wait_predicted(30)
+    idle = job.memory_bytes()
+    proxy.fault = HALF_OPEN
+    rig.publish(events)
+    wait_until(lambda: metric(job, "messages_held") >= min(events, 10_000), 30, "the job holds what it may hold")
+    works = max(metric(job, "works_waiting") for _ in range(20))
+    held, memory = metric(job, "messages_held"), job.memory_bytes()
+    assert 0 < works <= 64
+    assert held <= 20_000
+    assert memory - idle < 128 << 20
+    proxy.fault = HEALTHY
+    rig.wait_predicted(120)
+    job.drain()
+    check(rig, proxy.target)
+    print(f"seed {rig.seed}: {works} works and {held} messages of {events} held, {(memory - idle) >> 20} MB above idle")
+
+
+def metric(job: Job, name: str) -> int:
+    """One of the job's figures."""
+    assert job.ready is not None
+    text = httpx.get(f"{job.ready['monitoring']}/metrics", timeout=10).text
+    (line,) = [line for line in text.splitlines() if line.startswith(f"sameriver_{name} ")]
+    return int(float(line.split()[-1]))
