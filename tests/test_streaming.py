@@ -25,6 +25,7 @@ from streaming.event_blocks import block_message
 from streaming.job import create_topics
 from streaming.messages import plain
 from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subscriber, create_subscription
+from tests.faults.jobs import Job, Jobs
 from tests.processes import Started, wait_until
 from tests.serving_steps import to_messages
 from tests.shop.app import app
@@ -36,8 +37,8 @@ Start = Callable[..., Started]
 class Bench:
     """A broker with the app's topics, a publisher, and what has arrived on the result topics so far."""
 
-    def __init__(self, start: Start, folder: Path) -> None:
-        self.start, self.archive = start, folder / "archive"
+    def __init__(self, start: Start, jobs: Jobs, folder: Path) -> None:
+        self.jobs, self.archive = jobs, folder / "archive"
         broker = start(["-m", "streaming.broker", "--port", "0"], ready="listening on")
         self.host_port = broker.line.rsplit(" ", 1)[-1]
         self.endpoint = Endpoint("sameriver", self.host_port)
@@ -49,10 +50,12 @@ class Bench:
         self.received: dict[str, list[Message]] = {topic: [] for topic in self._subscribers}
         self._publisher = Publisher(self.endpoint)
 
-    def stream(self, *options: str) -> Started:
+    def stream(self, *options: str) -> Job:
         """The job, ready to pull."""
-        command = ["-m", "cli", "stream", "--app", "tests/shop", "--emulator", self.host_port, *options]
-        return self.start([*command, "--archive", str(self.archive), "--json"], ready='"ready"', timeout_s=120)
+        arguments = ["stream", "--app", "tests/shop", "--emulator", self.host_port, *options]
+        job = self.jobs.start([*arguments, "--archive", str(self.archive), "--json"])
+        job.wait_ready(120)
+        return job
 
     def publish(self, messages: list[OutgoingMessage]) -> None:
         self._publisher.publish("shop-events", messages)
@@ -83,8 +86,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(start_process: Start, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(start_process, tmp_path)
+def bench(start_process: Start, warm_jobs: Jobs, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(start_process, warm_jobs, tmp_path)
     yield bench
     bench.close()
 
@@ -105,12 +108,6 @@ def by_type(block: pa.RecordBatch) -> list[tuple[str, pa.RecordBatch]]:
 def halves(block: pa.RecordBatch) -> list[pa.RecordBatch]:
     middle = block.num_rows // 2
     return [block.slice(0, middle), block.slice(middle)]
-
-
-def drained(job: Started) -> dict[str, Any]:
-    assert job.stop() == 0, job.tail()
-    totals: dict[str, Any] = json.loads(job.lines[-1])
-    return totals
 
 
 def poison(rng: random.Random) -> list[tuple[str, OutgoingMessage]]:
@@ -155,8 +152,8 @@ def test_bad_input_goes_to_the_dead_letters_and_touches_nothing_else(bench: Benc
     )
     mend_and_replay(bench, bad)
     wait_until(lambda: "mended" in bench.ids(), 60, "the mended event is predicted")
-    look_at_status(bench, json.loads(job.line)["monitoring"], dead_letters=len(bad))
-    totals = drained(job)
+    look_at_status(bench, job.wait_ready()["monitoring"], dead_letters=len(bad))
+    totals = job.drain()
     assert (totals["received"], totals["dead_letters"], totals["duplicates"]) == (133, len(bad), 0)
     assert totals["outcomes"] == {"predicted": 91, "folded": 30}
     archived = sameriver("status", "--archive", str(bench.archive), exit_code=1)
@@ -220,7 +217,7 @@ def test_each_event_published_three_times_is_predicted_once(bench: Bench) -> Non
     bench.publish(messages)
     job = bench.stream()
     wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
-    totals = drained(job)
+    totals = job.drain()
     assert (totals["duplicates"], totals["outcomes"]) == (400, {"predicted": 150, "folded": 50})
     assert len(bench.take("predictions")) == 150
     assert len({message.attributes["prediction_id"] for message in bench.received["predictions"]}) == 150
@@ -240,16 +237,15 @@ def test_kill_9_loses_nothing_and_state_comes_back_exactly(bench: Bench) -> None
         bench.publish(messages[start : start + 500])
         wait_until(partial(bench.has_archived_more_than, archived), 60, "rows are archived after the restart")
         bench.publish(messages[start + 500 : start + 1500])
-        job.process.kill()
-        job.wait()
+        job.kill()
         archived = bench.archived_rows()
         assert archived < start + 1500, "the work was finished before the kill, which then proves nothing"
     job = bench.stream()
-    recovered = json.loads(job.line)["recovered_rows"]
+    recovered = job.wait_ready()["recovered_rows"]
     assert recovered == archived
     bench.publish(messages[3000:])
     wait_until(lambda: bench.ids() == sale_ids(history), 90, "every sale is predicted")
-    drained(job)
+    job.drain()
     by_id: dict[str, set[bytes]] = {}
     for message in bench.take("predictions"):
         by_id.setdefault(message.attributes["prediction_id"], set()).add(message.data)
@@ -264,7 +260,7 @@ def test_a_restart_publishes_what_was_archived_but_not_marked_published(bench: B
     bench.publish(outgoing(history))
     job = bench.stream()
     wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
-    drained(job)
+    job.drain()
     (segment,) = (path for path in bench.archive.glob("*.log") if path.stat().st_size)
     data = segment.read_bytes()
     last_mark = data.rindex(b"SRF1P")
@@ -273,7 +269,7 @@ def test_a_restart_publishes_what_was_archived_but_not_marked_published(bench: B
     before = len(bench.take("predictions"))
     job = bench.stream()
     wait_until(lambda: len(bench.take("predictions")) > before, 30, "predictions come again")
-    drained(job)
+    job.drain()
     again = bench.received["predictions"]
     assert len({message.attributes["prediction_id"] for message in again}) == 15
     assert {message.data for message in again[before:]} <= {message.data for message in again[:before]}
@@ -285,8 +281,7 @@ def test_collect_mode_publishes_features_and_ctrl_c_drains(bench: Bench) -> None
     bench.publish(outgoing(history))
     job = bench.stream("--collect")
     wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is recorded")
-    assert job.stop(signal.SIGINT) == 0
-    assert json.loads(job.lines[-1])["outcomes"] == {"recorded": 30, "folded": 10}
+    assert job.drain(signal.SIGINT)["outcomes"] == {"recorded": 30, "folded": 10}
     recorded = [plain(message.data) for message in bench.received["predictions"]]
     assert all(record["model"] == "" and record["outputs"] == {} for record in recorded)
     names = {frozenset(name.partition("[")[0] for name in record["features"]) for record in recorded}

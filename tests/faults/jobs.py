@@ -55,7 +55,7 @@ class Job:
         assert self.code is not None
         return self.code
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send a signal, if it still runs."""
         if self.code is None:
             with contextlib.suppress(ProcessLookupError):
@@ -63,12 +63,12 @@ class Job:
 
     def kill(self) -> None:
         """SIGKILL, and its end."""
-        self.signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
         self.wait()
 
-    def drain(self, timeout_s: float = 60.0) -> dict[str, Any]:
-        """SIGTERM; the totals that it says at its end."""
-        self.signal(signal.SIGTERM)
+    def drain(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Ask it to drain; the totals that it says at its end."""
+        self.send(number)
         assert self.wait(timeout_s) == 0, self.log.read_text("utf-8")
         return self.records()[-1]
 
@@ -134,7 +134,7 @@ class Jobs:
     def close(self) -> None:
         """Kill what runs."""
         for job in self._jobs:
-            job.signal(signal.SIGKILL)
+            job.send(signal.SIGKILL)
         assert self._warm.process.stdin is not None
         self._warm.process.stdin.close()
         self._warm.wait(30)
