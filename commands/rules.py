@@ -21,7 +21,7 @@ def rule_probabilities(app: App, rows: Path) -> pa.Table | None:
     A rule that reads more than the features cannot be applied to training rows and is left out; None if no
     rule is left.
     """
-    rules = [model for model in app.models if isinstance(model, Rule)]
+    rules = [*(model for model in app.models if isinstance(model, Rule)), *app.baselines]
     if not rules:
         return None
     table = pq.read_table(rows).combine_chunks()

@@ -35,7 +35,8 @@ class App:
         predict_on: the event type that gets features and a prediction.
         features: name to expression over fields of ``predict_on`` and aggregates.
         label: what training learns; None for an app that only collects or applies a rule.
-        models: models and rules; the first is the primary one. Empty: collect mode.
+        models: models and rules; all of them predict, the first is the primary one. Empty: collect mode.
+        baselines: rules that reports put beside the models; they predict nothing live.
         reactions: what to publish when.
         lateness: how far behind a key's newest event an event may come and still see all of its windows.
 
@@ -52,6 +53,7 @@ class App:
         event_types: Sequence[EventType],
         label: Label | None = None,
         models: Sequence[Model] = (),
+        baselines: Sequence[Rule] = (),
         reactions: Sequence[Reaction] = (),
         lateness: str | timedelta = "24h",
     ) -> None:
@@ -61,6 +63,7 @@ class App:
         self.name, self.predict_on, self.label = name, predict_on, label
         self.spec = name
         self.features, self.models, self.reactions = dict(features), list(models), list(reactions)
+        self.baselines = list(baselines)
         self.lateness_us = duration_us(lateness, f"lateness of app {name!r}")
         self.event_types = {event_type.name: event_type for event_type in event_types}
         if len(self.event_types) != len(event_types) or predict_on.name not in self.event_types:
@@ -159,9 +162,9 @@ class App:
             self._check_row_level(place, part)
 
     def _check_reactions(self) -> None:
-        names = [reaction.name for reaction in self.reactions] + [model.name for model in self.models]
+        names = [one.name for one in (*self.reactions, *self.models, *self.baselines)]
         if len(set(names)) != len(names):
-            raise DefinitionError(f"app {self.name!r} uses a name twice among models and reactions: {names}")
+            raise DefinitionError(f"app {self.name!r} uses a name twice among models, baselines and reactions: {names}")
         known = {value.key for value in self.features.values()}
         uses: list[tuple[str, Expression]] = []
         for reaction in self.reactions:
@@ -169,7 +172,11 @@ class App:
             uses += [(place, value) for value in (*reaction.uses, *reaction.payload.values())]
             if reaction.by is not None:
                 self._check_key(reaction.by, reaction.at)
-        uses += [(f"rule {model.name!r}", model.probability) for model in self.models if isinstance(model, Rule)]
+        uses += [
+            (f"rule {model.name!r}", model.probability)
+            for model in (*self.models, *self.baselines)
+            if isinstance(model, Rule)
+        ]
         for place, value in uses:
             self._check_row_level(place, value)
             for node in _computed(value, known):

@@ -75,8 +75,8 @@ app = App(
     label=Label(arrived.arrival_delay >= 15, join=("flight_id", "flight_id"), within="36h"),
     models=[
         Model("wide_and_deep", crosses=[("origin", "carrier")], embeddings=["dest"], baseline="departure_delay"),
-        Rule("late_at_departure", delay >= 15),
     ],
+    baselines=[Rule("late_at_departure", delay >= 15)],
     reactions=[
         Reaction(
             "rebook",

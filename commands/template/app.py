@@ -34,10 +34,8 @@ app = App(
         "zone_minutes_late_last_24h": last(minutes_late, by=by_zone, over="24h"),
     },
     label=Label(minutes_late > 0, join=("parcel_id", "parcel_id"), within="24h"),
-    models=[
-        Model("wide_and_deep", crosses=[("depot", "hour")], baseline="stops_ahead", batch_rows=256),
-        Rule("long_tour", loaded.stops_ahead >= 20),
-    ],
+    models=[Model("wide_and_deep", crosses=[("depot", "hour")], baseline="stops_ahead", batch_rows=256)],
+    baselines=[Rule("long_tour", loaded.stops_ahead >= 20)],
     reactions=[
         Reaction(
             "tell_customer",
