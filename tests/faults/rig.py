@@ -93,9 +93,9 @@ class Rig:
         self._publisher = Publisher(self.endpoint)
         self.published: list[str] = []
         self.x: dict[str, int] = {}
-        self._next = itertools.count()
+        self.next = itertools.count()
 
-    def event(self, number: int) -> OutgoingMessage:
+    def _event(self, number: int) -> OutgoingMessage:
         """A reading, at most two minutes old."""
         record: dict[str, Any] = {
             "event_id": f"r{number}",
@@ -108,8 +108,8 @@ class Rig:
 
     def publish(self, count: int, *, copies: int = 1) -> None:
         """Publish new readings, each some times; returns when the broker has acknowledged them."""
-        numbers = [next(self._next) for _ in range(count)]
-        messages = [self.event(number) for number in numbers] * copies
+        numbers = [next(self.next) for _ in range(count)]
+        messages = [self._event(number) for number in numbers] * copies
         self.draw.shuffle(messages)
         self._publisher.publish(f"{self.app.name}-events", messages)
         self.published += [f"r{number}" for number in numbers]
@@ -146,11 +146,15 @@ class Rig:
         found = self.predictions.by_event
         assert found.keys() == set(self.published), seed
         assert all(len(versions) == 1 for versions in found.values()), seed
-        verify = self.jobs.start(["verify", "--app", self._file, "--archive", str(self.archive), "--json", *options])
-        assert verify.wait(120) == 0, verify.log.read_text("utf-8")
-        report = verify.records()[-1]
+        report = self.verified(*options)
         assert (report["events"], report["mismatches"]) == (len(self.published), 0), seed
         return report
+
+    def verified(self, *options: str) -> dict[str, Any]:
+        """What ``sameriver verify`` says of the archive."""
+        verify = self.jobs.start(["verify", "--app", self._file, "--archive", str(self.archive), "--json", *options])
+        assert verify.wait(120) == 0, verify.log.read_text("utf-8")
+        return verify.records()[-1]
 
     def close(self) -> None:
         for collector in (self.predictions, self.dead_letters):

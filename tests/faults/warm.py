@@ -20,11 +20,12 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from batch import skew, verify  # noqa: F401 - this and the job are imported here once, not in every child
 from cli import main as cli
 from shared_features import load_app
 from shared_features.compute import warm_up
 from shared_features.plan import make_plan
-from streaming import job  # noqa: F401 - imported here once, not in every child
+from streaming import job  # noqa: F401
 
 
 def say(record: dict[str, Any]) -> None:
