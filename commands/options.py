@@ -42,6 +42,15 @@ def json_option(command: Command) -> Command:
     )
 
 
+def traces_option(command: Command) -> Command:
+    """``--traces``: where OpenTelemetry spans go."""
+    return click.option(
+        "--traces",
+        metavar="URL|FILE",
+        help="Send OpenTelemetry spans to http://HOST:PORT of a collector (OTLP), or write them to a file.",
+    )(command)
+
+
 def folder_option(name: str, what: str, default: str) -> Callable[[Command], Command]:
     """An option that names a folder; None stands for ``default``, which may depend on the app."""
     return click.option(

@@ -10,7 +10,7 @@ import click
 
 from commands import options, output
 from commands.group import CommandError
-from commands.options import app_option, json_option, pubsub_options
+from commands.options import app_option, json_option, pubsub_options, traces_option
 from streaming.naming import topic
 
 SHOWN = 20
@@ -41,6 +41,7 @@ SHOWN = 20
     show_default="none",
     help="Of each block.",
 )
+@traces_option
 @click.option("--wait", "wait_s", default=10.0, type=click.FloatRange(0), help="Seconds to try to reach the topic.")
 @json_option
 def publish(
@@ -53,6 +54,7 @@ def publish(
     no_check: bool,
     block_events: int | None,
     compression: str | None,
+    traces: str | None,
     wait_s: float,
     as_json: bool,
 ) -> None:
@@ -67,6 +69,7 @@ def publish(
     from commands.event_files import CHUNK, BadRow, EventFile, check_rows, chunks
     from shared_features.decode import Decoder
     from streaming.topics import Publisher
+    from streaming.tracing import Tracing
 
     events = EventFile(app, file, file_format=file_format, event_type=event_type)
     decoder = Decoder(app.event_types)
@@ -74,6 +77,7 @@ def publish(
     published, bad = 0, list[BadRow]()
     endpoint = options.endpoint(project, emulator)
     publisher = Publisher(endpoint, deadline_s=wait_s)
+    tracing = None if traces is None else Tracing(traces, "sameriver-publish")
     size = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
     read = 0
     try:
@@ -89,13 +93,18 @@ def publish(
                     kept = {row.number for row in good}
                     messages = as_blocks(app.event_types, decoder, good, now_us, compression)
                     messages += [row.message for row in sent if row.number not in kept]
-                if messages:
+                if messages and tracing is not None:
+                    with tracing.publishing(target, messages) as traced:
+                        publisher.publish(target, traced)
+                elif messages:
                     publisher.publish(target, messages)
                 published += len(sent)
                 read += sum(len(row.message.data) for row in chunk)
                 tell(min(0.99, read / size) if size else 0.0, f"{published:,} published, {len(bad):,} refused")
     finally:
         publisher.close()
+        if tracing is not None:
+            tracing.close()
     for one in bad[:SHOWN]:
         click.echo(f"{file}:{one.number}: {one.reason}: {one.detail}", err=True)
     if len(bad) > SHOWN:

@@ -12,7 +12,7 @@ import click
 from commands import options, output
 from commands.config_view import show_config
 from commands.monitoring_options import monitoring_options, monitoring_settings
-from commands.options import app_option, folder_option, json_option, pubsub_options
+from commands.options import app_option, folder_option, json_option, pubsub_options, traces_option
 from commands.signals import stop_signal
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     help="Folder of schemas that events were written with, <revision>.avsc; then the Schema service is asked.",
 )
 @monitoring_options
+@traces_option
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
 @json_option
 @click.pass_context
@@ -73,6 +74,7 @@ def stream(
     max_future_s: int,
     max_messages: int,
     schemas: Path | None,
+    traces: str | None,
     print_config: bool,
     as_json: bool,
     **monitoring: Any,
@@ -105,6 +107,7 @@ def stream(
             max_future_s=max_future_s,
             max_messages=max_messages,
             schemas=schemas,
+            traces=traces,
             **monitoring_settings(monitoring),
         )
         job = StreamingJob(app, settings)

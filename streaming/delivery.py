@@ -26,9 +26,10 @@ from streaming import results
 from streaming.archive import Archive
 from streaming.intake import refuse_row
 from streaming.monitoring import Monitoring
-from streaming.naming import topic
+from streaming.naming import reaction_topics, topic
 from streaming.outgoing import dead_letter, outgoing
 from streaming.topics import OutgoingMessage
+from streaming.tracing import committed, step, step_until, with_contexts
 from streaming.work import Work
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Delivery:
         self.publish, self.acknowledge = publish, acknowledge
         self.max_waiting, self.with_features = max_waiting, with_features
         self.as_blocks, self.monitoring = as_blocks, monitoring
+        self._reaction_topics = {name: reaction for reaction, name in reaction_topics(app).items()}
         self.totals = Totals()
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -126,7 +128,7 @@ class Delivery:
 
     def submit(self, work: Work) -> None:
         """Take one folded work; returns when the queue has room. Raises what made the committing thread fail."""
-        answers = self._ask(work.block) if work.block is not None and work.block.num_rows else {}
+        answers = self._ask(work, work.block) if work.block is not None and work.block.num_rows else {}
         with self._changed:
             self._changed.wait_for(lambda: len(self._queue) < self.max_waiting or self._failure is not None)
             self._raise_failure()
@@ -145,13 +147,17 @@ class Delivery:
         if self._failure is not None:
             raise RuntimeError("the job cannot commit any more") from self._failure
 
-    def _ask(self, block: pa.RecordBatch) -> dict[str, Future[results.Answer]]:
+    def _ask(self, work: Work, block: pa.RecordBatch) -> dict[str, Future[results.Answer]]:
         served = [model for model in self.models if not isinstance(model, Rule)]
         rows = results.asked_rows(self.app, block)
         if not served or len(rows) == 0:
             return {}
         features = results.feature_block(self.app, block, rows)
-        return {model.name: self.predict[model.name](features) for model in served}
+        began_ns = time.time_ns()
+        answers = {model.name: self.predict[model.name](features) for model in served}
+        for name, answer in answers.items():
+            step_until(work, f"predict {name}", began_ns, answer)
+        return answers
 
     def _run(self) -> None:
         try:
@@ -187,7 +193,7 @@ class Delivery:
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
         blocks = [self._with_results(waiting) for waiting in group if _rows(waiting)]
-        works = [waiting.work for waiting in group]
+        works, began_ns = [waiting.work for waiting in group], time.time_ns()
         refused = [(one.message(work.messages), one) for work in works for one in work.refused]
         counts: dict[str, Any] = {
             "received": sum(work.events for work in works),
@@ -210,15 +216,18 @@ class Delivery:
         elif works and (refused or counts["duplicates"]):
             sequence = self.archive.append(pa.RecordBatch.from_pylist([], pa.schema([])), counts)
         else:  # blocks without events
+            committed(works, began_ns, began_ns)
             self._acknowledge(works)
             return
+        archived_ns = time.time_ns()
         letters = [part for message, one in refused for part in dead_letter(self.app, message, one.reason, one.detail)]
         letters += self._failed_letters(group, blocks)
         if letters:
             sent[topic(self.app.name, "dead-letters")] = letters
-        for destination, messages in sent.items():
+        for destination, messages in with_contexts(sent, works, self._reaction_topics).items():
             self.publish(destination, messages)
         self.archive.mark_published(sequence)
+        committed(works, began_ns, archived_ns)
         self._acknowledge(works)
         self._count(counts)
         if self.monitoring is not None:
@@ -233,7 +242,9 @@ class Delivery:
         answers: dict[str, results.Answer] = {}
         for model in self.models:
             if isinstance(model, Rule):
+                began_ns = time.time_ns()
                 answers[model.name] = results.apply_rule(self.app, model, block)
+                step(waiting.work, f"predict {model.name}", began_ns)
             elif model.name in waiting.answers:
                 answers[model.name] = waiting.answers[model.name].result()
             else:

@@ -43,6 +43,7 @@ from streaming.revisions import schema_service
 from streaming.source import PullMessages
 from streaming.stages import Decode, Deliver, Features, KeyedStage
 from streaming.topics import Endpoint, Publisher, Subscriber, create_subscription, create_topic
+from streaming.tracing import Tracing
 from streaming.work import Work
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class JobSettings:
         schemas: folder of schemas that events were written with, ``<revision>.avsc``; then the Schema service is asked.
         monitoring_host, monitoring_port: where /metrics, /healthz and /readyz are; port 0 takes a free one, None none.
         monitoring_access: who may ask there; None: this machine.
+        traces: where spans go: ``http://HOST:PORT`` of an OpenTelemetry collector, or a file; None: there are none.
     """
 
     endpoint: Endpoint
@@ -89,6 +91,7 @@ class JobSettings:
     monitoring_host: str = "127.0.0.1"
     monitoring_port: int | None = None
     monitoring_access: MonitoringAccess | None = None
+    traces: str | None = None
 
 
 def create_topics(app: App, endpoint: Endpoint) -> None:
@@ -131,6 +134,7 @@ class StreamingJob:
         app, settings = self.app, self.settings
         self.plan = make_plan(app)
         archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
+        self._tracing = None if settings.traces is None else Tracing(settings.traces, f"sameriver-{app.name}")
         self._clients = self._connect_models()
         self.monitoring.readiness.fingerprint_matched = True
         self._archive = Archive(settings.archive, archive_of)
@@ -172,8 +176,9 @@ class StreamingJob:
             fetch=schema_service(settings.endpoint),
         )
         states = runtime.StateCache(self.recovered.states)
+        most, tracing = settings.max_messages, self._tracing
         self._job = runtime.Job(
-            self.plan, intake, deduplicator, states, subscriber, self._delivery, settings.max_messages, self.monitoring
+            self.plan, intake, deduplicator, states, subscriber, self._delivery, most, self.monitoring, tracing
         )
         self.monitoring.watch(self._job)
         if self._served is not None:
@@ -204,6 +209,8 @@ class StreamingJob:
             for client in self._clients.values():
                 client.close()
             self._archive.close()
+            if self._tracing is not None:
+                self._tracing.close()
             if self._served is not None:
                 self._served.close()
         return self.totals

@@ -15,6 +15,7 @@ from streaming.delivery import Delivery
 from streaming.intake import Intake
 from streaming.monitoring import Monitoring
 from streaming.topics import Subscriber
+from streaming.tracing import Tracing
 
 RECOVERED = b"recovered"
 """The token of state that came from the archive, before the first fold."""
@@ -57,6 +58,7 @@ class Job:
     delivery: Delivery
     max_messages: int
     monitoring: Monitoring | None = None
+    tracing: Tracing | None = None
     events_in_steps: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
 

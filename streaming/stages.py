@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from shared_features.blocks import append_columns
 from shared_features.kernel import feature_columns, fold, out_of_range
 from streaming import runtime
 from streaming.intake import refuse_row
+from streaming.tracing import step
 from streaming.work import Refused, Work
 
 
@@ -25,7 +27,8 @@ class Decode(beam.DoFn):
 
     def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
-        job = runtime.get(job_id)
+        job, began_ns = runtime.get(job_id), time.time_ns()
+        trace = None if job.tracing is None else job.tracing.begin(work.messages, job.plan.app.name)
         taken = job.intake.take(work.messages)
         block, rows, refused = taken.block, taken.rows, taken.refused
 
@@ -48,7 +51,9 @@ class Decode(beam.DoFn):
         job.events_in_steps += taken.events
         if job.monitoring is not None:
             job.monitoring.took(len(work.messages), taken.events)
-        yield job_id, Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()), taken.events)
+        decoded = Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()), taken.events, trace=trace)
+        step(decoded, "decode", began_ns)
+        yield job_id, decoded
 
 
 class KeyedStage(beam.DoFn):
@@ -70,12 +75,13 @@ class KeyedStage(beam.DoFn):
         token: Any = beam.DoFn.StateParam(TOKEN),  # noqa: B008
     ) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
-        job = runtime.get(job_id)
+        job, began_ns = runtime.get(job_id), time.time_ns()
         state = job.states.take(self.number, token.read() or runtime.RECOVERED)
         added = fold(state, work.evaluator())
         fresh = secrets.token_bytes(16)
         token.write(fresh)
         job.states.put(self.number, fresh, state)
+        step(work, f"stage {state.stage.name}", began_ns)
         yield job_id, replace(work, added=work.added | added, stages=(*work.stages, state.stage))
 
 
@@ -85,8 +91,10 @@ class Features(beam.DoFn):
     def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
         assert work.block is not None
+        began_ns = time.time_ns()
         features = feature_columns(runtime.get(job_id).plan, work.evaluator())
         block = append_columns(work.block, work.added | features)
+        step(work, "features", began_ns)
         yield job_id, replace(work, block=block, added={}, known=None, stages=())
 
 

@@ -15,6 +15,7 @@ from shared_features.columns import Evaluator
 from shared_features.kernel import aggregate_columns
 from shared_features.plan import Stage
 from streaming.topics import Message
+from streaming.tracing import WorkTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Work:
         added: columns that the stages have appended; put together with the block once, at the end.
         known: what the stages have computed over the block, so that no step does it again.
         stages: the stages passed, whose aggregates are among what is known.
+        trace: its spans, where traces are asked for; they stay in this process.
     """
 
     messages: list[Message]
@@ -72,6 +74,7 @@ class Work:
     added: dict[str, pa.Array] = field(default_factory=dict)
     known: Evaluator | None = field(default=None, compare=False, repr=False)
     stages: tuple[Stage, ...] = ()
+    trace: WorkTrace | None = field(default=None, compare=False, repr=False)
 
     def evaluator(self) -> Evaluator:
         """The evaluator over the block, the same one for every step in this process."""
