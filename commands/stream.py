@@ -51,6 +51,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @monitoring_options
 @traces_option
+@click.option("--runner", type=click.Choice(["in-process", "flink"]), default="in-process", help="What runs the steps.")
+@click.option("--job-endpoint", default="localhost:8099", metavar="HOST:PORT", help="Flink: Beam's job server.")
+@click.option("--worker-pool", metavar="HOST:PORT", help="Flink: Beam's worker pool; without it, this process works.")
+@click.option("--checkpoint-ms", default=2_000, type=click.IntRange(100), help="Flink: between two checkpoints.")
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
 @json_option
 @click.pass_context
@@ -75,13 +79,18 @@ def stream(
     max_messages: int,
     schemas: Path | None,
     traces: str | None,
+    runner: str,
+    job_endpoint: str,
+    worker_pool: str | None,
+    checkpoint_ms: int,
     print_config: bool,
     as_json: bool,
     **monitoring: Any,
 ) -> None:
     """Run the streaming job: events in, predictions and reactions out.
 
-    Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends.
+    Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends. On Flink
+    with a worker pool the job is cancelled instead: what was not acknowledged comes again.
     """
     if print_config:
         show_config(ctx, as_json=as_json)
@@ -110,11 +119,17 @@ def stream(
             traces=traces,
             **monitoring_settings(monitoring),
         )
-        job = StreamingJob(app, settings)
-        stop.drain = job.stop
+        if runner == "flink":
+            from streaming.flink import FlinkJob, FlinkSettings
+
+            on_flink = FlinkJob(app, settings, FlinkSettings(job_endpoint, worker_pool, checkpoint_ms))
+            job, run, stop.drain = on_flink.here, on_flink.run, on_flink.stop
+        else:
+            job = StreamingJob(app, settings)
+            run, stop.drain = job.run, job.stop
         _tell_ready(app, settings, job, as_json)
         started_s = time.monotonic()
-        totals = asdict(job.run())
+        totals = asdict(run())
         totals["seconds"] = round(time.monotonic() - started_s, 3)
         if as_json:
             output.print_json(totals)
@@ -130,7 +145,7 @@ def _tell_totals(totals: dict[str, Any]) -> None:
     )
 
 
-def _tell_ready(app: App, settings: JobSettings, job: StreamingJob, as_json: bool) -> None:
+def _tell_ready(app: App, settings: JobSettings, job: StreamingJob | None, as_json: bool) -> None:
     from streaming.naming import subscription_of, topics_of
 
     model = "no model: collecting features" if settings.collect else ", ".join(one.name for one in app.models)
@@ -144,15 +159,15 @@ def _tell_ready(app: App, settings: JobSettings, job: StreamingJob, as_json: boo
                 "app": app.name,
                 "fingerprint": app.fingerprint,
                 "model": model,
-                "recovered_rows": job.recovered.rows,
+                "recovered_rows": None if job is None else job.recovered.rows,
                 "subscription": subscription_of(app),
                 "topics": topics_of(app),
-                "monitoring": job.monitoring_url,
+                "monitoring": None if job is None else job.monitoring_url,
             }
         )
         return
-    watched = "" if job.monitoring_url is None else f"; {job.monitoring_url}/metrics"
-    recovered = f", {job.recovered.rows:,} events recovered" if job.recovered.rows else ""
+    watched = "" if job is None or job.monitoring_url is None else f"; {job.monitoring_url}/metrics"
+    recovered = f", {job.recovered.rows:,} events recovered" if job is not None and job.recovered.rows else ""
     click.echo(
         f"streaming {app.name}: {topics_of(app)['events']} at {where}, project {settings.endpoint.project}; {model}; "
         f"archive {settings.archive}{recovered}{watched}; Ctrl-C drains and ends"

@@ -29,6 +29,7 @@ from shared_features.fingerprint import check_same
 from shared_features.plan import Plan, make_plan
 from streaming import runtime
 from streaming.archive import Archive
+from streaming.checkpoints import CheckpointedAcks
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery, Totals
 from streaming.event_blocks import BlockLimits
@@ -108,17 +109,21 @@ class StreamingJob:
     Args:
         app: the app.
         settings: see `JobSettings`.
+        life: names what works of this job are known by, where it may begin anew in the same process. Such a job
+            acknowledges what is part of a checkpoint only.
 
     Raises:
         ConfigurationError: the archive or a topic cannot be used.
         FingerprintError: the served model was made with other features.
     """
 
-    def __init__(self, app: App, settings: JobSettings) -> None:
-        self.app, self.settings = app, settings
+    def __init__(self, app: App, settings: JobSettings, *, life: str = "") -> None:
+        self.app, self.settings, self.life = app, settings, life
         self.job_id = os.urandom(8).hex().encode("ascii")
         self.monitoring = Monitoring(app.name, app.fingerprint)
         self._served = None
+        self._archive: Archive | None = None
+        self._tracing: Tracing | None = None
         if settings.monitoring_port is not None:
             self._served = MonitoringServer(
                 self.monitoring, settings.monitoring_host, settings.monitoring_port, settings.monitoring_access
@@ -126,8 +131,7 @@ class StreamingJob:
         try:
             self._open()
         except BaseException:
-            if self._served is not None:
-                self._served.close()
+            self._let_go()
             raise
 
     def _open(self) -> None:
@@ -137,7 +141,7 @@ class StreamingJob:
         self._tracing = None if settings.traces is None else Tracing(settings.traces, f"sameriver-{app.name}")
         self._clients = self._connect_models()
         self.monitoring.readiness.fingerprint_matched = True
-        self._archive = Archive(settings.archive, archive_of)
+        archive = self._archive = Archive(settings.archive, archive_of)
         create_topics(app, settings.endpoint)
         warm_up(self.plan)
         self._publisher = Publisher(settings.endpoint)
@@ -154,12 +158,13 @@ class StreamingJob:
         self.monitoring.readiness.state_restored = True
         # After a crash messages come back when their lease is over: the shortest that the service takes.
         subscriber = Subscriber(settings.endpoint, subscription_of(app), lease_s=10)
+        acks = CheckpointedAcks(subscriber.acknowledge) if self.life else None
         self._delivery = Delivery(
             app,
             predict={name: predictor(client) for name, client in self._clients.items()},
-            archive=self._archive,
+            archive=archive,
             publish=self._publisher.publish,
-            acknowledge=subscriber.acknowledge,
+            acknowledge=subscriber.acknowledge if acks is None else acks.committed,
             max_waiting=settings.max_waiting,
             with_features=settings.with_features,
             collect=settings.collect,
@@ -180,9 +185,15 @@ class StreamingJob:
         self._job = runtime.Job(
             self.plan, intake, deduplicator, states, subscriber, self._delivery, most, self.monitoring, tracing
         )
+        self._job.life, self._job.acks = self.life, acks
         self.monitoring.watch(self._job)
         if self._served is not None:
             write_address(settings.archive, self._served.url, settings.monitoring_access)
+
+    @property
+    def parts(self) -> runtime.Job:
+        """What the steps of the pipeline find in this process."""
+        return self._job
 
     @property
     def totals(self) -> Totals:
@@ -201,19 +212,30 @@ class StreamingJob:
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=pipeline_options())
                 build(pipeline, self.plan, self.job_id)
                 pipeline.run().wait_until_finish()
-            self._delivery.close()
         finally:
             runtime.forget(self.job_id)
+            self.close()
+        return self.totals
+
+    def close(self) -> None:
+        """Commit what has passed all steps, then let go of everything. Raises what made commits fail."""
+        try:
+            self._delivery.close()
+        finally:
             self._job.subscriber.close()
             self._publisher.close()
             for client in self._clients.values():
                 client.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Free the archive and the port: another try in this process must find them so."""
+        if self._archive is not None:
             self._archive.close()
-            if self._tracing is not None:
-                self._tracing.close()
-            if self._served is not None:
-                self._served.close()
-        return self.totals
+        if self._tracing is not None:
+            self._tracing.close()
+        if self._served is not None:
+            self._served.close()
 
     @property
     def monitoring_url(self) -> str | None:
@@ -236,10 +258,24 @@ class StreamingJob:
         return clients
 
 
-def build(pipeline: beam.Pipeline, plan: Plan, job_id: bytes) -> None:
-    """The graph: one source element, no shuffle on the way, elements with explicit coders."""
+def build(
+    pipeline: beam.Pipeline,
+    plan: Plan,
+    job_id: bytes,
+    pull: PullMessages | None = None,
+    deliver: Deliver | None = None,
+) -> None:
+    """The graph: one source element, no shuffle on the way, elements with explicit coders.
+
+    Args:
+        pipeline: what the steps are added to.
+        plan: of the app.
+        job_id: the source's element, by which the steps find the job in their process.
+        pull, deliver: the first and the last step, where a runner wants others than the in-process one.
+    """
     keyed = tuple[bytes, Work]
-    pull, decode, features, deliver = PullMessages(), Decode(), Features(), Deliver()  # type: ignore[no-untyped-call]
+    decode, features = Decode(), Features()  # type: ignore[no-untyped-call]
+    pull, deliver = pull or PullMessages(), deliver or Deliver()  # type: ignore[no-untyped-call]
     works = (
         pipeline
         | "Job" >> beam.Create([job_id])

@@ -83,7 +83,18 @@ class PullMessages(beam.DoFn):
     """job id -> `Work` with the messages of one pull, until the job is told to stop.
 
     Guarantees at-least-once delivery in the order of the subscription; does not guarantee block sizes.
+
+    Attributes:
+        call_s: how long one call pulls before it defers.
+        heartbeat: whether a call without messages sends an empty work at its end.
     """
+
+    call_s = CALL_S
+    heartbeat = False
+
+    def job(self, element: bytes) -> runtime.Job:
+        """The job of this element in this process."""
+        return runtime.get(element)
 
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
     def process(
@@ -91,13 +102,16 @@ class PullMessages(beam.DoFn):
         element: bytes,
         tracker: Any = beam.DoFn.RestrictionParam(_Pulling()),  # noqa: B008
     ) -> Iterator[tuple[bytes, Work]]:
-        job = runtime.get(element)
-        until = time.monotonic() + CALL_S
+        job, until, pulled = self.job(element), time.monotonic() + self.call_s, 0
         while not job.stopping.is_set() and time.monotonic() < until:
             if not tracker.try_claim(None):
                 return
+            job = self.job(element)  # it may have begun anew
             messages = job.subscriber.pull(job.max_messages, PULL_TIMEOUT_S)
+            pulled += len(messages)
             for part in portions(messages):
-                yield element, Work(part)
+                yield element, job.numbered(part)
+        if self.heartbeat and not pulled and not job.stopping.is_set():
+            yield element, job.numbered([])
         if not job.stopping.is_set():
             tracker.defer_remainder()

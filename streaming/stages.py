@@ -27,7 +27,9 @@ class Decode(beam.DoFn):
 
     def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
-        job, began_ns = runtime.get(job_id), time.time_ns()
+        job, began_ns = runtime.enter("decode", job_id, work), time.time_ns()
+        if job is None:
+            return
         trace = None if job.tracing is None else job.tracing.begin(work.messages, job.plan.app.name)
         taken = job.intake.take(work.messages)
         block, rows, refused = taken.block, taken.rows, taken.refused
@@ -51,7 +53,15 @@ class Decode(beam.DoFn):
         job.events_in_steps += taken.events
         if job.monitoring is not None:
             job.monitoring.took(len(work.messages), taken.events)
-        decoded = Work(work.messages, block, rows.tolist(), refused, int(duplicate.sum()), taken.events, trace=trace)
+        decoded = replace(
+            work,
+            block=block,
+            rows=rows.tolist(),
+            refused=refused,
+            duplicates=int(duplicate.sum()),
+            events=taken.events,
+            trace=trace,
+        )
         step(decoded, "decode", began_ns)
         yield job_id, decoded
 
@@ -68,6 +78,7 @@ class KeyedStage(beam.DoFn):
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.step = f"stage {number}"
 
     def process(
         self,
@@ -75,8 +86,14 @@ class KeyedStage(beam.DoFn):
         token: Any = beam.DoFn.StateParam(TOKEN),  # noqa: B008
     ) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
-        job, began_ns = runtime.get(job_id), time.time_ns()
-        state = job.states.take(self.number, token.read() or runtime.RECOVERED)
+        job, began_ns = runtime.enter(self.step, job_id, work), time.time_ns()
+        if job is None:
+            return
+        try:
+            state = job.states.take(self.number, token.read() or runtime.RECOVERED)
+        except runtime.StateMismatchError as mismatch:
+            runtime.begin_anew(job_id, job, mismatch)
+            return
         added = fold(state, work.evaluator())
         fresh = secrets.token_bytes(16)
         token.write(fresh)
@@ -93,7 +110,10 @@ class Features(beam.DoFn):
         assert work.block is not None
         began_ns = time.time_ns()
         features = feature_columns(runtime.get(job_id).plan, work.evaluator())
-        block = append_columns(work.block, work.added | features)
+        # Aggregates are columns only where the work has crossed to another process.
+        kept = [name for name in work.block.schema.names if not name.startswith("aggregate.")]
+        before = work.block if len(kept) == work.block.num_columns else work.block.select(kept)
+        block = append_columns(before, work.added | features)
         step(work, "features", began_ns)
         yield job_id, replace(work, block=block, added={}, known=None, stages=())
 
@@ -102,7 +122,13 @@ class Deliver(beam.DoFn):
     """Hands the block to the delivery queue; blocks while that is full."""
 
     def process(self, element: tuple[bytes, Work]) -> None:
-        job_id, work = element
-        job = runtime.get(job_id)
-        job.delivery.submit(work)
-        job.events_in_steps -= work.events
+        self.deliver(*element)
+
+    def deliver(self, job_id: bytes, work: Work) -> runtime.Job | None:
+        """Submit the work; its job, or None if it was dropped."""
+        job = runtime.enter("deliver", job_id, work)
+        if job is not None:
+            job.delivery.submit(work)
+            job.messages_delivered += len(work.messages)
+            job.events_in_steps -= work.events
+        return job
