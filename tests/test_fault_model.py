@@ -15,49 +15,18 @@ import pytest
 from tests import serving_models
 from tests.faults.flow import flow
 from tests.faults.jobs import Job, Jobs
+from tests.faults.model_server import FILE, ModelServer, offset, put
 from tests.faults.proxy import DROPPING, HALF_OPEN, HEALTHY, LATE, REFUSING, SLOW, Proxy, hold
 from tests.faults.rig import Rig
 from tests.faults.served import app
-from tests.processes import Started, free_port, start, wait_until
-
-FILE = str(Path(__file__).parent / "faults" / "served.py")
-
-
-def put(base_path: Path, version: int) -> None:
-    """A version of the model, made for this app: its fingerprint is as long as the one it was exported with."""
-    aside = base_path.parent / f"aside-{version}"
-    serving_models.put(f"meters_{version}", aside, version)
-    file = aside / str(version) / "saved_model.pb"
-    data = file.read_bytes()
-    ours, theirs = app.fingerprint.encode(), serving_models.FINGERPRINT.encode()
-    assert len(ours) == len(theirs)
-    assert data.count(theirs) > 0
-    file.write_bytes(data.replace(theirs, ours))
-    base_path.mkdir(exist_ok=True)
-    (aside / str(version)).rename(base_path / str(version))
-
-
-class Server:
-    """A model server that can be killed and started again on its port."""
-
-    def __init__(self, models: Path) -> None:
-        self.models, self.port = models, free_port()
-        self.process = self._start()
-
-    def _start(self) -> Started:
-        options = ["--model_name=half", f"--model_base_path={self.models}", "--file_system_poll_wait_seconds=0.05"]
-        return start(["-m", "serving.server", f"--port={self.port}", *options], ready="listening on 127.0.0.1:")
-
-    def kill_and_start(self) -> None:
-        self.process.kill()
-        self.process = self._start()
+from tests.processes import Started, start, wait_until
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     models = tmp_path_factory.mktemp("models") / "half"
     put(models, 1)
-    made = Server(models)
+    made = ModelServer(models)
     yield made
     made.process.kill()
 
@@ -70,8 +39,8 @@ def broker() -> Iterator[Started]:
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    made = Proxy(f"127.0.0.1:{server.port}")
+def proxy(server: ModelServer) -> Iterator[Proxy]:
+    made = Proxy(server.target)
     yield made
     made.close()
 
@@ -89,7 +58,7 @@ def check(rig: Rig, target: str) -> list[int]:
     for event_id, told in rig.predictions.by_event.items():
         record = json.loads(next(iter(told))[1])
         version = record["model_version"]
-        assert record["outputs"] == {"y": rig.x[event_id] / 2 + 100 * version}, f"seed {rig.seed}"
+        assert record["outputs"] == {"y": rig.x[event_id] / 2 + offset(version)}, f"seed {rig.seed}"
         versions.add(version)
     report = rig.check("--model-server", target)
     assert report["predictions"] == len(rig.published)
@@ -105,10 +74,10 @@ def predicted_more(rig: Rig, count: int) -> Callable[[], bool]:
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(("kills", "last"), [(1, 2), pytest.param(10, 4, marks=pytest.mark.soak)])
-def test_kills_new_versions_and_a_broken_one_under_traffic(rig: Rig, server: Server, kills: int, last: int) -> None:
-    target = f"127.0.0.1:{server.port}"
+def test_kills_and_versions_new_and_broken_under_traffic(rig: Rig, server: ModelServer, kills: int, last: int) -> None:
+    target = server.target
     job = rig.start_job("--model-server", target)
-    started_with = max(int(path.name) for path in server.models.iterdir())
+    started_with = server.newest()
     with flow(rig, 1_000_000) as flowing:
         for _ in range(kills):
             wait_until(predicted_more(rig, 20), 60, "predictions come")

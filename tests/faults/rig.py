@@ -11,10 +11,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from google.pubsub_v1 import types
+
 from shared_features.app import App
 from streaming.archive import read_commits
 from streaming.job import create_topics
-from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subscriber, create_subscription
+from streaming.naming import subscription_of
+from streaming.topics import (
+    Endpoint,
+    Message,
+    OutgoingMessage,
+    Publisher,
+    Subscriber,
+    create_subscription,
+    create_topic,
+)
 from tests.faults import app as rules
 from tests.faults.jobs import APP, Job, Jobs
 from tests.processes import wait_until
@@ -68,6 +79,7 @@ class Rig:
         seed: of what is published; printed where a test fails.
         job_broker: ``host:port`` that the job speaks to: a proxy's, or the same.
         app, file: which app, and where it is.
+        retain: whether the job's subscription keeps what was acknowledged, so that it can be sought back.
     """
 
     def __init__(
@@ -80,6 +92,7 @@ class Rig:
         job_broker: str | None = None,
         app: App = rules.app,
         file: str = APP,
+        retain: bool = False,
     ) -> None:
         self.app, self._file = app, file
         self.jobs, self.archive = jobs, folder / "archive"
@@ -87,6 +100,8 @@ class Rig:
         self.draw = random.Random(self.seed)
         self.endpoint = Endpoint(f"faults-{next(_numbers)}", broker)
         self.job_broker = job_broker or broker
+        if retain:
+            self._retain()
         create_topics(app, self.endpoint)
         self.predictions = Collector(self.endpoint, f"{app.name}-predictions")
         self.dead_letters = Collector(self.endpoint, f"{app.name}-dead-letters")
@@ -113,6 +128,38 @@ class Rig:
         self.draw.shuffle(messages)
         self._publisher.publish(f"{self.app.name}-events", messages)
         self.published += [f"r{number}" for number in numbers]
+
+    def _retain(self) -> None:
+        create_topic(self.endpoint, f"{self.app.name}-events")
+        made = types.Subscription.pb()(
+            name=self.endpoint.subscription(subscription_of(self.app)),
+            topic=self.endpoint.topic(f"{self.app.name}-events"),
+            ack_deadline_seconds=60,
+            retain_acked_messages=True,
+        )
+        self._admin("CreateSubscription", made)
+
+    def seek_to_the_start(self) -> None:
+        """All that was ever published comes to the job again."""
+        request = types.SeekRequest.pb()(subscription=self.endpoint.subscription(subscription_of(self.app)))
+        request.time.FromSeconds(int(time.time()) - 86_400)
+        self._admin("Seek", request)
+
+    def _admin(self, method: str, request: Any) -> None:
+        with self.endpoint.channel() as channel:
+            call = channel.unary_unary(f"/google.pubsub.v1.Subscriber/{method}", None, None)
+            call(request.SerializeToString(), timeout=20, wait_for_ready=True)
+
+    def publish_poison(self) -> None:
+        """A message that cannot be used."""
+        self._publisher.publish(f"{self.app.name}-events", [OutgoingMessage(b"{", {"event_type": "reading"})])
+
+    def command(self, *words: str) -> Job:
+        """A command on this rig's topics, ended."""
+        there = ["--app", self._file, "--emulator", self.endpoint.host_port or "", "--project", self.endpoint.project]
+        job = self.jobs.start([*words, *there, "--json"])
+        job.wait(60)
+        return job
 
     def start_job(self, *options: str, limits: Mapping[str, int] | None = None, wait: bool = True) -> Job:
         """A job on this rig's archive."""
