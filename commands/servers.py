@@ -143,15 +143,33 @@ def check_model(home: Path, name: str, app: App, otherwise: str = "or name anoth
 @folder_option("--data", "messages, which survive a restart", "var/broker")
 @click.option("--in-memory", is_flag=True, help="Keep nothing over a restart.")
 @click.option("--rest-port", type=click.IntRange(0, 65535), show_default="no REST", help="Of REST; 0: a free one.")
+@click.option(
+    "--max-backlog-bytes",
+    type=click.IntRange(1),
+    show_default="no limit",
+    help="What one topic may keep; then publishers are told RESOURCE_EXHAUSTED.",
+)
 @json_option
-def broker(port: int, data: Path | None, in_memory: bool, rest_port: int | None, as_json: bool) -> None:
+def broker(
+    port: int,
+    data: Path | None,
+    in_memory: bool,
+    rest_port: int | None,
+    max_backlog_bytes: int | None,
+    as_json: bool,
+) -> None:
     """Run the embedded Pub/Sub: point official clients at it with PUBSUB_EMULATOR_HOST."""
     check_port_free(port, "broker", "--port")  # before there is a folder
     check_port_free(rest_port or 0, "broker's REST API", "--rest-port")
     with stop_signal() as stop:
         from streaming.broker.server import Broker
 
-        running = Broker(port, None if in_memory else data or options.VAR / "broker", rest_port=rest_port)
+        running = Broker(
+            port,
+            None if in_memory else data or options.VAR / "broker",
+            rest_port=rest_port,
+            max_backlog_bytes=max_backlog_bytes,
+        )
         host_port = f"{LOOPBACK}:{running.start()}"
         rest = None if running.rest_port is None else f"{LOOPBACK}:{running.rest_port}"
         try:

@@ -19,11 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8085, help="TCP port on loopback, 0 for a free one (default 8085)")
     parser.add_argument("--data-dir", type=Path, help="folder that keeps messages over restarts (default: memory)")
     parser.add_argument("--rest-port", type=int, help="TCP port of the REST API, 0 for a free one (default: no REST)")
+    parser.add_argument("--max-backlog-bytes", type=int, help="what one topic may keep (default: no limit)")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before threads start, so that only sigwait gets them
-    broker = Broker(chosen.port, chosen.data_dir, rest_port=chosen.rest_port)
+    broker = Broker(
+        chosen.port, chosen.data_dir, rest_port=chosen.rest_port, max_backlog_bytes=chosen.max_backlog_bytes
+    )
     try:
         port = broker.start()
     except ConfigurationError as error:

@@ -35,6 +35,17 @@ class Memory:
     load: Callable[[int], list[bytes]] | None = None
 
 
+@dataclass(slots=True)
+class Kept:
+    """How much of one topic is kept, at hand or in the storage, because somebody has not acknowledged it.
+
+    Attributes:
+        size_bytes: of whole batches.
+    """
+
+    size_bytes: int = 0
+
+
 class Batch:
     """Messages of one topic, published by one request or committed together.
 
@@ -46,7 +57,7 @@ class Batch:
         users: subscriptions that have not acknowledged all of it, and histories and snapshots that keep it.
     """
 
-    __slots__ = ("_fields", "_memory", "ids", "key", "publish_time_us", "readers", "size_bytes", "users")
+    __slots__ = ("_fields", "_kept", "_memory", "ids", "key", "publish_time_us", "readers", "size_bytes", "users")
 
     def __init__(self, ids: Sequence[int], fields: list[bytes] | None, key: str, publish_time_us: int) -> None:
         self.ids = ids
@@ -57,18 +68,22 @@ class Batch:
         self.size_bytes = sum(map(len, fields)) if fields is not None else 0
         self._fields = fields
         self._memory: Memory | None = None
+        self._kept: Kept | None = None
 
-    def keep(self, memory: Memory, readers: int, users: int, *, durable: bool) -> None:
+    def keep(self, memory: Memory, kept: Kept, readers: int, users: int, *, durable: bool) -> None:
         """Count it as waiting for subscriptions; its messages stay at hand if there is room.
 
         Args:
             memory: what is shared by all batches of the broker.
+            kept: what is shared by all batches of the topic.
             readers: how many subscriptions will read it.
             users: these, and the histories and snapshots that keep it.
             durable: whether `Memory.load` could bring the messages back.
         """
         self.readers, self.users = readers, users
-        self._memory = memory
+        self._memory, self._kept = memory, kept
+        if users:
+            kept.size_bytes += self.size_bytes
         if self._fields is None or not (users if memory.load is None else readers):
             self._fields = None
             return
@@ -93,6 +108,8 @@ class Batch:
         self.users -= 1
         if not self.users:
             self._let_go()
+            if self._kept is not None:
+                self._kept.size_bytes -= self.size_bytes
         return not self.users
 
     def _let_go(self) -> None:

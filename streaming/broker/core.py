@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from streaming.broker.errors import RefusedError, already_exists, not_found, too_small
+from streaming.broker.errors import RefusedError, already_exists, exhausted, not_found, too_small
 from streaming.broker.filters import parse
 from streaming.broker.flow import Flow
 from streaming.broker.names import DELETED_TOPIC, check_name, check_project
@@ -219,11 +219,17 @@ class Core(Flow):
         """Check, stamp and journal the messages of one request; `deliver` what it returns once it is durable.
 
         Raises:
-            RefusedError: NOT_FOUND, or INVALID_ARGUMENT if any message breaks a limit or does not fit the topic's
-                schema (none is published then).
+            RefusedError: NOT_FOUND, INVALID_ARGUMENT if any message breaks a limit or does not fit the topic's
+                schema, RESOURCE_EXHAUSTED if the topic's backlog is full (none is published then).
         """
         found = self.topic(topic)
         check_request(messages, request_bytes)
+        kept = found.kept.size_bytes
+        if self.max_backlog_bytes is not None and kept + request_bytes > self.max_backlog_bytes:
+            raise exhausted(
+                f"The backlog of {topic} is full: {kept} bytes are not acknowledged by every subscription, of at most "
+                f"{self.max_backlog_bytes}. Acknowledge or delete what keeps them, or raise --max-backlog-bytes."
+            )
         if found.config.HasField("schema_settings"):
             self.schemas.check_messages(found.config.schema_settings, messages)
         serialised, key = check_messages(messages)

@@ -43,6 +43,11 @@ def already_exists(name: str) -> RefusedError:
     )
 
 
+def exhausted(text: str) -> RefusedError:
+    """RESOURCE_EXHAUSTED: it can succeed later; clients try again."""
+    return RefusedError("RESOURCE_EXHAUSTED", text)
+
+
 def too_small(what: str, got: int, minimum: int) -> RefusedError:
     """INVALID_ARGUMENT for a number below its range."""
     return invalid(

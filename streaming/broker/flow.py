@@ -30,6 +30,7 @@ class Flow:
         storage: is told what must survive; see `streaming.broker.storage`.
         gone: called with a subscription that was deleted or detached, so that its streams end.
         memory_bytes: undelivered messages kept at hand; more are read back from the storage.
+        max_backlog_bytes: what one topic may keep for its subscriptions, then nothing is published to it; None: all.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Flow:
         storage: Storage | None = None,
         gone: Callable[[Subscribed], None] = lambda _: None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        max_backlog_bytes: int | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
         self.storage = storage or InMemory()
         self.gone = gone
+        self.max_backlog_bytes = max_backlog_bytes
         self.topics: dict[str, Published] = {}
         self.subscriptions: dict[str, Subscribed] = {}
         self.snapshots: dict[str, Snapshotted] = {}
@@ -88,7 +91,7 @@ class Flow:
                 if left != []:
                     readers.append((subscribed, left))
         histories = [one for one in accepted.topic.histories() if one.uid < first or one.retention_us is None]
-        batch.keep(self.memory, len(readers), len(readers) + len(histories), durable=durable)
+        batch.keep(self.memory, accepted.topic.kept, len(readers), len(readers) + len(histories), durable=durable)
         for subscribed, left in readers:
             subscribed.queue.add(batch, left)
         for history in histories:

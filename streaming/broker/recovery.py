@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from streaming.broker.backlog import Batch
+from streaming.broker.backlog import Batch, Kept
 from streaming.broker.core import Core
 from streaming.broker.flow import matching
 from streaming.broker.history import History
@@ -21,6 +21,7 @@ class _OfTopic:
     subscriptions: list[Subscribed] = field(default_factory=list)
     snapshots: list[Snapshotted] = field(default_factory=list)
     history: History | None = None
+    kept: Kept = field(default_factory=Kept)
 
 
 def recover(core: Core) -> list[str]:
@@ -36,7 +37,8 @@ def recover(core: Core) -> list[str]:
         of_topic = of_topics.get(topic_uid)
         wanting = [] if of_topic is None else list(_wanting(of_topic, batch, found))
         keeping = [] if of_topic is None else list(_keeping(of_topic, batch, found, core.clock.wall_us()))
-        batch.keep(core.memory, len(wanting), len(wanting) + len(keeping), durable=True)
+        kept = Kept() if of_topic is None else of_topic.kept
+        batch.keep(core.memory, kept, len(wanting), len(wanting) + len(keeping), durable=True)
         for subscribed, left in wanting:
             subscribed.queue.backlog.append(batch, left)
         for history, kept in keeping:
@@ -54,7 +56,7 @@ def _resources(core: Core, found: Recovered) -> dict[int, _OfTopic]:
             config = Topic.FromString(resource.config)
             topic = topics[resource.uid] = core.topics[config.name] = Published(config, resource.uid)
             core.apply_topic(topic)
-            of_topics[resource.uid] = _OfTopic(history=topic.history)
+            of_topics[resource.uid] = _OfTopic(history=topic.history, kept=topic.kept)
         elif resource.kind == "subscription":
             config = Subscription.FromString(resource.config)
             subscribed = core.attach(config, resource.uid, resource.topic_uid)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from streaming.broker.backlog import Batch
+from streaming.broker.backlog import Batch, Kept
 from streaming.broker.filters import Filter
 from streaming.broker.history import History
 from streaming.broker.subscription import Subscription
@@ -50,6 +50,7 @@ class Published:
     subscriptions: dict[str, Subscribed] = field(default_factory=dict)
     snapshots: dict[str, Snapshotted] = field(default_factory=dict)
     history: History | None = None
+    kept: Kept = field(default_factory=Kept)
 
     def histories(self) -> Iterator[History]:
         """All that keeps its messages, acknowledged or not."""

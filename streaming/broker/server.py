@@ -54,11 +54,18 @@ class Broker:
         data_dir: folder for topics, subscriptions and messages; None keeps them in memory only.
         clock: for tests.
         rest_port: TCP port of the REST API; 0 takes a free one, None serves none.
+        max_backlog_bytes: what one topic may keep for its subscriptions; None does not limit it.
     """
 
     def __init__(
-        self, port: int = 0, data_dir: Path | None = None, clock: Clock | None = None, rest_port: int | None = None
+        self,
+        port: int = 0,
+        data_dir: Path | None = None,
+        clock: Clock | None = None,
+        rest_port: int | None = None,
+        max_backlog_bytes: int | None = None,
     ) -> None:
+        self._max_backlog_bytes = max_backlog_bytes
         self.port = port
         self.data_dir = data_dir
         self.rest_port = rest_port
@@ -117,7 +124,7 @@ class Broker:
 
     async def _serve(self, storage: Storage) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        core = Core(self._clock, storage)
+        core = Core(self._clock, storage, max_backlog_bytes=self._max_backlog_bytes)
         for sentence in recover(core):
             log.error("%s", sentence)
         commits = Commits(core)
