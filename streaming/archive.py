@@ -35,7 +35,7 @@ SEGMENT_BYTES = 64 << 20
 
 _DAY_S = 86_400
 
-__all__ = ["Archive", "Commit", "compact_archive", "identity", "read_commits", "read_counts", "segments"]
+__all__ = ["Archive", "Commit", "compact_archive", "counts_of", "identity", "read_commits", "read_counts", "segments"]
 
 
 def segments(folder: Path) -> list[Path]:
@@ -46,18 +46,25 @@ def segments(folder: Path) -> list[Path]:
     ]
 
 
-def read_commits(folder: Path) -> Iterator[Commit]:
+def read_commits(folder: Path, after: int = -1) -> Iterator[Commit]:
     """Every commit, oldest first, wherever it stands; a job may go on writing meanwhile.
 
     Memory is bounded by one segment of Parquet, or one commit of the log.
+
+    Args:
+        folder: of the archive.
+        after: segments of which all commits up to this one have been published are left out.
 
     Raises:
         HistoryError: there is no archive, it is damaged before its end, or commits are missing.
     """
     firsts = _opened(folder)
     published = _published_up_to(folder, firsts)
-    expected = 0
-    for first in firsts:
+    expected, skipped = 0, min(after, published)
+    for number, first in enumerate(firsts):
+        if number + 1 < len(firsts) and firsts[number + 1] - 1 <= skipped:
+            expected = firsts[number + 1]
+            continue
         for commit in _read_segment(folder, first, is_last=first == firsts[-1], published=published):
             _check_follows(folder, expected, commit.sequence)
             expected = commit.sequence + 1
@@ -70,19 +77,34 @@ def read_counts(folder: Path) -> Iterator[Mapping[str, Any]]:
     Raises:
         HistoryError: as `read_commits`.
     """
-    firsts = _opened(folder)
-    expected = 0
+    for _, counts in _numbered_counts(folder, _opened(folder)):
+        yield counts
+
+
+def counts_of(folder: Path, sequence: int) -> Mapping[str, Any] | None:
+    """The counts of one commit; None if there is no such commit.
+
+    Raises:
+        HistoryError: as `read_commits`.
+    """
+    firsts = [first for first in _opened(folder) if first <= sequence]
+    return next((counts for found, counts in _numbered_counts(folder, firsts[-1:]) if found == sequence), None)
+
+
+def _numbered_counts(folder: Path, firsts: list[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    expected, newest = firsts[0] if firsts else 0, segments(folder)[-1:]
     for first in firsts:
         found: Iterator[tuple[int, Mapping[str, Any]]]
         if index_path(folder, first).exists():
             found = archive_parquet.read_counts(index_path(folder, first))
         else:
-            commits = _read_segment(folder, first, is_last=first == firsts[-1], published=-1)
+            is_last = newest == [archive_log.segment_path(folder, first)]
+            commits = _read_segment(folder, first, is_last=is_last, published=-1)
             found = ((commit.sequence, commit.counts) for commit in commits)
         for sequence, counts in found:
             _check_follows(folder, expected, sequence)
             expected = sequence + 1
-            yield counts
+            yield sequence, counts
 
 
 def identity(folder: Path) -> dict[str, Any]:
@@ -179,6 +201,9 @@ class Archive:
         app: name, ``fingerprint`` and ``definitions`` of the app that writes.
         clock: seconds since 1970, for the end of a day (UTC).
 
+    Attributes:
+        rows: appended since this was opened.
+
     Raises:
         ConfigurationError: the folder cannot be written, another job holds it, or it was written by another
             fingerprint.
@@ -201,6 +226,8 @@ class Archive:
             self._lock.close()
             raise
         self._compactor = Compactor(folder)
+        self._last_counts: Mapping[str, Any] = {}
+        self.rows = 0
         self._schema: pa.Schema | None = None
         self._file = self._open_segment()
         older = sorted(folder.glob("*.log"))[:-1]
@@ -224,10 +251,11 @@ class Archive:
         if self._schema is None or not block.schema.equals(self._schema, check_metadata=True):
             self._schema = block.schema
             write_frame(self._file, SCHEMA, bytes(block.schema.serialize()))
-        sequence, self._next = self._next, self._next + 1
+        sequence, self._next, self._last_counts = self._next, self._next + 1, counts
         write_frame(self._file, COMMIT, commit_payload(sequence, counts, block))
         self._file.flush()
         os.fdatasync(self._file.fileno())
+        self.rows += block.num_rows
         return sequence
 
     def mark_published(self, sequence: int) -> None:
@@ -236,6 +264,11 @@ class Archive:
         self._file.flush()
         if self._compact_due and self._compactor.start(sequence):
             self._compact_due = False
+
+    @property
+    def last(self) -> tuple[int, Mapping[str, Any]]:
+        """The last commit that was appended since this was opened, and its counts; -1 if none was."""
+        return (self._next - 1 if self._last_counts else -1), self._last_counts
 
     def close(self) -> None:
         """Force everything to disk and let go of the folder."""

@@ -135,6 +135,12 @@ class Delivery:
             self._queue.append(_Waiting(work, answers))
             self._changed.notify_all()
 
+    def wait_until_empty(self) -> bool:
+        """Wait until everything that was submitted is committed and published; False if that cannot be."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue or self._failure is not None)
+            return self._failure is None
+
     def close(self) -> None:
         """Commit everything that was submitted, then stop. Raises what made the committing thread fail."""
         with self._changed:
@@ -206,11 +212,10 @@ class Delivery:
         for block in blocks:
             for outcome, number in results.count_outcomes(block).items():
                 outcomes[outcome] = outcomes.get(outcome, 0) + number
-        counts["outcomes"] = outcomes
+        counts["outcomes"], counts["committed_at_us"] = outcomes, began_ns // 1000
         sent: dict[str, list[OutgoingMessage]] = {}
         if blocks:
             whole = concat_blocks(blocks)
-            counts["committed_at_us"] = time.time_ns() // 1000
             sequence = self.archive.append(whole, counts)
             sent = outgoing(self.app, whole, with_features=self.with_features, as_blocks=self.as_blocks)
         elif works and (refused or counts["duplicates"]):

@@ -41,6 +41,7 @@ from streaming.naming import dead_letters_of, subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
 from streaming.revisions import schema_service
+from streaming.saved_state import StateSaver, can_be_saved
 from streaming.source import PullMessages
 from streaming.stages import Decode, Deliver, Features, KeyedStage
 from streaming.topics import Endpoint, Publisher, Subscriber, create_subscription, create_topic
@@ -186,6 +187,10 @@ class StreamingJob:
             self.plan, intake, deduplicator, states, subscriber, self._delivery, most, self.monitoring, tracing
         )
         self._job.life, self._job.acks = self.life, acks
+        if not self.life and can_be_saved(self.recovered.stages):
+            self._job.saver = StateSaver(
+                self.plan, archive, self._delivery, deduplicator, states.states, self.recovered
+            )
         self.monitoring.watch(self._job)
         if self._served is not None:
             write_address(settings.archive, self._served.url, settings.monitoring_access)
@@ -212,6 +217,8 @@ class StreamingJob:
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=pipeline_options())
                 build(pipeline, self.plan, self.job_id)
                 pipeline.run().wait_until_finish()
+            if self._job.saver is not None:
+                self._job.saver.between_works(at_end=True)
         finally:
             runtime.forget(self.job_id)
             self.close()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from streaming.archive import Commit, read_commits, segments
 from streaming.deduplication import Deduplicator
 from streaming.naming import topic
 from streaming.outgoing import dead_letter_of_row, outgoing
+from streaming.saved_state import can_be_saved, load_state
 from streaming.topics import OutgoingMessage
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """State as it was after the last commit, and how many rows it was made from."""
+    """State as it was after the last commit.
+
+    Attributes:
+        states, stages: of the keyed stages, and of the reactions that remember.
+        rows: how many had to be folded again; those before stand in saved state.
+        republished: messages.
+        last: sequence number and counts of the last commit; -1 if there is none.
+    """
 
     states: list[StageState]
     stages: list[ReactionStage]
     rows: int
     republished: int
+    last: tuple[int, Mapping[str, Any]] = (-1, {})
 
 
 def recover(
@@ -50,13 +60,17 @@ def recover(
     Raises:
         HistoryError: positions found do not follow from the archive; it is damaged or not whole.
     """
-    states = [StageState(stage) for stage in plan.stages]
     stages = reaction_stages(plan.app)
     rows = republished = 0
     if not segments(archive):
-        return Recovered(states, stages, 0, 0)
-    for commit in read_commits(archive):
-        if commit.block.num_rows:
+        return Recovered([StageState(stage) for stage in plan.stages], stages, 0, 0)
+    saved = load_state(archive, plan, deduplicator) if can_be_saved(stages) else None
+    states = [StageState(stage) for stage in plan.stages] if saved is None else saved.states
+    after = -1 if saved is None else saved.commit
+    last: tuple[int, Mapping[str, Any]] = (after, {})
+    for commit in read_commits(archive, after):
+        last = commit.sequence, commit.counts
+        if commit.block.num_rows and commit.sequence > after:
             fold_archived(plan, states, commit.block)
             react_again(plan.app, stages, commit.block)
             deduplicator.accept(commit.block)
@@ -65,7 +79,7 @@ def recover(
             republished += _publish_again(plan, commit, publish, with_features=with_features, as_blocks=as_blocks)
     if rows:
         log.info("recovered %d rows from the archive, published %d messages again", rows, republished)
-    return Recovered(states, stages, rows, republished)
+    return Recovered(states, stages, rows, republished, last)
 
 
 def fold_archived(plan: Plan, states: Sequence[StageState], block: pa.RecordBatch) -> None:

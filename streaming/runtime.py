@@ -22,6 +22,7 @@ from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
 from streaming.intake import Intake
 from streaming.monitoring import Monitoring
+from streaming.saved_state import StateSaver
 from streaming.topics import Message, Subscriber
 from streaming.tracing import Tracing
 from streaming.work import Work
@@ -61,6 +62,10 @@ class StateCache:
     def put(self, stage: int, token: bytes, state: StageState) -> None:
         self._held[stage] = (token, state)
 
+    def states(self) -> list[StageState]:
+        """The states by stage; those that a fold has taken out are not among them."""
+        return [self._held[stage][1] for stage in sorted(self._held)]
+
     def nbytes(self) -> int:
         return sum(state.nbytes for _, state in list(self._held.values()))
 
@@ -74,6 +79,7 @@ class Job:
         works_pulled, messages_delivered: how many in this life.
         passed: by step, the number of the last work that it took.
         acks: holds acknowledgements back until a checkpoint; None acknowledges at once.
+        saver: saves state between two works; None where works can be lost between two steps.
         reopen: ends this life and begins the next, where the runner goes on after a failure; None: the job must end.
     """
 
@@ -88,6 +94,7 @@ class Job:
     tracing: Tracing | None = None
     life: str = ""
     acks: CheckpointedAcks | None = None
+    saver: StateSaver | None = None
     reopen: Callable[[], Job] | None = None
     events_in_steps: int = 0
     messages_delivered: int = 0

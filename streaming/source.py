@@ -107,6 +107,8 @@ class PullMessages(beam.DoFn):
             if not tracker.try_claim(None):
                 return
             job = self.job(element)  # it may have begun anew
+            if job.saver is not None:
+                job.saver.between_works()
             messages = job.subscriber.pull(job.max_messages, PULL_TIMEOUT_S)
             pulled += len(messages)
             for part in portions(messages):
