@@ -31,7 +31,8 @@ def official(broker: Broker) -> Iterator[Clients]:
         yield made
 
 
-def test_keys_stay_in_order_over_refusals_and_two_subscribers(official: Clients) -> None:
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.soak)])
+def test_keys_stay_in_order_over_refusals_and_two_subscribers(official: Clients, count: int) -> None:
     """Whatever is refused: the first time that each message of a key comes, those before it have come."""
     topic, subscription = official.topic(), official.subscription(enable_message_ordering=True)
     draw, lock, first = random.Random(5), threading.Lock(), dict[str, dict[int, None]]()
@@ -47,11 +48,11 @@ def test_keys_stay_in_order_over_refusals_and_two_subscribers(official: Clients)
         streaming(official.subscriber, subscription, inboxes[0]),
         streaming(official.subscriber, subscription, inboxes[1]),
     ):
-        for n in range(20):
-            for key in range(20):
+        for n in range(count):
+            for key in range(count):
                 official.ordered.publish(topic, b"%d" % n, ordering_key=f"key-{key}")
-        wait_until(lambda: sum(map(len, first.values())) == 400, 20, "every message came")
-    assert all(list(numbers) == list(range(20)) for numbers in first.values())
+        wait_until(lambda: sum(map(len, first.values())) == count**2, 20 + count, "every message came")
+    assert all(list(numbers) == list(range(count)) for numbers in first.values())
 
 
 def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Clients) -> None:
