@@ -162,7 +162,7 @@ class App:
             self._check_row_level(place, part)
 
     def _check_reactions(self) -> None:
-        names = [one.name for one in (*self.reactions, *self.models, *self.baselines)]
+        names = [one.name for some in (self.reactions, self.models, self.baselines) for one in some]
         if len(set(names)) != len(names):
             raise DefinitionError(f"app {self.name!r} uses a name twice among models, baselines and reactions: {names}")
         known = {value.key for value in self.features.values()}

@@ -15,6 +15,7 @@ import numpy as np
 from shared_features.exact import compiled
 from shared_features.extremes import append_extreme, rebuild_extremes, tree_cells
 from shared_features.layout import HANDED_OUT, IDENTITY, TIME, VALUE
+from shared_features.machine_code import kept
 
 BASE, CAPACITY, FIRST, END, ADVANCED, OLDER, LARGEST = range(7)
 HEAD_CELLS = 7
@@ -47,7 +48,8 @@ def tidy(
     NumPy makes it, not compiled code: NumPy asks Linux for huge pages, without which looking addresses up costs as
     much as the rest of the window pass.
     """
-    room = tidied_room(heads)
+    live = heads[:, :, END] - heads[:, :, FIRST]
+    room = int(np.sum(live + (live >> 1) + 2, where=live > 0))  # `_tidied_capacity` of each
     room += (room >> 2) + 256
     fresh = np.empty((room, 3), np.int64)
     fresh_tree = np.empty((2, tree_cells(room) if tree.shape[1] > 0 else 0), np.int64)
@@ -56,21 +58,13 @@ def tidy(
 
 
 @compiled()
-def tidied_room(heads):  # type: ignore[no-untyped-def]
-    """Elements that all ranges have after `tidy`."""
-    room = 0
-    for s in range(heads.shape[0]):
-        for k in range(heads.shape[1]):
-            room += _tidied_capacity(heads[s, k, END] - heads[s, k, FIRST])
-    return room
-
-
-@compiled()
 def _tidied_capacity(live):  # type: ignore[no-untyped-def]
     return live + (live >> 1) + 2 if live > 0 else 0
 
 
-@compiled()
+@kept(
+    "void(int64[:, ::1], int64[:, :, ::1], int64[:, :, ::1], int64[:, ::1], int64[:, ::1], int64[:, ::1], int64[::1])"
+)
 def move_all(tracks, heads, sums, arena, fresh, fresh_tree, used):  # type: ignore[no-untyped-def]
     """Move every range to a fresh arena, one after the other."""
     target = np.int64(0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from shared_features import windows
 from shared_features.answers import RECORD_CELLS, divide
-from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CELLS, SUM_CELLS, tidy
+from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CELLS, SUM_CELLS, TRACK_DISTINCT, tidy
 from shared_features.distinct import FIRST_CELLS, with_room
 from shared_features.exact import compiled
 from shared_features.extremes import tree_cells
@@ -124,7 +124,8 @@ class Partition:
         self.run(none, rows, Answers(flags, wide, wide.view(np.float64), np.zeros((0, outputs), np.bool_)))
         _deal(none, none, np.zeros(PARTITIONS, np.int64))
         _turn(wide, np.zeros((0, outputs), np.bool_), wide.T.copy(), np.zeros((outputs, 0), np.bool_), 0, 0)
-        for lacking in (windows.LACKS_CELLS, windows.LACKS_ARENA):
+        counting = self._stage.layout.tracks[:, TRACK_DISTINCT].any()
+        for lacking in (windows.LACKS_CELLS, windows.LACKS_ARENA)[not counting :]:
             self.used[LACKING] = lacking
             self._make_room()
 

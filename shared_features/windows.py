@@ -55,6 +55,7 @@ from shared_features.exact import (
     wide_subtract,
 )
 from shared_features.layout import CELLS, HANDED_OUT, LACKING, RECORDED, TIME, VALUE
+from shared_features.machine_code import kept
 
 NEVER_US = -(2**62)
 """Before any event."""
@@ -202,7 +203,12 @@ def _evict(s, k, reach, tracks, windows, heads, sums, arena, counts):  # type: i
         heads[s, k, FIRST] += 1
 
 
-@compiled()
+@kept(
+    "int64(int64, int64[::1], int64[::1], int64[::1], int64[::1], bool[:, ::1], bool[::1], int64[:, ::1], int64, "
+    "int64, int64[:, ::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[:, :, ::1], int64[:, :, ::1], "
+    "int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1], int64[:, ::1], "
+    "bool[::1], int64[:, ::1], float64[:, ::1], bool[:, ::1])"
+)
 def fold_and_ask(  # type: ignore[no-untyped-def]
     start, rows, slots, times, identities, folded, asked, values, lateness_us, longest_us, tracks, windows, outputs,
     newest, heads, sums, arena, used, tree, counts, records, late, answers, floats, valid,

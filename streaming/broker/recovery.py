@@ -37,12 +37,12 @@ def recover(core: Core) -> list[str]:
         of_topic = of_topics.get(topic_uid)
         wanting = [] if of_topic is None else list(_wanting(of_topic, batch, found))
         keeping = [] if of_topic is None else list(_keeping(of_topic, batch, found, core.clock.wall_us()))
-        of_its_topic = Kept() if of_topic is None else of_topic.kept
-        batch.keep(core.memory, of_its_topic, len(wanting), len(wanting) + len(keeping), durable=True)
+        kept = Kept() if of_topic is None else of_topic.kept
+        batch.keep(core.memory, kept, len(wanting), len(wanting) + len(keeping), durable=True)
         for subscribed, left in wanting:
             subscribed.queue.backlog.append(batch, left)
-        for history, kept in keeping:
-            history.append(batch, kept)
+        for history, positions in keeping:
+            history.append(batch, positions)
         if not batch.users:
             core.storage.finished(batch)
     return found.damage

@@ -1,0 +1,181 @@
+"""Compiled functions whose machine code is kept beside Python's own, so that only the first process compiles them.
+
+The window pass takes Numba some ten seconds to compile, and every process of a job needs it. Its machine code depends
+on the source, on the versions of the compilers and on the processor, and on nothing else; it is kept as an object
+file in ``__pycache__``, next to what Python compiles, and trusted as much: only if the file belongs to this user or to
+root, nobody else may write it, and its checksum is right. Numba's own cache is not used, because it reads pickles.
+Where nothing can be kept, each process compiles anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import sys
+import tempfile
+import threading
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding as llvm
+from numba.core import cgutils, sigutils
+from numba.core.errors import TypingError
+
+from shared_features.exact import compiled, intrinsic
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent / "__pycache__"
+
+_normalized: Any = sigutils.normalize_signature  # untyped, as the rest of Numba's toolbox
+_tools: Any = cgutils
+
+_engines: list[Any] = []
+"""What holds loaded machine code; it must live as long as the process."""
+
+
+class Kept:
+    """A function of one signature, compiled without reference counts at its first call, or loaded.
+
+    Args:
+        function: what Numba compiles; it allocates nothing that outlives it and raises nothing but MemoryError.
+        signature: its types, in Numba's notation.
+    """
+
+    def __init__(self, function: Any, signature: str) -> None:
+        self._function, self._signature = function, signature
+        self._lock = threading.Lock()
+        self._call: Any = None
+        self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it; threads may do so side by side, and others run meanwhile."""
+        if self._call is None:
+            with self._lock:
+                self._call = self._call or self._made()
+        return self._call(*arguments)
+
+    def _made(self) -> Any:
+        (argument_types, return_type) = _normalized(self._signature)
+        path = FOLDER / f"{self.__name__}.{_key(self._signature)}.o"
+        kept = _read(path)
+        if kept is None:
+            kept = self._compiled(argument_types)
+            _write(path, *kept)
+        symbol, code = kept
+        _load(symbol, code)
+        return _caller(symbol, return_type, argument_types)
+
+    def _compiled(self, argument_types: Any) -> tuple[str, bytes]:
+        """The name of the function in an object file, and the file."""
+        dispatcher = compiled()(self._function)
+        dispatcher.compile(argument_types)
+        (overload,) = dispatcher.overloads.values()
+        symbol = overload.fndesc.mangled_name
+        module = llvm.parse_assembly(dispatcher.inspect_llvm(overload.signature.args))
+        for function in module.functions:  # what Python would call is not needed, and would need Python's symbols
+            if not function.is_declaration and function.name != symbol:
+                function.linkage = "internal"
+        machine = _machine()
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_global_dead_code_eliminate_pass()
+        passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
+        return symbol, machine.emit_object(module)
+
+
+def kept(signature: str) -> Any:
+    """Decorator: a function that is compiled once for a machine, see `Kept`."""
+    return lambda function: Kept(function, signature)
+
+
+def _machine() -> Any:
+    features = llvm.get_host_cpu_features().flatten()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+
+
+@cache
+def _key(signature: str) -> str:
+    """All that the machine code depends on, as 32 hexadecimal digits."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.name.encode() + path.read_bytes())
+    versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    processor = [llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    found.update(json.dumps([signature, sys.version, versions, processor]).encode())
+    return found.hexdigest()
+
+
+def _read(path: Path) -> tuple[str, bytes] | None:
+    """Symbol and object file, if they are there, ours and whole."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.getuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                log.warning("%s is left aside: another user could have written it", path)
+                return None
+            checksum, symbol, code = file.read().split(b"\n", 2)
+    except (OSError, ValueError):
+        return None
+    if hashlib.blake2b(symbol + code).hexdigest().encode() != checksum:
+        return None
+    return symbol.decode("ascii"), code
+
+
+def _write(path: Path, symbol: str, code: bytes) -> None:
+    """Keep an object file in place of the function's former ones; where that cannot be, go on without."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(descriptor, "wb") as file:
+            checksum = hashlib.blake2b(symbol.encode() + code).hexdigest()
+            file.write(f"{checksum}\n{symbol}\n".encode() + code)
+        os.replace(temporary, path)
+        for former in path.parent.glob(f"{path.name.partition('.')[0]}.*.o"):
+            if former != path:
+                former.unlink(missing_ok=True)
+    except OSError as error:
+        log.info("compiled code is not kept in %s (%s): each process compiles anew", path.parent, error.strerror)
+
+
+def _load(symbol: str, code: bytes) -> None:
+    """Make the function in an object file known to compiled code under its symbol."""
+    compiled()(lambda: 0)()  # Numba makes known what its code refers to when it first compiles
+    empty = llvm.parse_assembly("")
+    engine = llvm.create_mcjit_compiler(empty, _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    llvm.add_symbol(symbol, engine.get_function_address(symbol))
+    _engines.append(engine)
+
+
+def _caller(symbol: str, return_type: Any, argument_types: Any) -> Any:
+    """A compiled function that hands its arguments to the symbol, by Numba's calling convention."""
+
+    @intrinsic
+    def call(typing_context, arguments):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        if tuple(arguments) != tuple(argument_types):
+            raise TypingError(f"wanted {argument_types}, got {arguments}")
+
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            convention = context.call_conv
+            kind = convention.get_function_type(return_type, argument_types)
+            function = _tools.get_or_insert_function(builder.module, kind, symbol)
+            unpacked = _tools.unpack_tuple(builder, values[0])
+            status, result = convention.call_function(builder, function, return_type, argument_types, unpacked)
+            with _tools.if_unlikely(builder, status.is_error):
+                convention.return_user_exc(builder, MemoryError, ())
+            return result
+
+        return return_type(arguments), generate
+
+    @compiled()
+    def caller(*arguments):  # type: ignore[no-untyped-def]
+        return call(arguments)
+
+    return caller
