@@ -62,7 +62,7 @@ def compact(folder: Path, published: int, *, newest_too: bool = False) -> Compac
         HistoryError: a segment is damaged; it stays as it is.
     """
     done = Compacted()
-    with _alone(folder) as alone:
+    with _alone(folder, wait=newest_too) as alone:
         firsts = [int(path.stem) for path in sorted(folder.glob("*.log"))]
         if not alone:
             done.left = len(firsts)
@@ -139,11 +139,11 @@ def _move(source: Path, target: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether no other process compacts this archive; held for as long as the block runs."""
+def _alone(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether no other process compacts this archive, for as long as the block runs; or wait until none does."""
     with (folder / "compacting.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             yield False
             return

@@ -59,6 +59,16 @@ def test_a_raw_event_comes_back_with_prediction_and_reaction(gateway: Running) -
     assert gateway.client.get(f"/v1/predictions/{body['prediction_id']}").json()["event_id"] == body["event_id"]
 
 
+def test_the_trace_of_a_request_goes_on_with_its_events(gateway: Running) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    gateway.post([SALE, {**SALE, "event_id": "s2"}], headers={"traceparent": parent})
+    assert [event.attributes["traceparent"] for event in gateway.topics.published] == [parent, parent]
+    for nonsense in ("", "00-1-2-3", parent.upper(), f"{parent}-more", "x" * 2_000):
+        gateway.post({**SALE, "event_id": f"s{len(nonsense)}{nonsense[-1:]}"}, headers={"traceparent": nonsense})
+    assert len(gateway.topics.published) == 7
+    assert all("traceparent" not in event.attributes for event in gateway.topics.published[2:])
+
+
 def test_the_same_identity_twice_is_published_once_and_answered_alike(gateway: Running) -> None:
     first, again = gateway.post(SALE), gateway.post({**SALE, "amount": 1.0})
     assert first.status_code == again.status_code == 200

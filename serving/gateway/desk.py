@@ -107,8 +107,13 @@ class Desk:
         """Why the gateway cannot answer; "" if it can."""
         return "it is stopping" if self._closing else self._topics.failure()
 
-    async def submit(self, body: bytes, wait_s: float) -> tuple[list[Event], list[Entry], bool]:
+    async def submit(self, body: bytes, wait_s: float, trace: str = "") -> tuple[list[Event], list[Entry], bool]:
         """Take a request's events in, publish those that are new, and wait for what becomes of them.
+
+        Args:
+            body: of the request.
+            wait_s: how long to wait.
+            trace: the request's ``traceparent``, which goes on with its events; "" for none.
 
         Returns:
             The events, what is known of each at the end of the wait, and whether the body was a list.
@@ -122,6 +127,8 @@ class Desk:
         if self.in_flight >= self.settings.max_in_flight:  # before any work is done for it
             raise BusyError
         events, is_list = self._intake.read(body)
+        for event in events:
+            event.trace = trace
         # One request always gets in when nobody waits, however long its list is.
         if self.in_flight and self.in_flight + len(events) > self.settings.max_in_flight:
             raise BusyError

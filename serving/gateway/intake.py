@@ -64,6 +64,7 @@ class Event:
         data: its JSON, completed.
         ignored: names in it that the schema does not have.
         row: its row as a block of one, once it is validated.
+        trace: the caller's trace context, as W3C Trace Context has it; "" for none.
     """
 
     event_type: str
@@ -71,10 +72,12 @@ class Event:
     data: bytes
     ignored: list[str] = field(default_factory=list)
     row: pa.RecordBatch | None = None
+    trace: str = ""
 
     def message(self) -> OutgoingEvent:
         """As it is published."""
-        return OutgoingEvent(self.data, {"event_type": self.event_type, "event_id": self.event_id})
+        attributes = {"event_type": self.event_type, "event_id": self.event_id}
+        return OutgoingEvent(self.data, attributes | {"traceparent": self.trace} if self.trace else attributes)
 
     def sha256(self) -> str:
         """Of its data, hexadecimal, as dead letters have it."""

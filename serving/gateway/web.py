@@ -33,6 +33,7 @@ READ_S = 10.0
 BUSY_RETRY_S = 1
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
+_TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _WHOLE_BODY = frozenset({"malformed_json", "not_finite"})
 
 
@@ -63,6 +64,12 @@ def application(
     return Access(inner, token=token, any_host=any_host)
 
 
+def _trace(request: Request) -> str:
+    """The trace that a request is part of, if it says so in a way that can be read."""
+    said: str = request.headers.get("traceparent", "").strip()
+    return said if _TRACE.match(said) else ""
+
+
 class _Web:
     def __init__(self, desk: Desk, version: str, secured: bool, body_bytes: int) -> None:
         self._desk = desk
@@ -81,7 +88,7 @@ class _Web:
         try:
             wait_s = self._wait_s(request)
             await self._read(request, body)
-            events, entries, is_list = await desk.submit(bytes(body), wait_s)
+            events, entries, is_list = await desk.submit(bytes(body), wait_s, _trace(request))
         except InvalidError as invalid:
             whole = len(invalid.faults) == 1 and invalid.faults[0].reason in _WHOLE_BODY
             return error_reply(400 if whole else 422, str(invalid), invalid.faults)
