@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -119,6 +120,19 @@ def test_what_append_returned_survives_kill_9(tmp_path: Path) -> None:
     found = values(tmp_path)
     assert found == list(range(len(found)))
     assert len(found) > last
+
+
+def test_reading_holds_one_commit_at_a_time(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, APP)
+    for _ in range(24):
+        archive.append(block(*range(1 << 17)), {})  # 1 MB each
+    archive.close()
+    tracemalloc.start()
+    try:
+        assert sum(commit.block.num_rows for commit in read_commits(tmp_path)) == 24 << 17
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_another_job_and_another_fingerprint_are_refused(tmp_path: Path) -> None:
