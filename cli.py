@@ -17,7 +17,7 @@ from commands.data import data
 from commands.deadletters import deadletters
 from commands.demo import demo
 from commands.gateway import gateway
-from commands.group import Commands, stop_with_parent, unwind_on_termination
+from commands.group import Commands, stop_with_parent, take_short_turns, unwind_on_termination
 from commands.logs import set_up_logging
 from commands.new import new
 from commands.publish import publish
@@ -54,6 +54,7 @@ def main(log_level: str, log_format: str) -> None:
     SAMERIVER_STREAM_ARCHIVE. Exit codes: 0 done; 1 a difference was found, or a defect; 2 something that the
     sentence on standard error says how to mend.
     """
+    take_short_turns()
     unwind_on_termination()
     stop_with_parent()
     set_up_logging(log_level, log_format)

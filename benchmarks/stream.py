@@ -101,8 +101,8 @@ class Bench:
         self.app = load_app(str(APP))
         self.archive = folder / "archive"
         self.wanted: set[str] = set()
-        self._broker = Process([*BROKER, "--data-dir", str(folder / "broker")], "listening on")
-        self.endpoint = Endpoint("bench", self._broker.line.rsplit(" ", 1)[-1])
+        self._broker = Process([*BROKER, "--data", str(folder / "broker")], '"ready"')
+        self.endpoint = Endpoint("bench", json.loads(self._broker.line)["host_port"])
         create_topics(self.app, self.endpoint)
         create_subscription(self.endpoint, "bench-predictions", f"{self.app.name}-predictions")
         self.receiver = Receiver(self.endpoint, "bench-predictions")

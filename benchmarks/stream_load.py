@@ -18,7 +18,7 @@ from streaming.prediction_blocks import PREDICTION_BLOCK
 from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subscriber
 
 ROOT = Path(__file__).resolve().parent.parent
-BROKER = ("-m", "streaming.broker", "--port", "0")
+BROKER = ("-m", "cli", "broker", "--port", "0", "--json")
 JOB = ("-m", "cli", "stream", "--prediction-blocks")
 NULL_LOOP = ("-m", "benchmarks.stream_load")
 START_S, QUIET_S = 180.0, 120.0
