@@ -39,7 +39,7 @@ def quick_demo() -> QuickDemo:
     command: list[str | Path] = ["-m", "cli", "demo", "--quick", "--json", "--picture", folder / "demo.svg"]
     process = processes.start(command, cwd=folder, env={"PUBSUB_EMULATOR_HOST": None})
     try:
-        code = process.wait(170)
+        code = process.wait(500)
     finally:
         process.kill()
     return QuickDemo(folder, process.lines, json.loads(process.lines[-1]) if code in (0, 1) else {}, code)

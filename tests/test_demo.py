@@ -24,6 +24,8 @@ from streaming.archive import read_commits
 from tests.processes import REPOSITORY
 from tests.quick_demo import QuickDemo, quick_demo
 
+pytestmark = pytest.mark.timeout(600)  # the first of them runs the demo
+
 WANTED = (
     "events predictions dead_letters duplicates late lost events_per_s p50_ms p99_ms auc mismatches training_mismatches"
 )

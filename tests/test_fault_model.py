@@ -6,8 +6,11 @@ The model says which version it is: y = x / 2 + 100 version. An answer under ano
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -109,7 +112,10 @@ def newest(rig: Rig) -> str:
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("seconds", [0.4, pytest.param(5.0, marks=pytest.mark.soak)])
-def test_a_bad_connection_to_the_model_server_delays_and_loses_nothing(rig: Rig, proxy: Proxy, seconds: float) -> None:
+def test_a_bad_connection_to_the_model_server_delays_and_loses_nothing(
+    rig: Rig, server: ModelServer, proxy: Proxy, seconds: float
+) -> None:
+    """Late, slow, torn, silent, refused; and a server that stands still."""
     job = rig.start_job("--model-server", proxy.host_port)
     faults = [LATE, SLOW, DROPPING, HALF_OPEN, REFUSING]
     rig.draw.shuffle(faults)
@@ -121,6 +127,12 @@ def test_a_bad_connection_to_the_model_server_delays_and_loses_nothing(rig: Rig,
             hold(proxy, fault, seconds)
             assert job.code is None
         proxy.reset()
+        wait_until(predicted_more(rig, 1), 60, f"predictions come (seed {rig.seed})")
+        os.kill(server.process.process.pid, signal.SIGSTOP)
+        try:
+            Event().wait(seconds)
+        finally:
+            os.kill(server.process.process.pid, signal.SIGCONT)
         assert flowing.running
     rig.wait_predicted(60)
     job.drain()

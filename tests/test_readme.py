@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import repository
 from tests.processes import Started
 from tests.quick_demo import quick_demo
@@ -54,6 +56,7 @@ def test_the_app_of_the_readme_goes_live(start_process: Start, tmp_path: Path) -
     assert process.stop() == 0
 
 
+@pytest.mark.timeout(600)  # the demo is run, if no test has run it yet
 def test_the_publisher_and_the_consumer_of_the_readme_meet(start_process: Start, tmp_path: Path) -> None:
     """As second and third processes, with Google's own client, against `sameriver up --app flights`."""
     models = quick_demo().folder / "var" / "models" / "flights"

@@ -206,9 +206,34 @@ def mend_and_replay(bench: Bench, bad: list[tuple[str, OutgoingMessage]]) -> Non
     assert deadletters("list", "--reason", "wrong_type")["count"] == 0
 
 
-def test_each_event_published_three_times_is_predicted_once(bench: Bench) -> None:
+@pytest.mark.soak
+def test_a_thousand_bad_messages_among_ten_thousand(bench: Bench) -> None:
+    """9,000 events end as they should, 1,000 as dead letters with reason and bytes; the job runs on."""
+    seed = random.randrange(1 << 30)
+    draw, history = random.Random(seed), sales(9_000)
+    bad = [one for _ in range(84) for one in poison(draw)][:1_000]
+    mixed = outgoing(history)
+    for _, message in bad:
+        mixed.insert(draw.randrange(len(mixed)), message)
+    job = bench.stream()
+    for start in range(0, len(mixed), 200):
+        bench.publish(mixed[start : start + 200])
+    wait_until(lambda: bench.ids() == sale_ids(history), 120, "every sale is predicted")
+    wait_until(lambda: len(bench.take("dead-letters")) >= len(bad), 60, "every bad message is a dead letter")
+    letters = read_dead_letters(bench.received["dead-letters"])
+    wanted = Counter((reason, message.data) for reason, message in bad)
+    assert Counter((letter.reason, letter.data) for letter in letters) == wanted, f"seed {seed}"
+    assert sameriver("deadletters", "list", "--emulator", bench.host_port)["count"] == len(bad)
+    totals = job.drain()
+    assert (totals["received"], totals["dead_letters"]) == (10_000, 1_000)
+    print(f"seed {seed}: {totals}")
+    assert verify(app, bench.archive).mismatches == 0
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_each_event_published_three_times_is_predicted_once(bench: Bench, count: int) -> None:
     """Alone, in a block, and in a compressed block half the size."""
-    history = sales(200)
+    history = sales(count)
     messages = outgoing(history)
     for event_type, part in by_type(history):
         messages.append(block_message(app.event_types[event_type], part))
@@ -217,10 +242,13 @@ def test_each_event_published_three_times_is_predicted_once(bench: Bench) -> Non
     bench.publish(messages)
     job = bench.stream()
     wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
+    status = partial(sameriver, "status", "--archive", str(bench.archive))
+    wait_until(lambda: status()["received"] == 3 * count, 60, "the last copies have come, too")
     totals = job.drain()
-    assert (totals["duplicates"], totals["outcomes"]) == (400, {"predicted": 150, "folded": 50})
-    assert len(bench.take("predictions")) == 150
-    assert len({message.attributes["prediction_id"] for message in bench.received["predictions"]}) == 150
+    asked = count * 3 // 4
+    assert (totals["duplicates"], totals["outcomes"]) == (2 * count, {"predicted": asked, "folded": count - asked})
+    assert len(bench.take("predictions")) == asked
+    assert len({message.attributes["prediction_id"] for message in bench.received["predictions"]}) == asked
     amounts = dict(zip(history.column("event_id").to_pylist(), history.column("sale.amount").to_pylist(), strict=True))
     praised = {message.attributes["event_id"] for message in bench.take("reaction-praise")}
     assert praised == {event_id for event_id, amount in amounts.items() if amount is not None and amount > 2.0}
