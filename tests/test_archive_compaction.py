@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -278,7 +279,7 @@ def test_a_damaged_file_is_one_sentence(served: Path, folder: Path) -> None:
     chosen = random.Random(7)
     for path in files:
         whole = path.read_bytes()
-        for at in chosen.sample(range(len(whole)), 25):
+        for at in chosen.sample(range(len(whole)), 8):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chosen.randrange(8)]) + whole[at + 1 :])
             _reads_the_same_or_refuses(served, folder, path, sure="parquet/" in str(path))
         for end in (0, 3, len(whole) // 2, len(whole) - 1):
@@ -338,14 +339,20 @@ BLOCKS = [block for block in repository.code_blocks("python") if f"run by tests/
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.label)
-def test_what_the_guide_says_runs(block: CodeBlock, served: Path, tmp_path: Path) -> None:
+def test_what_the_guide_says_runs(
+    block: CodeBlock,
+    served: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = Path(shutil.copytree(served, tmp_path / "var" / "archive" / "shop"))
     compact_archive(folder)
     script = tmp_path / "block.py"
     script.write_text(block.code)
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "predicted" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script))
+    assert "predicted" in capsys.readouterr().out
 
 
 def test_the_command_compacts_and_tells_what_it_did(folder: Path) -> None:
