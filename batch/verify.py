@@ -12,7 +12,7 @@ Four questions, each answered by count and by the first offence in full:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.skew import COMMIT_ROW, Causes, TrainingRows
+from batch.replay import Replay, read_served, served_chunks
+from batch.skew import Causes, TrainingRows
 from shared_features.app import App, Model, Rule
-from shared_features.compute import compute_block, stage_order
-from shared_features.errors import FingerprintError, HistoryError
+from shared_features.compute import stage_order
+from shared_features.errors import FingerprintError
 from shared_features.lists import places
 from shared_features.plan import Plan, make_plan
-from shared_features.reactions import reaction_stages
+from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import archive as archives
 from streaming import results
 
@@ -105,55 +106,19 @@ def verify(
             f"archive {archive} was written by fingerprint {written['fingerprint']}, the app has {app.fingerprint}: "
             "verify it with the version of the app that wrote it"
         )
-    report = VerifyReport()
-    served = read_served(archive)
-    if served is None:
-        return report
-    plan = make_plan(app)
-    replayed = replay(plan, served)
-    served = by_identity(served)
-    report.events = served.num_rows
-    asked = results.asked_rows(app, served)
-    _compare_features(app, served, replayed, asked, report)
-    _compare_predictions(app, served, replayed, predict or {}, report)
-    _compare_reactions(app, served, replayed, report)
-    if training is not None:
-        _compare_training(plan, served, training, report)
+    report, plan = VerifyReport(), make_plan(app)
+    replay, stages = Replay(plan, archive), reaction_stages(app)
+    for served in served_chunks(archive):
+        replayed = replay.take(served)
+        report.events += served.num_rows
+        _compare_features(app, served, replayed, report)
+        _compare_predictions(app, served, replayed, predict or {}, report)
+        _compare_reactions(app, stages, served, replayed, report)
+    replay.check_identities()
+    whole = None if training is None else read_served(archive)
+    if training is not None and whole is not None:
+        _compare_training(plan, whole, training, report)
     return report
-
-
-def read_served(archive: Path) -> pa.RecordBatch | None:
-    """All archived rows as one block, in commit order; None if there are none."""
-    blocks = [commit.block for commit in archives.read_commits(archive) if commit.block.num_rows]
-    if not blocks:
-        return None
-    table = pa.concat_tables([pa.Table.from_batches([block]) for block in blocks], promote_options="default")
-    table = table.append_column(COMMIT_ROW, pa.array(np.arange(table.num_rows)))
-    return table.combine_chunks().to_batches()[0]
-
-
-def replay(plan: Plan, served: pa.RecordBatch) -> pa.RecordBatch:
-    """Features of the archived events by the batch path, sorted by identity."""
-    known = ("feature.", "prediction.", "reaction.", "started.", "outcome", "failure", "version.", COMMIT_ROW)
-    bare = served.select([name for name in served.schema.names if not name.startswith(known)])
-    return by_identity(compute_block(plan, bare))
-
-
-def by_identity(block: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows sorted by (event type, event id).
-
-    Raises:
-        HistoryError: an identity comes twice; the archive holds each once.
-    """
-    order = [("event_type", "ascending"), ("event_id", "ascending")]
-    ordered = block.take(pc.sort_indices(pa.Table.from_batches([block]), sort_keys=order))
-    types, ids = ordered.column("event_type"), ordered.column("event_id")
-    if len(ids) > 1:
-        same = pc.and_(pc.equal(types[1:], types[:-1]), pc.equal(ids[1:], ids[:-1]))
-        if pc.any(same).as_py():
-            row = same.index(True).as_py()
-            raise HistoryError(f"event {ids[row]} of type {types[row]} stands twice in the archive, wanted it once")
-    return ordered
 
 
 def same_bits(a: pa.Array, b: pa.Array) -> np.ndarray:
@@ -174,9 +139,8 @@ def _describe(block: pa.RecordBatch, row: int) -> str:
     return f"event {block.column('event_id')[row]} at {block.column('event_time')[row]}"
 
 
-def _compare_features(
-    app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, asked: np.ndarray, report: VerifyReport
-) -> None:
+def _compare_features(app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, report: VerifyReport) -> None:
+    asked = results.asked_rows(app, served)
     for name in (name for name in replayed.schema.names if name.startswith("stage.")):
         differs = np.flatnonzero(~same_bits(served.column(name), replayed.column(name)))
         report.feature_mismatches += len(differs)
@@ -199,7 +163,7 @@ def _compare_predictions(
     app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, predict: Mapping[str, Predict], report: VerifyReport
 ) -> None:
     rows = np.flatnonzero(pc.equal(served.column("outcome"), results.PREDICTED).to_numpy(zero_copy_only=False))
-    report.predictions = len(rows)
+    report.predictions += len(rows)
     if not len(rows):
         return
     for model in results.models_of(app, served):
@@ -248,13 +212,19 @@ def _ask_again(
     return results.Answer(outputs, refused, answers[0].version)
 
 
-def _compare_reactions(app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, report: VerifyReport) -> None:
+def _compare_reactions(
+    app: App,
+    stages: Sequence[ReactionStage],
+    served: pa.RecordBatch,
+    replayed: pa.RecordBatch,
+    report: VerifyReport,
+) -> None:
     """Each stage of reactions again, in the order of its positions, with the predictions that were served.
 
     A reaction that the app has got since is compared from its first row on: before, its column is null.
     """
     ended = pa.RecordBatch.from_pydict(results.ended_columns(served))
-    for stage in reaction_stages(app) if results.models_of(app, served) else ():
+    for stage in stages if results.models_of(app, served) else ():
         rows = np.arange(served.num_rows)
         if stage.key is not None:
             position = f"stage.{stage.name}.position"

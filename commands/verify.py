@@ -56,8 +56,9 @@ def _compare(app: App, archive: Path, model_server: str | None, history: str | N
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from batch.replay import read_served
     from batch.skew import TrainingRows, training_rows
-    from batch.verify import read_served, verify
+    from batch.verify import verify
     from commands.replay import ENDLESS_US, read_history, warm_up_us
     from serving.client import ModelClient
     from shared_features.plan import make_plan

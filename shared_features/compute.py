@@ -68,7 +68,8 @@ def run_stage(state: StageState, block: pa.RecordBatch, block_rows: int = BLOCK_
 
     Positions from an archive are replaced by the ones counted here, which are the same where the archive is whole.
     """
-    ordered = block.take(pa.array(fold_order(block, state.stage)))
+    order = fold_order(block, state.stage)
+    ordered = block if np.array_equal(order, np.arange(len(order))) else block.take(pa.array(order))
     prefix = f"stage.{state.stage.name}."
     ordered = ordered.select([name for name in ordered.schema.names if not name.startswith(prefix)])
     done = [step(state, ordered.slice(start, block_rows)) for start in range(0, max(1, ordered.num_rows), block_rows)]

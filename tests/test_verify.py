@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch.replay import Replay, read_served, served_chunks
 from batch.skew import training_rows
-from batch.verify import read_served, verify
+from batch.verify import verify
 from shared_features import kernel, load_app
 from shared_features.blocks import block_schema
 from shared_features.columns import Column
-from shared_features.errors import FingerprintError
+from shared_features.errors import FingerprintError, HistoryError
 from shared_features.plan import Track, make_plan
 from streaming import results
-from streaming.archive import read_commits
+from streaming.archive import Archive, read_commits
 from tests.serving_steps import serve, to_messages
 from tests.shop.app import app
 
@@ -151,3 +153,29 @@ def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "archive.json").write_text(json.dumps({**written, "fingerprint": "0" * 32}))
     with pytest.raises(FingerprintError, match="verify it with the version of the app"):
         verify(load_app("tests/shop"), tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1_000])
+def test_chunks_of_any_size_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    serve(app, to_messages(app, sales(100)), tmp_path)
+    monkeypatch.setattr("batch.verify.served_chunks", functools.partial(served_chunks, rows=rows))
+    report = verify(app, tmp_path)
+    assert (report.events, report.predictions, report.mismatches) == (100, 75, 0)
+    assert report.features == 75 * len(app.features)
+
+
+def test_an_event_that_stands_twice_in_the_archive_is_named(tmp_path: Path) -> None:
+    """In different chunks, by another event's hash: only equal identities count."""
+    serve(app, to_messages(app, sales(30)), tmp_path)
+    (chunk,) = served_chunks(tmp_path)
+    replay = Replay(make_plan(app), tmp_path)
+    for part in (chunk.slice(0, 20), chunk.slice(20)):
+        replay.take(part)
+    replay.check_identities()
+    replay.take(chunk.slice(3, 1))
+    replay.check_identities()  # equal hashes, but the archive holds the event once
+    serve_again = Archive(tmp_path, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    serve_again.append(next(iter(read_commits(tmp_path))).block.slice(3, 1), {})
+    serve_again.close()
+    with pytest.raises(HistoryError, match="event e3 of type visit stands twice in the archive"):
+        verify(app, tmp_path)

@@ -1,0 +1,102 @@
+"""The archived events again, by the batch path, chunk by chunk: memory does not grow with the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from batch.skew import COMMIT_ROW
+from shared_features.columns import Evaluator
+from shared_features.compute import run_stage
+from shared_features.errors import HistoryError
+from shared_features.kernel import finish
+from shared_features.plan import Plan
+from shared_features.state import StageState
+from streaming import archive as archives
+
+CHUNK_ROWS = 100_000
+"""Rows that are compared together, unless one commit has more."""
+
+_SERVED = ("feature.", "prediction.", "reaction.", "started.", "outcome", "failure", "version.")
+
+
+def served_chunks(archive: Path, rows: int = CHUNK_ROWS) -> Iterator[pa.RecordBatch]:
+    """All archived rows in commit order, at least ``rows`` at a time but for the last ones, numbered by `COMMIT_ROW`.
+
+    Raises:
+        HistoryError: there is no archive, or it is damaged.
+    """
+    held: list[pa.RecordBatch] = []
+    first = count = 0
+    for commit in archives.read_commits(archive):
+        if commit.block.num_rows:
+            held.append(commit.block)
+            count += commit.block.num_rows
+        if count >= rows:
+            yield _numbered(held, first)
+            held, first, count = [], first + count, 0
+    if held:
+        yield _numbered(held, first)
+
+
+def _numbered(blocks: list[pa.RecordBatch], first: int) -> pa.RecordBatch:
+    table = pa.concat_tables([pa.Table.from_batches([block]) for block in blocks], promote_options="default")
+    numbers = pa.array(np.arange(first, first + table.num_rows))
+    return table.append_column(COMMIT_ROW, numbers).combine_chunks().to_batches()[0]
+
+
+class Replay:
+    """The state of the batch path after the chunks that it was given, in commit order.
+
+    Args:
+        plan: of the app that served.
+        archive: for finding out whose identities stand in it twice.
+    """
+
+    def __init__(self, plan: Plan, archive: Path) -> None:
+        self._plan, self._archive = plan, archive
+        self._states = [StageState(stage) for stage in plan.stages]
+        self._identities: list[np.ndarray] = []
+
+    def take(self, served: pa.RecordBatch) -> pa.RecordBatch:
+        """The chunk's events with the features and positions that batch gives them, row by row."""
+        self._identities.append(Evaluator(served).identities())
+        block = served.select([name for name in served.schema.names if not name.startswith(_SERVED)])
+        for state in self._states:
+            block = run_stage(state, block)
+        replayed = finish(self._plan, block)
+        order = np.argsort(replayed.column(COMMIT_ROW).to_numpy(), kind="stable")
+        return replayed.take(pa.array(order))
+
+    def check_identities(self) -> None:
+        """After the last chunk.
+
+        Raises:
+            HistoryError: an identity comes twice; the archive holds each once.
+        """
+        hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *self._identities]))
+        again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        if not len(again):
+            return
+        seen: set[tuple[str, str]] = set()  # of equal hashes, which different identities could have, too
+        for served in served_chunks(self._archive):
+            rows = np.flatnonzero(np.isin(Evaluator(served).identities(), again))
+            part = served.select(["event_type", "event_id"]).take(pa.array(rows))
+            for event_type, event_id in zip(part[0].to_pylist(), part[1].to_pylist(), strict=True):
+                if (event_type, event_id) in seen:
+                    raise HistoryError(
+                        f"event {event_id} of type {event_type} stands twice in the archive, wanted it once"
+                    )
+                seen.add((event_type, event_id))
+
+
+def read_served(archive: Path) -> pa.RecordBatch | None:
+    """All archived rows as one block, see `served_chunks`; None if there are none."""
+    chunks = list(served_chunks(archive))
+    if not chunks:
+        return None
+    table = pa.concat_tables([pa.Table.from_batches([chunk]) for chunk in chunks], promote_options="default")
+    return table.combine_chunks().to_batches()[0]
