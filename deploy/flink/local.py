@@ -2,9 +2,11 @@
 
 usage: python deploy/flink/local.py jars
        python deploy/flink/local.py job-server [--port 8099] [--flink-master HOST:PORT]
+       python deploy/flink/local.py worker-pool [--port 50000]
 
 `jars` fetches what pom.xml names into var/flink, once. `job-server` then runs Beam's job server; without
---flink-master it starts a small cluster inside itself for each job. Needs Java 17 or newer, and Maven for the jars.
+--flink-master it starts a small cluster inside itself for each job. `worker-pool` runs Beam's worker pool with this
+Python: on each machine of a cluster, one beside its task manager. Needs Java 17 or newer, and Maven for the jars.
 What cannot work is told in one sentence, with exit code 2.
 """
 
@@ -15,9 +17,11 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 JARS = HERE.parent.parent / "var" / "flink"
@@ -33,7 +37,11 @@ def main() -> int:
     server = commands.add_parser("job-server", help="run Beam's job server until it is ended")
     server.add_argument("--port", type=int, default=8099, help="its port; 0 takes a free one")
     server.add_argument("--flink-master", default="[local]", help="host:port of a cluster; default: one of its own")
+    pool = commands.add_parser("worker-pool", help="run Beam's worker pool until it is ended")
+    pool.add_argument("--port", type=int, default=50000, help="its port; 0 takes a free one")
     given = parser.parse_args()
+    if given.command == "worker-pool":
+        run_worker_pool(given.port)
     try:
         java = find_java()
         fetch()
@@ -54,6 +62,19 @@ def main() -> int:
         ]
         os.execv(java, [java, *arguments])  # noqa: S606
     return 0
+
+
+def run_worker_pool(port: int) -> NoReturn:
+    """Become a worker pool; it starts ``python`` from PATH, so that must be this one."""
+    folder = os.path.dirname(sys.executable)
+    environment = {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])}
+    if port == 0:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    print(f"worker pool on localhost:{port}", flush=True)
+    module = "apache_beam.runners.worker.worker_pool_main"
+    os.execve(sys.executable, [sys.executable, "-m", module, f"--service_port={port}"], environment)  # noqa: S606
 
 
 def find_java() -> str:
