@@ -129,10 +129,13 @@ def stream(
             run, stop.drain = job.run, job.stop
         _tell_ready(app, settings, job, as_json)
         started_s = time.monotonic()
-        totals = asdict(run())
+        done = run()
+        totals: dict[str, Any] = {"cancelled": True} if done is None else asdict(done)
         totals["seconds"] = round(time.monotonic() - started_s, 3)
         if as_json:
             output.print_json(totals)
+        elif done is None:
+            click.echo("cancelled: what was not acknowledged comes again")
         else:
             _tell_totals(totals)
 

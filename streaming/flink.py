@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 CALL_S = 0.2
 """How long one call of the source pulls: what it pulls goes on when the call ends, and the next comes 0.1 s later."""
 
+IDLE_S = 1.0
+"""How much longer it waits: each call leaves about 1 KB in Flink's state (https://github.com/apache/beam/issues/27648)."""
+
 POLL_S = 0.2
 CONNECT_S = 5.0
 END_S = 20.0
@@ -78,6 +81,7 @@ class PullOnWorker(PullMessages):
     """
 
     call_s = CALL_S
+    idle_s = IDLE_S
     heartbeat = True
 
     def job(self, element: bytes) -> runtime.Job:
@@ -172,11 +176,14 @@ class FlinkJob:
         """Ask the job to end. Safe in a signal handler."""
         self._stopping.set()
 
-    def run(self) -> Totals:
-        """Run until `stop` is called and the job has ended. Counts are those of this process's last life.
+    def run(self) -> Totals | None:
+        """Run until `stop` is called and the job has ended.
 
         Where the steps run in this process the job drains: it pulls nothing more, and what was pulled is delivered
         and acknowledged. Elsewhere it is cancelled: what was not acknowledged comes again.
+
+        Returns:
+            Counts of the job's last life, or None if its steps ran elsewhere.
 
         Raises:
             RuntimeError: the job ended by itself.
@@ -190,7 +197,7 @@ class FlinkJob:
                 self._drain()
         finally:
             self._cancel()
-        return Totals() if self.here is None else self.here.totals
+        return None if self.here is None else self.here.totals
 
     def _drain(self) -> None:
         """Wait until everything pulled has been acknowledged, or three checkpoints should have come."""

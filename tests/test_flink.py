@@ -24,9 +24,8 @@ Start = Callable[..., Started]
 FETCH_S = 300
 
 
-@pytest.fixture(scope="module")
-def job_server() -> Iterator[str]:
-    """``host:port`` of Beam's job server with a Flink cluster inside."""
+def has_jars() -> None:
+    """Skip the test, and say why, where Java, Maven or Flink's jars are not to be had."""
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed: nothing here ran on Flink")
@@ -36,6 +35,12 @@ def job_server() -> Iterator[str]:
             pytest.skip(f"nothing here ran on Flink: {fetched.tail()}")
     finally:
         fetched.kill()
+
+
+@pytest.fixture(scope="module")
+def job_server() -> Iterator[str]:
+    """``host:port`` of Beam's job server with a Flink cluster inside."""
+    has_jars()
     server = processes.start(["deploy/flink/local.py", "job-server", "--port", "0"], ready="Job server now running")
     try:
         yield server.wait_for_line("JobService started on").rpartition(" ")[2]

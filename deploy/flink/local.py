@@ -2,11 +2,14 @@
 
 usage: python deploy/flink/local.py jars
        python deploy/flink/local.py job-server [--port 8099] [--flink-master HOST:PORT]
+       python deploy/flink/local.py job-manager [--port 6123] [--rest-port 8081]
+       python deploy/flink/local.py task-manager [--job-manager localhost:6123]
        python deploy/flink/local.py worker-pool [--port 50000]
 
 `jars` fetches what pom.xml names into var/flink, once. `job-server` then runs Beam's job server; without
---flink-master it starts a small cluster inside itself for each job. `worker-pool` runs Beam's worker pool with this
-Python: on each machine of a cluster, one beside its task manager. Needs Java 17 or newer, and Maven for the jars.
+--flink-master it starts a small cluster inside itself for each job. A cluster of several processes is one
+`job-manager`, some `task-manager`, and a `job-server --flink-master localhost:8081`. `worker-pool` runs Beam's worker
+pool with this Python, beside the task managers. Needs Java 17 or newer, and Maven for the jars.
 What cannot work is told in one sentence, with exit code 2.
 """
 
@@ -20,6 +23,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +31,23 @@ HERE = Path(__file__).resolve().parent
 JARS = HERE.parent.parent / "var" / "flink"
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+TASK_MANAGER_SETTINGS = {
+    "taskmanager.host": "localhost",
+    "taskmanager.numberOfTaskSlots": 1,
+    "taskmanager.cpu.cores": 1.0,
+    "taskmanager.memory.framework.heap.size": "128m",
+    "taskmanager.memory.framework.off-heap.size": "128m",
+    "taskmanager.memory.task.heap.size": "256m",
+    "taskmanager.memory.task.off-heap.size": "64m",
+    "taskmanager.memory.network.min": "64m",
+    "taskmanager.memory.network.max": "64m",
+    "taskmanager.memory.managed.size": "64m",
+    "taskmanager.memory.jvm-metaspace.size": "256m",
+    "taskmanager.memory.jvm-overhead.min": "192m",
+    "taskmanager.memory.jvm-overhead.max": "192m",
+}
 FIRST_JAVA = 17
 
 
@@ -37,6 +58,11 @@ def main() -> int:
     server = commands.add_parser("job-server", help="run Beam's job server until it is ended")
     server.add_argument("--port", type=int, default=8099, help="its port; 0 takes a free one")
     server.add_argument("--flink-master", default="[local]", help="host:port of a cluster; default: one of its own")
+    manager = commands.add_parser("job-manager", help="run a cluster's job manager until it is ended")
+    manager.add_argument("--port", type=int, default=6123, help="where task managers find it")
+    manager.add_argument("--rest-port", type=int, default=8081, help="where jobs are submitted, and its web page is")
+    task = commands.add_parser("task-manager", help="run one task manager, with one slot, until it is ended")
+    task.add_argument("--job-manager", default="localhost:6123", help="host:port of the job manager")
     pool = commands.add_parser("worker-pool", help="run Beam's worker pool until it is ended")
     pool.add_argument("--port", type=int, default=50000, help="its port; 0 takes a free one")
     given = parser.parse_args()
@@ -48,20 +74,34 @@ def main() -> int:
     except LookupError as error:
         print(error, file=sys.stderr)
         return 2
+    if given.command == "job-manager":
+        run(java, 512, JOB_MANAGER, *settings("localhost", given.port, {"rest.port": given.rest_port}))
+    if given.command == "task-manager":
+        host, _, port = given.job_manager.rpartition(":")
+        run(java, 384, TASK_MANAGER, *settings(host, port, TASK_MANAGER_SETTINGS))
     if given.command == "job-server":
         options = [f"--job-port={given.port}", "--artifact-port=0", "--expansion-port=0", "--job-host=localhost"]
-        arguments = [
-            "-Xmx1g",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            f"{JARS}/*",
-            JOB_SERVER,
-            f"--flink-master={given.flink_master}",
-            *options,
-        ]
-        os.execv(java, [java, *arguments])  # noqa: S606
+        run(java, 1024, JOB_SERVER, f"--flink-master={given.flink_master}", *options)
     return 0
+
+
+def run(java: str, heap_mb: int, main_class: str, *options: str) -> NoReturn:
+    """Become a Java process; one that starts fast rather than one that runs fast after minutes."""
+    flags = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    os.execv(java, [java, *flags, "-cp", f"{JARS}/*", main_class, *options])  # noqa: S606
+
+
+def settings(host: str, port: object, more: Mapping[str, object]) -> list[str]:
+    """Flink's settings as arguments, beside a folder of settings that is empty."""
+    folder = JARS / "conf"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").touch()
+    common = {"jobmanager.rpc.address": host, "jobmanager.rpc.port": port, "rest.address": "localhost"}
+    checkpoints = (JARS.parent / "flink-checkpoints").as_uri()
+    common |= {"state.checkpoint-storage": "filesystem", "state.checkpoints.dir": checkpoints}
+    common |= {"jobmanager.memory.process.size": "1024m", "heartbeat.timeout": 10_000, "heartbeat.interval": 2_000}
+    given = [part for name, value in {**common, **more}.items() for part in ("-D", f"{name}={value}")]
+    return ["--configDir", os.fspath(folder), *given]
 
 
 def run_worker_pool(port: int) -> NoReturn:
