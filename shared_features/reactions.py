@@ -17,8 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from shared_features.app import App, Reaction
-from shared_features.columns import Column, Evaluator
+from shared_features.blocks import from_ipc, to_ipc
+from shared_features.columns import ARROW_TYPES, Column, Evaluator
+from shared_features.errors import HistoryError
 from shared_features.expressions import Expression
+from shared_features.fingerprint import canonical
 from shared_features.kernel import key_column
 from shared_features.keys import Key
 
@@ -129,6 +132,54 @@ class ReactionStage:
             fires.append(fired)
             started.append(memory.on)
         return fires, started
+
+    def save(self) -> list[bytes]:
+        """What it remembers, as one Arrow IPC stream for each reaction; none without a key.
+
+        Columns: ``key``; ``newest_us`` (int64), ``on`` (bool), ``value`` (of the type of ``changes``, null for none),
+        ``fired_us`` (list of int64). The schema's metadata say whose it is and how many rows were numbered.
+        """
+        return [] if self.key is None else [self._saved(self.key, one) for one in self.reactions]
+
+    def _saved(self, key: Key, one: Reaction) -> bytes:
+        memories = self._memories[one.name]
+        kept = list(memories.values())
+        values = [None if memory.value is _NOTHING else memory.value for memory in kept]
+        columns = {
+            "key": pa.array(list(memories), ARROW_TYPES[key.dtype]),
+            "newest_us": pa.array([memory.newest_us for memory in kept], pa.int64()),
+            "on": pa.array([memory.on for memory in kept], pa.bool_()),
+            "value": pa.array(values, pa.null() if one.changes is None else ARROW_TYPES[one.changes.dtype]),
+            "fired_us": pa.array([list(memory.fired_us) for memory in kept], pa.list_(pa.int64())),
+        }
+        block = pa.RecordBatch.from_pydict(columns)
+        return to_ipc(block.replace_schema_metadata({"reaction": self._whose(one), "position": str(self.position)}))
+
+    def _whose(self, one: Reaction) -> str:
+        """All that decides what is remembered."""
+        return canonical([one.name, {**one.definition, "payload": {}}, self.epoch, self.shard])
+
+    def load(self, saved: Sequence[bytes]) -> None:
+        """Take over what `save` gave.
+
+        Raises:
+            HistoryError: it is of other reactions than these.
+        """
+        for one, data in zip(self.reactions if self.key is not None else (), saved, strict=True):
+            block = from_ipc(data)
+            metadata = block.schema.metadata or {}
+            if metadata.get(b"reaction", b"").decode() != self._whose(one):
+                raise HistoryError(f"what reaction {one.name!r} remembered is of another reaction")
+            self.position = int(metadata[b"position"])
+            self._memories[one.name] = {
+                row["key"]: _Memory(
+                    row["newest_us"],
+                    row["on"],
+                    _NOTHING if row["value"] is None else row["value"],
+                    deque(row["fired_us"]),
+                )
+                for row in block.to_pylist()
+            }
 
 
 def _switch(memory: _Memory, announce: str, when: bool, until: bool) -> bool:

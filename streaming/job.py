@@ -41,7 +41,7 @@ from streaming.naming import dead_letters_of, subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
 from streaming.revisions import schema_service
-from streaming.saved_state import StateSaver, can_be_saved
+from streaming.saved_state import StateSaver
 from streaming.source import PullMessages
 from streaming.stages import Decode, Deliver, Features, KeyedStage
 from streaming.topics import Endpoint, Publisher, Subscriber, create_subscription, create_topic
@@ -187,7 +187,7 @@ class StreamingJob:
             self.plan, intake, deduplicator, states, subscriber, self._delivery, most, self.monitoring, tracing
         )
         self._job.life, self._job.acks = self.life, acks
-        if not self.life and can_be_saved(self.recovered.stages):
+        if not self.life:
             self._job.saver = StateSaver(
                 self.plan, archive, self._delivery, deduplicator, states.states, self.recovered
             )

@@ -22,7 +22,7 @@ from streaming.archive import Commit, read_commits, segments
 from streaming.deduplication import Deduplicator
 from streaming.naming import topic
 from streaming.outgoing import dead_letter_of_row, outgoing
-from streaming.saved_state import can_be_saved, load_state
+from streaming.saved_state import load_state
 from streaming.topics import OutgoingMessage
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,11 @@ def recover(
     rows = republished = 0
     if not segments(archive):
         return Recovered([StageState(stage) for stage in plan.stages], stages, 0, 0)
-    saved = load_state(archive, plan, deduplicator) if can_be_saved(stages) else None
-    states = [StageState(stage) for stage in plan.stages] if saved is None else saved.states
-    after = -1 if saved is None else saved.commit
+    states = [StageState(stage) for stage in plan.stages]
+    after = -1
+    saved = load_state(archive, plan, deduplicator)
+    if saved is not None:
+        states, stages, after = saved.states, saved.stages, saved.commit
     last: tuple[int, Mapping[str, Any]] = (after, {})
     for commit in read_commits(archive, after):
         last = commit.sequence, commit.counts

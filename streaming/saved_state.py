@@ -1,10 +1,10 @@
 """What a restart need not fold again: state and identities as of one commit, beside the archive they follow from.
 
 ``state/<commit>.state`` is a sequence of the archive's frames: ``H`` a JSON header, ``S`` each stage's state (see
-docs/state.md), ``D`` each hour's identities as an Arrow IPC stream. It is written where everything that was folded has
-been committed and published, so that it says what folding the archive up to that commit says. It is a shortcut and
-never needed: one that is damaged, of other features, of a shorter deduplication horizon, or of another archive is
-passed over.
+docs/state.md), ``R`` what each reaction remembers, ``D`` each hour's identities as an Arrow IPC stream. It is written
+where everything that was folded has been committed and published, so that it says what folding the archive up to that
+commit says. It is a shortcut and never needed: one that is damaged, of other features or reactions, of a shorter
+deduplication horizon, or of another archive is passed over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared_features.errors import HistoryError
 from shared_features.plan import Plan
-from shared_features.reactions import ReactionStage
+from shared_features.reactions import ReactionStage, reaction_stages
 from shared_features.state import StageState
 from streaming.archive import Archive, counts_of
 from streaming.archive_log import frames, sync_folder, write_frame
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 SAVE_ROWS = 100_000
 """So many rows are folded in a second or two: fewer are not worth a file."""
 
-_FORMAT = 1
-_HEADER, _STATE, _IDENTITIES = b"H", b"S", b"D"
+_FORMAT = 2
+_HEADER, _STATE, _REACTION, _IDENTITIES = b"H", b"S", b"R", b"D"
 _MOST_BYTES = 1 << 30
 
 
@@ -46,11 +46,7 @@ class SavedState:
 
     commit: int
     states: list[StageState]
-
-
-def can_be_saved(stages: Sequence[ReactionStage]) -> bool:
-    """Whether all memory of an app can: that of reactions with a key cannot yet, and comes from the whole archive."""
-    return all(stage.key is None for stage in stages)
+    stages: list[ReactionStage]
 
 
 class StateSaver:
@@ -60,7 +56,7 @@ class StateSaver:
         plan: of the app.
         archive, delivery, deduplicator: of the job.
         states: gives the stages' states.
-        recovered: what the job came back with.
+        recovered: what the job came back with; its reactions' stages are the ones that the job goes on with.
     """
 
     def __init__(
@@ -74,6 +70,7 @@ class StateSaver:
     ) -> None:
         self._plan, self._archive, self._delivery = plan, archive, delivery
         self._deduplicator, self._states = deduplicator, states
+        self._stages = recovered.stages
         self._last, self._saved_rows = recovered.last, -recovered.rows
 
     def between_works(self, *, at_end: bool = False) -> None:
@@ -96,7 +93,7 @@ class StateSaver:
         self._saved_rows = self._archive.rows
         commit, counts = self._archive.last if self._archive.last[0] >= 0 else self._last
         try:
-            save_state(self._archive.folder, self._plan, states, self._deduplicator, commit, counts)
+            save_state(self._archive.folder, self._plan, states, self._stages, self._deduplicator, commit, counts)
         except OSError as error:
             log.warning("state was not saved (%s): a restart folds more of the archive", error)
 
@@ -105,6 +102,7 @@ def save_state(
     archive: Path,
     plan: Plan,
     states: Sequence[StageState],
+    stages: Sequence[ReactionStage],
     deduplicator: Deduplicator,
     commit: int,
     counts: Mapping[str, Any],
@@ -113,7 +111,7 @@ def save_state(
 
     Args:
         archive: its folder.
-        plan, states, deduplicator: as the commits up to this one, and no other, have made them.
+        plan, states, stages, deduplicator: as the commits up to this one, and no other, have made them.
         commit, counts: the last commit; its counts tell archives of the same app apart.
     """
     began_s = time.monotonic()
@@ -128,6 +126,7 @@ def save_state(
     }
     parts = [(_HEADER, json.dumps(header).encode("utf-8"))]
     parts += [(_STATE, state.save()) for state in states]
+    parts += [(_REACTION, part) for stage in stages for part in stage.save()]
     parts += [(_IDENTITIES, part) for part in deduplicator.save()]
     if max(len(payload) for _, payload in parts) > _MOST_BYTES:
         log.warning("state is too large to be saved: a restart folds the whole archive")
@@ -161,7 +160,7 @@ def load_state(archive: Path, plan: Plan, deduplicator: Deduplicator) -> SavedSt
 
 
 def _read(path: Path, archive: Path, plan: Plan, deduplicator: Deduplicator) -> SavedState | None:
-    identities, states = list[memoryview](), list[StageState]()
+    identities, states, memories = list[memoryview](), list[StageState](), list[bytes]()
     with path.open("rb") as file:
         read = frames(file, is_last=False)
         header = json.loads(bytes(next(read).payload))
@@ -175,9 +174,18 @@ def _read(path: Path, archive: Path, plan: Plan, deduplicator: Deduplicator) -> 
         for frame in read:
             if frame.kind == _STATE:
                 states.append(StageState.load(plan.stages[len(states)], bytes(frame.payload)))
+            elif frame.kind == _REACTION:
+                memories.append(bytes(frame.payload))
             elif frame.kind == _IDENTITIES:
                 identities.append(frame.payload)
     if len(states) != len(plan.stages):
         raise HistoryError(f"it has {len(states)} stages, wanted {len(plan.stages)}")
+    stages = reaction_stages(plan.app)
+    for stage in stages:
+        count = 0 if stage.key is None else len(stage.reactions)
+        stage.load(memories[:count])
+        del memories[:count]
+    if memories:
+        raise HistoryError("it has more reactions that remember than the app")
     deduplicator.load(identities, header["newest_us"])
-    return SavedState(header["commit"], states)
+    return SavedState(header["commit"], states, stages)

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batch.replay import served_chunks
 from batch.verify import verify
 from shared_features import App, Key, Reaction, Rule, prediction
 from shared_features.compute import compute_block
-from shared_features.errors import DefinitionError
+from shared_features.errors import DefinitionError, HistoryError
 from shared_features.plan import make_plan
 from shared_features.reactions import reaction_stages
 from streaming import results
@@ -283,3 +284,32 @@ def test_each_model_has_its_message_and_the_first_names_the_reactions(tmp_path: 
     told = {(one["prediction_id"], one["reaction"]) for one in reactions}
     assert named == told
     assert all(one["reactions"] == [] for one in records if one["model"] == "other")
+
+
+@pytest.mark.parametrize("cut", [1, 17, 60])
+def test_what_is_remembered_comes_back_from_disk_as_it_was(tmp_path: Path, cut: int) -> None:
+    app = live_app()
+    serve(app, served_sales(app, 80), tmp_path)
+    chunks = list(served_chunks(tmp_path))
+    (chunk,) = chunks
+    parts = [chunk.slice(0, cut), chunk.slice(cut)]
+    for stage, again in zip(reaction_stages(app), reaction_stages(app), strict=True):
+        results.reactions(app, [stage], parts[0], results.ended_columns(parts[0]))
+        again.load(stage.save())
+        assert again.nbytes == stage.nbytes
+        whole, loaded = (
+            results.reactions(app, [one], parts[1], results.ended_columns(parts[1])) for one in (stage, again)
+        )
+        assert loaded == whole
+        assert again.save() == stage.save()
+
+
+def test_what_another_reaction_remembered_is_refused() -> None:
+    """Another limit is another reaction; another payload is not."""
+    first = Reaction("r", when=HIGH, until=LOW, by=BY_SHOP)
+    told = Reaction("r", when=HIGH, until=LOW, by=BY_SHOP, payload={"amount": sale.amount})
+    other = Reaction("r", when=HIGH, until=prediction() < 0.2, by=BY_SHOP)
+    saved = reaction_stages(app_of(first))[1].save()
+    reaction_stages(app_of(told))[1].load(saved)
+    with pytest.raises(HistoryError, match="what reaction 'r' remembered is of another reaction"):
+        reaction_stages(app_of(other))[1].load(saved)

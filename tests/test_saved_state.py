@@ -12,14 +12,12 @@ import pyarrow as pa
 import pytest
 
 from batch.verify import verify
-from shared_features import Reaction, prediction
 from shared_features.plan import make_plan
-from shared_features.reactions import ReactionStage
 from streaming import saved_state
 from streaming.archive import Archive, compact_archive, read_commits
 from streaming.deduplication import Deduplicator
 from streaming.recovery import Recovered, recover
-from streaming.saved_state import StateSaver, can_be_saved
+from streaming.saved_state import StateSaver
 from tests.serving_steps import serve, to_messages
 from tests.shop.app import app
 from tests.test_verify import sales
@@ -195,12 +193,6 @@ def test_a_full_disk_does_not_end_the_job(
     save(folder)
     assert "state was not saved" in caplog.text
     assert known(folder) == known(without(folder))
-
-
-def test_reactions_with_memory_want_the_whole_archive() -> None:
-    remembers = Reaction("calm", when=prediction() > 0.5, until=prediction() < 0.2, by=app.keys[0])
-    assert can_be_saved([ReactionStage(app, None)])
-    assert not can_be_saved([ReactionStage(app, None), ReactionStage(app, remembers.by)])
 
 
 def test_identities_come_back() -> None:
