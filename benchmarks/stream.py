@@ -1,13 +1,15 @@
 """`sameriver bench stream`: the whole way of an event, broker, job and load generator on the same cores.
 
 Vessels' positions at their real intervals, 5 % late and 1 % sent twice; deduplication on, the archive durable before
-anything is acknowledged, and verified afterwards. A rule predicts: no model server takes part, which the result says.
+anything is acknowledged, and verified afterwards. A small model on the model server predicts, or a rule.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,17 +21,19 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from batch.verify import verify
+from batch.verify import VerifyReport, verify
 from benchmarks.positions import ROWS, Positions, blocks
-from benchmarks.stream_load import BROKER, JOB, NULL_LOOP, Process, Receiver, job_status
+from benchmarks.stream_load import BROKER, JOB, NULL_LOOP, ROOT, SERVE, Process, Receiver, job_status
 from benchmarks.stream_per_element import per_element_rate
+from serving.client import ModelClient
 from shared_features import load_app
 from shared_features.encode import rows_to_messages
 from streaming.event_blocks import block_message
-from streaming.job import create_topics
+from streaming.job import create_topics, predictor
 from streaming.topics import Endpoint, OutgoingMessage, Publisher, create_subscription, create_topic
 
 APP = Path(__file__).resolve().parent / "vessels"
+RULE = APP / "rule.py"
 BLOCK = 1_000
 LATE_SHARE, DUPLICATE_SHARE = 0.05, 0.01
 LIVE_PER_S, LIVE_S = 255, 8
@@ -51,11 +55,12 @@ TARGETS: dict[str, tuple[str, float]] = {
 Progress = Callable[[float, str], None]
 
 
-def run(*, events: int = 1_000_000, progress: Progress | None = None) -> dict[str, Any]:
+def run(*, events: int = 1_000_000, rule: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Measure everything.
 
     Args:
         events: positions sent in blocks of 1,000; a tenth as many, at most 100,000, are sent one by one.
+        rule: predict by a rule in place of a small model on a server.
         progress: called with the share done and the step at work.
     """
     tell = progress or (lambda _done, _step: None)
@@ -64,9 +69,9 @@ def run(*, events: int = 1_000_000, progress: Progress | None = None) -> dict[st
     rows = _positions(events + singles + live + 1)
     sent = np.cumsum([events, singles, live])
     parts = [rows.slice(0, events), rows.slice(sent[0], singles), rows.slice(sent[1], live), rows.slice(sent[2], 1)]
-    with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
+    with tempfile.TemporaryDirectory() as folder, Bench(Path(folder), rule=rule) as bench:
         tell(0.1, "blocks")
-        result: dict[str, Any] = {"events": events, "events_single": singles, "model": "rule", "model_server": False}
+        result: dict[str, Any] = {"events": events, "events_single": singles, "model_server": not rule}
         result["prediction_blocks"] = True
         result |= bench.throughput("", _block_messages(parts[0]), events)
         tell(0.5, "single events")
@@ -86,7 +91,8 @@ def run(*, events: int = 1_000_000, progress: Progress | None = None) -> dict[st
             result[f"null_loop_events_per_s{name}"] = round(rate)
             result[f"ratio_null_loop{name}"] = round(result[f"events_per_s{name}"] / rate, 4)
         tell(0.9, "verify")
-        result["mismatches"] = verify(bench.app, bench.archive).mismatches
+        report = bench.verify()
+        result |= {"mismatches": report.mismatches, "predictions_unchecked": report.predictions_unchecked}
     tell(0.95, "per element")
     rate = per_element_rate(rows.slice(0, 2_000))
     result["per_element_events_per_s"] = round(rate, 1)
@@ -97,8 +103,9 @@ def run(*, events: int = 1_000_000, progress: Progress | None = None) -> dict[st
 class Bench:
     """A broker and a job in processes of their own, and a receiver of predictions in this one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.app = load_app(str(APP))
+    def __init__(self, folder: Path, *, rule: bool = False) -> None:
+        self._spec = str(RULE if rule else APP)
+        self.app = load_app(self._spec)
         self.archive = folder / "archive"
         self.wanted: set[str] = set()
         self._broker = Process([*BROKER, "--data", str(folder / "broker")], '"ready"')
@@ -107,6 +114,7 @@ class Bench:
         create_subscription(self.endpoint, "bench-predictions", f"{self.app.name}-predictions")
         self.receiver = Receiver(self.endpoint, "bench-predictions")
         self._publisher = Publisher(self.endpoint)
+        self._models = None if rule else Process([*SERVE, *_exported(folder / "models"), "--json"], '"ready"')
         self._job = self._start()
 
     def __enter__(self) -> Bench:
@@ -116,11 +124,26 @@ class Bench:
         self.receiver.close()
         self._publisher.close()
         self._job.kill()
+        if self._models is not None:
+            self._models.kill()
         self._broker.kill()
+
+    @property
+    def _model_server(self) -> str | None:
+        return None if self._models is None else str(json.loads(self._models.line)["host_port"])
+
+    def verify(self) -> VerifyReport:
+        """The whole archive, predictions asked again."""
+        if self._model_server is None:
+            return verify(self.app, self.archive)
+        with ModelClient(self._model_server, self.app.models[0].name) as client:
+            return verify(self.app, self.archive, predict={self.app.models[0].name: predictor(client)})
 
     def _start(self) -> Process:
         where = ["--emulator", str(self.endpoint.host_port), "--project", "bench", "--archive", str(self.archive)]
-        return Process([*JOB, "--app", str(APP), *where, "--json"], '"ready"')
+        if self._model_server is not None:
+            where += ["--model-server", self._model_server]
+        return Process([*JOB, "--app", self._spec, *where, "--json"], '"ready"')
 
     def stop_job(self) -> None:
         """Drain the job."""
@@ -191,6 +214,13 @@ class Bench:
         receiver.close()
         loop.kill()
         return len(messages) / seconds
+
+
+def _exported(models: Path) -> list[str]:
+    """Export the small model; the arguments that serve it."""
+    command = [sys.executable, "-m", "benchmarks.vessels.export", str(models)]
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    return ["--app", str(APP), "--models", str(models)]
 
 
 def _positions(rows: int) -> pa.RecordBatch:

@@ -20,6 +20,7 @@ from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, Subs
 ROOT = Path(__file__).resolve().parent.parent
 BROKER = ("-m", "cli", "broker", "--port", "0", "--json")
 JOB = ("-m", "cli", "stream", "--prediction-blocks")
+SERVE = ("-m", "cli", "serve", "--port", "0")
 NULL_LOOP = ("-m", "benchmarks.stream_load")
 START_S, QUIET_S = 180.0, 120.0
 

@@ -10,9 +10,10 @@ from commands.options import json_option
 
 @click.command()
 @click.option("--events", type=click.IntRange(min=1_000), default=1_000_000, help="Sent in blocks of 1,000.")
+@click.option("--rule", is_flag=True, help="Predict by a rule, in place of a small model on a model server.")
 @json_option
-def stream(events: int, as_json: bool) -> None:
-    """Time events from publish to prediction: broker, streaming job, load and receiver on the same cores.
+def stream(events: int, rule: bool, as_json: bool) -> None:
+    """Time events from publish to prediction: broker, job, model server, load and receiver on the same cores.
 
     Throughput in blocks and one by one, beside a loop that does nothing and beside features per element; latency at
     255 events a second; a kill and a restart; memory; and `verify` over all of it.
@@ -20,7 +21,7 @@ def stream(events: int, as_json: bool) -> None:
     from benchmarks import stream as benchmark
 
     with output.progress("bench stream") as progress:
-        result = benchmark.run(events=events, progress=progress)
+        result = benchmark.run(events=events, rule=rule, progress=progress)
     if as_json:
         output.print_json(result)
     else:

@@ -1,9 +1,9 @@
-"""Eighteen features of a vessel's speed: count, mean and deviation over six windows, 30 min to 24 h; and a rule."""
+"""Eighteen features of a vessel's speed: count, mean, deviation over six windows, 30 min to 24 h; and a small model."""
 
 from typing import Any
 
 from benchmarks.positions import WINDOWS_S, by_vessel, position
-from shared_features import App, Rule, count, mean, std
+from shared_features import App, Model, count, mean, std
 from shared_features.expressions import Expression
 
 features: dict[str, Expression] = {}
@@ -18,5 +18,5 @@ app = App(
     predict_on=position,
     event_types=[position],
     features=features,
-    models=[Rule("slow", features["mean_1800"] < 4.0)],
+    models=[Model("slow")],
 )
