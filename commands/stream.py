@@ -90,7 +90,7 @@ def stream(
     """Run the streaming job: events in, predictions and reactions out.
 
     Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends. On Flink
-    with a worker pool the job is cancelled instead: what was not acknowledged comes again.
+    with a worker pool the job goes on instead; end it on Flink's page.
     """
     if print_config:
         show_config(ctx, as_json=as_json)
@@ -130,12 +130,12 @@ def stream(
         _tell_ready(app, settings, job, as_json)
         started_s = time.monotonic()
         done = run()
-        totals: dict[str, Any] = {"cancelled": True} if done is None else asdict(done)
+        totals: dict[str, Any] = {"detached": True} if done is None else asdict(done)
         totals["seconds"] = round(time.monotonic() - started_s, 3)
         if as_json:
             output.print_json(totals)
         elif done is None:
-            click.echo("cancelled: what was not acknowledged comes again")
+            click.echo("detached: the job goes on; end it on Flink's page or with Flink's REST API")
         else:
             _tell_totals(totals)
 

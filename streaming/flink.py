@@ -46,7 +46,7 @@ CALL_S = 0.2
 """How long one call of the source pulls: what it pulls goes on when the call ends, and the next comes 0.1 s later."""
 
 IDLE_S = 1.0
-"""How much longer it waits: each call leaves about 1 KB in Flink's state (https://github.com/apache/beam/issues/27648)."""
+"""How much longer it waits: each call leaves 6 KB in Flink's state for good (https://github.com/apache/beam/issues/27648)."""
 
 POLL_S = 0.2
 CONNECT_S = 5.0
@@ -107,10 +107,14 @@ class DeliverAfterCheckpoint(Deliver):
 
 
 _OPEN: dict[bytes, StreamingJob] = {}
+_LEFT: set[bytes] = set()
+"""Jobs that this process has taken leave of; Flink may go on asking it for their steps until it ends."""
 
 
 def begin(description: bytes, stopping: threading.Event | None = None) -> runtime.Job:
     """Make the job of this description in this process, from its archive."""
+    if description in _LEFT:
+        raise RuntimeError("this process works for the job no more: end the job on Flink's page")
     app, settings = read_description(description)
     opened = StreamingJob(app, settings, life=os.urandom(8).hex())
     _OPEN[description] = opened
@@ -153,6 +157,7 @@ class FlinkJob:
         self.description = describe_job(app, settings)
         self._stopping = threading.Event()
         _reach(flink.job_endpoint)
+        _LEFT.discard(self.description)
         self.here: StreamingJob | None = None
         if flink.worker_pool is None:
             runtime.obtain(self.description, partial(begin, self.description))
@@ -177,10 +182,10 @@ class FlinkJob:
         self._stopping.set()
 
     def run(self) -> Totals | None:
-        """Run until `stop` is called and the job has ended.
+        """Run until `stop` is called.
 
         Where the steps run in this process the job drains: it pulls nothing more, and what was pulled is delivered
-        and acknowledged. Elsewhere it is cancelled: what was not acknowledged comes again.
+        and acknowledged. Elsewhere it goes on: Beam's job server forgets it when it is told to cancel, Flink does not.
 
         Returns:
             Counts of the job's last life, or None if its steps ran elsewhere.
@@ -218,13 +223,14 @@ class FlinkJob:
             self._stopping.wait(POLL_S)
 
     def _cancel(self) -> None:
-        """End the job on Flink, and what this process holds of it when no step runs any more."""
+        """Take leave of the job server, and end what this process holds of the job."""
         self._result.cancel()
         until = time.monotonic() + END_S
         while not PipelineState.is_terminal(self._result.state) and time.monotonic() < until:
             time.sleep(POLL_S / 4)
         if self.here is not None:
             self.here = _OPEN.get(self.description, self.here)
+            _LEFT.add(self.description)
             runtime.forget(self.description)
             end(self.description)
 

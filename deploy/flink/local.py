@@ -81,6 +81,7 @@ def main() -> int:
         run(java, 384, TASK_MANAGER, *settings(host, port, TASK_MANAGER_SETTINGS))
     if given.command == "job-server":
         options = [f"--job-port={given.port}", "--artifact-port=0", "--expansion-port=0", "--job-host=localhost"]
+        options.append(f"--flink-conf-dir={settings_folder()}")
         run(java, 1024, JOB_SERVER, f"--flink-master={given.flink_master}", *options)
     return 0
 
@@ -92,16 +93,23 @@ def run(java: str, heap_mb: int, main_class: str, *options: str) -> NoReturn:
 
 
 def settings(host: str, port: object, more: Mapping[str, object]) -> list[str]:
-    """Flink's settings as arguments, beside a folder of settings that is empty."""
-    folder = JARS / "conf"
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").touch()
+    """Flink's settings as arguments."""
     common = {"jobmanager.rpc.address": host, "jobmanager.rpc.port": port, "rest.address": "localhost"}
-    checkpoints = (JARS.parent / "flink-checkpoints").as_uri()
-    common |= {"state.checkpoint-storage": "filesystem", "state.checkpoints.dir": checkpoints}
     common |= {"jobmanager.memory.process.size": "1024m", "heartbeat.timeout": 10_000, "heartbeat.interval": 2_000}
     given = [part for name, value in {**common, **more}.items() for part in ("-D", f"{name}={value}")]
-    return ["--configDir", os.fspath(folder), *given]
+    return ["--configDir", os.fspath(settings_folder()), *given]
+
+
+def settings_folder() -> Path:
+    """The folder with the settings that all processes share: checkpoints are files; in memory they may have 5 MB."""
+    folder = JARS / "conf"
+    folder.mkdir(exist_ok=True)
+    checkpoints = (JARS.parent / "flink-checkpoints").as_uri()
+    lines = ["state.checkpoint-storage: filesystem", f"state.checkpoints.dir: {checkpoints}"]
+    temporary = folder / f"config.{os.getpid()}"
+    temporary.write_text("\n".join([*lines, ""]), "utf-8")
+    os.replace(temporary, folder / "config.yaml")
+    return folder
 
 
 def run_worker_pool(port: int) -> NoReturn:
