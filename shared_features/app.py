@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,12 +95,12 @@ class App:
                     found.setdefault(node.key, node)
         return list(found.values())
 
-    @property
+    @cached_property
     def keys(self) -> list[Key]:
         """The keys that aggregates group by, in order of first use: one keyed stage each."""
         return self._distinct([aggregate.by for aggregate in self.aggregates()])
 
-    @property
+    @cached_property
     def all_keys(self) -> list[Key]:
         """`keys`, then those that only reactions remember by."""
         return self._distinct([*self.keys, *(reaction.by for reaction in self.reactions if reaction.by is not None)])

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -194,7 +195,7 @@ def _published_up_to(folder: Path, firsts: list[int]) -> int:
 
 
 class Archive:
-    """The open archive of one job; one process at a time.
+    """The open archive of one job; one process at a time. One thread appends, another one may mark.
 
     Args:
         folder: made if absent.
@@ -225,6 +226,7 @@ class Archive:
         except BaseException:
             self._lock.close()
             raise
+        self._writing = threading.Lock()
         self._compactor = Compactor(folder)
         self._last_counts: Mapping[str, Any] = {}
         self.rows = 0
@@ -243,25 +245,29 @@ class Archive:
         Returns:
             The commit's sequence number.
         """
-        size = self._file.tell()
-        if size > SEGMENT_BYTES or (size and self._today() != self._day):
-            self._file.close()
-            self._file = self._open_segment()
-            self._compact_due = True
-        if self._schema is None or not block.schema.equals(self._schema, check_metadata=True):
-            self._schema = block.schema
-            write_frame(self._file, SCHEMA, bytes(block.schema.serialize()))
-        sequence, self._next, self._last_counts = self._next, self._next + 1, counts
-        write_frame(self._file, COMMIT, commit_payload(sequence, counts, block))
-        self._file.flush()
+        sequence = self._next
+        payload = commit_payload(sequence, counts, block)
+        with self._writing:
+            size = self._file.tell()
+            if size > SEGMENT_BYTES or (size and self._today() != self._day):
+                self._file.close()
+                self._file = self._open_segment()
+                self._compact_due = True
+            if self._schema is None or not block.schema.equals(self._schema, check_metadata=True):
+                self._schema = block.schema
+                write_frame(self._file, SCHEMA, bytes(block.schema.serialize()))
+            self._next, self._last_counts = sequence + 1, counts
+            write_frame(self._file, COMMIT, payload)
+            self._file.flush()
         os.fdatasync(self._file.fileno())
         self.rows += block.num_rows
         return sequence
 
     def mark_published(self, sequence: int) -> None:
         """Note that every commit up to ``sequence`` has been published; not forced to disk."""
-        write_frame(self._file, MARK, sequence.to_bytes(8, "big"))
-        self._file.flush()
+        with self._writing:
+            write_frame(self._file, MARK, sequence.to_bytes(8, "big"))
+            self._file.flush()
         if self._compact_due and self._compactor.start(sequence):
             self._compact_due = False
 

@@ -2,7 +2,8 @@
 
 Calls to the model outlive the bundle that started them. The queue restores the fold order: a row is durable only
 with or after every row folded before it (contract C6). One thread commits; it takes along everything at the head
-of the queue whose predictions have come, so that a burst shares one sync to disk.
+of the queue whose predictions have come, so that a burst shares one sync to disk. Another thread publishes what is
+durable, while the next commit is on its way to the disk.
 """
 
 from __future__ import annotations
@@ -63,8 +64,21 @@ class _Waiting:
         return all(answer.done() for answer in self.answers.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Archived:
+    """Works of one commit that is durable, and what is to be published of it."""
+
+    works: list[Work]
+    sequence: int | None
+    counts: dict[str, Any]
+    blocks: list[pa.RecordBatch]
+    sent: Mapping[str, Sequence[OutgoingMessage]]
+    began_ns: int
+    archived_ns: int
+
+
 class Delivery:
-    """The end of the road: a bounded queue in fold order and the thread that commits it.
+    """The end of the road: a bounded queue in fold order, a thread that archives it and one that publishes.
 
     Args:
         app: the app; all of its models predict.
@@ -103,12 +117,19 @@ class Delivery:
         self.as_blocks, self.monitoring = as_blocks, monitoring
         self._reaction_topics = {name: reaction for reaction, name in reaction_topics(app).items()}
         self.totals = Totals()
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting] = deque()  # the archived ones first, until they are published
+        self._archived: deque[_Archived] = deque()
+        self._archived_works = 0
+        self._all_archived = False
         self._changed = threading.Condition()
         self._closing = False
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(part,), name=name, daemon=True)
+            for name, part in (("archive", self._archive_all), ("publish", self._publish_all))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -146,7 +167,8 @@ class Delivery:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -165,25 +187,33 @@ class Delivery:
             step_until(work, f"predict {name}", began_ns, answer)
         return answers
 
-    def _run(self) -> None:
+    def _run(self, part: Callable[[], None]) -> None:
         try:
-            while group := self._next_group():
-                self._commit(group)
-                with self._changed:
-                    for _ in group:
-                        self._queue.popleft()
-                    self._changed.notify_all()
+            part()
         except BaseException as error:  # whatever it is, submit and close must know
             log.error("the job stops: a commit failed", exc_info=error)
             with self._changed:
-                self._failure = error
+                self._failure = self._failure or error
                 self._changed.notify_all()
 
-    def _next_group(self) -> list[_Waiting]:
-        """Works at the head of the queue that are ready, at least one; empty when all is done."""
+    def _archive_all(self) -> None:
+        while group := self._next_group():
+            commit = self._archive(group)
+            with self._changed:
+                self._archived_works += len(group)
+                self._archived.append(commit)
+                self._changed.notify_all()
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            waiting = list(self._queue)
+            self._all_archived = True
+            self._changed.notify_all()
+
+    def _next_group(self) -> list[_Waiting]:
+        """Works that are not archived yet and ready, at least one; empty when all is done."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(self._queue) > self._archived_works or self._closing or self._failure is not None
+            )
+            waiting = [] if self._failure is not None else list(self._queue)[self._archived_works :]
         if not waiting:
             return []
         first = waiting[0]
@@ -197,7 +227,8 @@ class Delivery:
             group.append(following)
         return group
 
-    def _commit(self, group: Sequence[_Waiting]) -> None:
+    def _archive(self, group: Sequence[_Waiting]) -> _Archived:
+        """Make a group durable."""
         blocks = [self._with_results(waiting) for waiting in group if _rows(waiting)]
         works, began_ns = [waiting.work for waiting in group], time.time_ns()
         refused = [(one.message(work.messages), one) for work in works for one in work.refused]
@@ -213,30 +244,54 @@ class Delivery:
             for outcome, number in results.count_outcomes(block).items():
                 outcomes[outcome] = outcomes.get(outcome, 0) + number
         counts["outcomes"], counts["committed_at_us"] = outcomes, began_ns // 1000
-        sent: dict[str, list[OutgoingMessage]] = {}
-        if blocks:
-            whole = concat_blocks(blocks)
-            sequence = self.archive.append(whole, counts)
-            sent = outgoing(self.app, whole, with_features=self.with_features, as_blocks=self.as_blocks)
-        elif works and (refused or counts["duplicates"]):
-            sequence = self.archive.append(pa.RecordBatch.from_pylist([], pa.schema([])), counts)
-        else:  # blocks without events
-            committed(works, began_ns, began_ns)
-            self._acknowledge(works)
-            return
+        if not blocks and not refused and not counts["duplicates"]:  # blocks without events
+            return _Archived(works, None, counts, [], {}, began_ns, began_ns)
+        whole = concat_blocks(blocks) if blocks else pa.RecordBatch.from_pylist([], pa.schema([]))
+        sequence = self.archive.append(whole, counts)
         archived_ns = time.time_ns()
+        sent = outgoing(self.app, whole, with_features=self.with_features, as_blocks=self.as_blocks) if blocks else {}
         letters = [part for message, one in refused for part in dead_letter(self.app, message, one.reason, one.detail)]
         letters += self._failed_letters(group, blocks)
         if letters:
             sent[topic(self.app.name, "dead-letters")] = letters
-        for destination, messages in with_contexts(sent, works, self._reaction_topics).items():
-            self.publish(destination, messages)
-        self.archive.mark_published(sequence)
-        committed(works, began_ns, archived_ns)
-        self._acknowledge(works)
-        self._count(counts)
-        if self.monitoring is not None:
-            self.monitoring.committed(counts, blocks)
+        contexts = with_contexts(sent, works, self._reaction_topics)
+        return _Archived(works, sequence, counts, blocks, contexts, began_ns, archived_ns)
+
+    def _publish_all(self) -> None:
+        while commits := self._next_archived():
+            self._publish(commits)
+            with self._changed:
+                for commit in commits:
+                    self._archived.popleft()
+                    self._archived_works -= len(commit.works)
+                    for _ in commit.works:
+                        self._queue.popleft()
+                self._changed.notify_all()
+
+    def _next_archived(self) -> list[_Archived]:
+        """All commits that are durable and not published; empty when there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._archived or self._all_archived or self._failure is not None)
+            return [] if self._failure is not None else list(self._archived)
+
+    def _publish(self, commits: Sequence[_Archived]) -> None:
+        """Publish, mark and acknowledge commits: what came while others were published shares a request."""
+        sent: dict[str, list[OutgoingMessage]] = {}
+        for commit in commits:
+            for destination, messages in commit.sent.items():
+                sent.setdefault(destination, []).extend(messages)
+        for destination, together in sent.items():
+            self.publish(destination, together)
+        sequences = [commit.sequence for commit in commits if commit.sequence is not None]
+        if sequences:
+            self.archive.mark_published(sequences[-1])
+        for commit in commits:
+            committed(commit.works, commit.began_ns, commit.archived_ns)
+            self._acknowledge(commit.works)
+            if commit.sequence is not None:
+                self._count(commit.counts)
+                if self.monitoring is not None:
+                    self.monitoring.committed(commit.counts, commit.blocks)
 
     def _acknowledge(self, works: Sequence[Work]) -> None:
         self.acknowledge([message.ack_id for work in works for message in work.messages])

@@ -6,13 +6,10 @@ inside the source's ``yield``; a test on the optimised graph keeps it so.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner, fn_runner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from serving.client import ClientAccess, ModelClient
 from shared_features.app import App, Rule
@@ -41,6 +38,7 @@ from streaming.naming import dead_letters_of, subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
 from streaming.revisions import schema_service
+from streaming.runner import mended
 from streaming.saved_state import StateSaver
 from streaming.source import PullMessages
 from streaming.stages import Decode, Deliver, Features, KeyedStage
@@ -213,7 +211,7 @@ class StreamingJob:
         """Run until `stop` is called, then drain. Raises what made the job fail."""
         runtime.register(self.job_id, self._job)
         try:
-            with _bounded_monitoring():
+            with mended():
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=pipeline_options())
                 build(pipeline, self.plan, self.job_id)
                 pipeline.run().wait_until_finish()
@@ -318,27 +316,3 @@ def predictor(client: ModelClient) -> Callable[[pa.RecordBatch], Future[Answer]]
         return answer
 
     return predict
-
-
-_patching = threading.Lock()
-
-
-@contextmanager
-def _bounded_monitoring() -> Iterator[None]:
-    """Keep the runner's memory flat.
-
-    apache-beam 2.77.0 chains each bundle's monitoring infos on a generator over all earlier ones, about 5 KB a
-    bundle for ever; a list in its place lets the old ones go.
-    """
-    original: Callable[..., Any] = fn_runner.consolidate_monitoring_infos
-
-    def consolidated(*args: Any, **kwargs: Mapping[str, Any]) -> list[Any]:
-        return list(itertools.chain(original(*args, **kwargs)))
-
-    with _patching:
-        fn_runner.consolidate_monitoring_infos = consolidated
-    try:
-        yield
-    finally:
-        with _patching:
-            fn_runner.consolidate_monitoring_infos = original

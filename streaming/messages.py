@@ -227,7 +227,7 @@ def named_where(flags: Mapping[str, pa.Array], count: int) -> list[list[str]]:
     """The names of the flags that are set, for each of ``count`` rows."""
     found: list[list[str]] = [[] for _ in range(count)]
     for name, values in flags.items():
-        for row in pc.indices_nonzero(values).to_pylist():
+        for row in pc.indices_nonzero(values).to_pylist() if values.true_count else ():
             found[row].append(name)
     return found
 
@@ -237,7 +237,7 @@ def late_rows(block: pa.RecordBatch) -> np.ndarray:
     late = np.zeros(block.num_rows, np.bool_)
     for name, values in columns_under(block, "stage.").items():
         if name.endswith(".late"):
-            late |= np.asarray(values.fill_null(False))
+            late |= np.asarray(values.fill_null(False) if values.null_count else values)
     return late
 
 

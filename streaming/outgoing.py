@@ -31,12 +31,13 @@ def outgoing(
         with_features: whether prediction messages carry the features; recorded ones always do.
         as_blocks: predictions go as blocks, not one by one; reactions always go one by one.
     """
-    ended = pc.is_in(block.column("outcome"), pa.array([results.PREDICTED, results.RECORDED]))
-    if not pc.any(ended, min_count=0).as_py():
+    ended = results.rows_with(block.column("outcome"), results.PREDICTED, results.RECORDED)
+    if not ended.any():
         return {}
     uses = [value for reaction in app.reactions for value in reaction.payload.values()]
     dropped = _not_needed(app, block, uses, with_features=with_features)
-    done = block.select([name for name in block.schema.names if name not in dropped]).filter(ended)
+    done = block.select([name for name in block.schema.names if name not in dropped])
+    done = done if ended.all() else done.filter(pa.array(ended))
     keys = _keys(app, done)
     fired = {
         reaction.name: done.column(f"reaction.{reaction.name}")
@@ -63,7 +64,7 @@ def outgoing(
         )
         first_ids = first_ids or ids
     for reaction in app.reactions:
-        if reaction.name not in fired or not pc.any(fired[reaction.name]).as_py():
+        if reaction.name not in fired or not fired[reaction.name].true_count:
             continue
         rows = pc.indices_nonzero(fired[reaction.name])
         payload = _payload(app, reaction, done, uses)
@@ -91,8 +92,8 @@ def _not_needed(app: App, block: pa.RecordBatch, uses: Sequence[Expression], *, 
     """Columns that no message is made of: they are many, and filtering them all costs more than the rest."""
     others = tuple(f"{name}." for name in app.event_types if name != app.predict_on.name)
     dropped = {name for name in block.schema.names if name.startswith(others)}
-    recorded = results.RECORDED in pc.unique(block.column("outcome")).to_pylist()
-    if not with_features and not recorded:
+    recorded = results.rows_with(block.column("outcome"), results.RECORDED)
+    if not with_features and not recorded.any():
         used = {part.key for value in uses for part in value.walk()}
         dropped |= {f"feature.{name}" for name, value in app.features.items() if value.key not in used}
     return dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from shared_features.app import App, Model, Rule
 from shared_features.blocks import append_columns
-from shared_features.columns import Column, Evaluator, from_arrow
+from shared_features.columns import FEW_ROWS, Column, Evaluator, from_arrow
 from shared_features.expressions import Expression
 from shared_features.reactions import ReactionStage
 
@@ -34,9 +35,17 @@ class Answer:
     version: int
 
 
+def rows_with(texts: pa.Array, *values: str) -> np.ndarray:
+    """Which texts are one of some values; bool, shape [rows]."""
+    if len(texts) <= FEW_ROWS:
+        return np.array([text in values for text in texts.to_pylist()], np.bool_)
+    found: np.ndarray = pc.is_in(texts, pa.array(values)).to_numpy(zero_copy_only=False)
+    return found
+
+
 def asked_rows(app: App, block: pa.RecordBatch) -> np.ndarray:
     """Indices of the rows that get a prediction; int64."""
-    return np.flatnonzero(pc.equal(block.column("event_type"), app.predict_on.name).to_numpy(zero_copy_only=False))
+    return np.flatnonzero(rows_with(block.column("event_type"), app.predict_on.name))
 
 
 def feature_block(app: App, block: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
@@ -119,7 +128,7 @@ def reactions(
     for name, column in results.items():
         if name.startswith("prediction."):
             evaluator.learn_column(name, from_arrow(column, "float64"))
-    predicted = pc.equal(results["outcome"], PREDICTED).to_numpy(zero_copy_only=False)
+    predicted = rows_with(results["outcome"], PREDICTED)
     found: dict[str, pa.Array] = {}
     for stage in stages:
         found |= stage.fold(evaluator, predicted)
@@ -139,5 +148,7 @@ def models_of(app: App, block: pa.RecordBatch) -> list[Model]:
 
 def count_outcomes(block: pa.RecordBatch) -> dict[str, int]:
     """Rows by outcome."""
+    if block.num_rows <= FEW_ROWS:
+        return dict(Counter(block.column("outcome").to_pylist()))
     counted: Any = pc.value_counts(block.column("outcome"))
     return {item["values"].as_py(): item["counts"].as_py() for item in counted}

@@ -13,8 +13,8 @@ from streaming import runtime
 from streaming.topics import Message
 from streaming.work import Work
 
-CALL_S = 0.5
-"""How long one call pulls before it defers: a bundle costs about 8 ms, whatever it carries."""
+CALL_S = 2.0
+"""How long one call pulls before it defers: a bundle costs about 8 ms, whatever it carries, and events wait for it."""
 
 PULL_TIMEOUT_S = 0.1
 

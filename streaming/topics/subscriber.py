@@ -70,7 +70,10 @@ class Subscriber:
         self._channel = endpoint.channel()
         self._metadata = (("x-goog-request-params", f"subscription={self.name}"),)
         self._stream: Any = self._channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull", None, None)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)  # what a pull waits for
+        self._room = threading.Condition(self._lock)  # what the stream waits for
+        self._ended = threading.Event()
         self._buffer: deque[Message] = deque()
         self._held: dict[str, float] = {}  # ack id -> when its lease was last started or extended (monotonic)
         self._failure: TopicError | None = None
@@ -91,9 +94,9 @@ class Subscriber:
         Raises:
             TopicError: the stream ended for good, for example because the subscription does not exist.
         """
-        with self._changed:
+        with self._lock:
             if not self._buffer:
-                self._changed.wait_for(lambda: self._buffer or self._failure or self._closed, timeout_s)
+                self._arrived.wait_for(lambda: self._buffer or self._failure or self._closed, timeout_s)
             if not self._buffer and self._failure is not None:
                 raise self._failure
             if len(self._buffer) <= max_messages:
@@ -125,13 +128,15 @@ class Subscriber:
 
     def close(self) -> None:
         """Stop receiving, send waiting acknowledgements, give back everything that is still held."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
+            self._ended.set()
             if self._call is not None:
                 self._call.cancel()
-            self._changed.notify_all()
+            self._arrived.notify_all()
+            self._room.notify_all()
         for thread in self._threads:
             thread.join(CLOSE_S)
         self._acks.release(list(self._held))
@@ -142,10 +147,10 @@ class Subscriber:
         return self._closed
 
     def _let_go(self, ack_ids: Iterable[str]) -> None:
-        with self._changed:
+        with self._lock:
             for ack_id in ack_ids:
                 self._held.pop(ack_id, None)
-            self._changed.notify_all()
+            self._room.notify_all()
 
     def _receive(self) -> None:
         pause_s = 0.05
@@ -153,9 +158,9 @@ class Subscriber:
         details: Any
         while True:
             requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            with self._changed:
+            with self._lock:
                 # The service counts what a new stream holds from zero: wait until the old holdings are small.
-                self._changed.wait_for(lambda: self._closed or len(self._held) < self.max_messages)
+                self._room.wait_for(lambda: self._closed or len(self._held) < self.max_messages)
                 if self._is_closed():
                     return
                 self._call = call = self._stream(_requests(requests, self._first_request()), metadata=self._metadata)
@@ -170,15 +175,15 @@ class Subscriber:
             finally:
                 self._receiving = False
                 requests.put(None)
-            with self._changed:
+            with self._lock:
                 if self._is_closed():
                     return
                 if code != grpc.StatusCode.OK and code not in RETRYABLE:
                     text = f"Receiving from {self.name} failed for {self.endpoint}: {code.name}, {details}"
                     self._failure = TopicError(text, code)
-                    self._changed.notify_all()
+                    self._arrived.notify_all()
                     return
-                self._changed.wait_for(lambda: self._closed, pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+            self._ended.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
             pause_s = min(REOPEN_PAUSE_S, pause_s * 2)
 
     def _first_request(self) -> bytes:
@@ -195,20 +200,18 @@ class Subscriber:
     def _take_in(self, data: bytes) -> None:
         now = time.monotonic()
         messages = [_message(one) for one in _StreamingPullResponse.FromString(data).received_messages]
-        with self._changed:
+        with self._lock:
             # A service that ignores flow control is stopped by not reading on.
-            self._changed.wait_for(lambda: self._closed or len(self._held) < 2 * self.max_messages)
+            self._room.wait_for(lambda: self._closed or len(self._held) < 2 * self.max_messages)
             self._buffer.extend(messages)
             for one in messages:
                 self._held[one.ack_id] = now
-            self._changed.notify_all()
+            self._arrived.notify_all()
 
     def _keep_leases(self) -> None:
         every_s = self.lease_s / 3
-        while True:
-            with self._changed:
-                if self._changed.wait_for(lambda: self._closed, every_s):
-                    return
+        while not self._ended.wait(every_s):
+            with self._lock:
                 now = time.monotonic()
                 old = [ack_id for ack_id, since in self._held.items() if now - since > every_s / 2]
                 for ack_id in old:
