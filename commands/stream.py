@@ -43,6 +43,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--prediction-blocks", is_flag=True, help="Publish predictions as Arrow blocks, not one by one.")
 @click.option("--horizon", "horizon_s", default=7 * 86_400, help="Deduplication horizon, seconds of event time.")
 @click.option("--max-future", "max_future_s", default=600, help="Seconds an event may lie after its publish time.")
+@click.option("--streams", default=1, type=click.IntRange(1, 100), help="Of messages: Google's give 10 MB/s each.")
 @click.option("--max-messages", default=1_000, type=click.IntRange(1), help="Messages of one pull: the largest block.")
 @click.option(
     "--schemas",
@@ -76,6 +77,7 @@ def stream(
     prediction_blocks: bool,
     horizon_s: int,
     max_future_s: int,
+    streams: int,
     max_messages: int,
     schemas: Path | None,
     traces: str | None,
@@ -114,6 +116,7 @@ def stream(
             prediction_blocks=prediction_blocks,
             horizon_s=horizon_s,
             max_future_s=max_future_s,
+            streams=streams,
             max_messages=max_messages,
             schemas=schemas,
             traces=traces,

@@ -63,6 +63,7 @@ class JobSettings:
         prediction_blocks: publish predictions as blocks, not one by one.
         horizon_s: deduplication horizon, seconds of event time.
         max_future_s: how far an event time may lie after its publish time.
+        streams: of messages, open at once.
         max_messages: messages of one pull.
         max_waiting: blocks waiting for predictions before the pull stops.
         max_event_bytes: larger events are dead-lettered unread.
@@ -82,6 +83,7 @@ class JobSettings:
     prediction_blocks: bool = False
     horizon_s: int = 7 * 86_400
     max_future_s: int = 600
+    streams: int = 1
     max_messages: int = 1_000
     max_waiting: int = 64
     max_event_bytes: int = 1 << 20
@@ -156,7 +158,7 @@ class StreamingJob:
         self.monitoring.recovered_rows = self.recovered.rows
         self.monitoring.readiness.state_restored = True
         # After a crash messages come back when their lease is over: the shortest that the service takes.
-        subscriber = Subscriber(settings.endpoint, subscription_of(app), lease_s=10)
+        subscriber = Subscriber(settings.endpoint, subscription_of(app), streams=settings.streams, lease_s=10)
         acks = CheckpointedAcks(subscriber.acknowledge) if self.life else None
         self._delivery = Delivery(
             app,

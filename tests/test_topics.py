@@ -172,6 +172,20 @@ def test_flow_control_holds_back_what_would_not_fit(endpoint: Endpoint, publishe
     subscriber.close()
 
 
+def test_several_streams_share_the_messages_and_what_may_be_held(endpoint: Endpoint, publisher: Publisher) -> None:
+    subscriber = Subscriber(endpoint, "job", max_messages=30, streams=3)
+    wait_until(lambda: subscriber.receiving, what="three streams")
+    publisher.publish("events", [OutgoingMessage(b"%d" % n) for n in range(100)])
+    seen: list[bytes] = []
+    while len(seen) < 100:
+        taken = pull_all(subscriber, 1)
+        assert subscriber.held <= 30
+        seen += [one.data for one in taken]
+        subscriber.acknowledge([one.ack_id for one in taken])
+    assert sorted(map(int, seen)) == list(range(100))
+    subscriber.close()
+
+
 def test_a_missing_subscription_is_said_by_pull(endpoint: Endpoint) -> None:
     subscriber = Subscriber(endpoint, "none")
     with pytest.raises(TopicError, match=r"Receiving from projects/p1/subscriptions/none failed .* NOT_FOUND"):
