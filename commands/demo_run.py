@@ -17,7 +17,7 @@ from typing import IO, Any
 from commands import options
 from commands.children import START_S, Live
 from commands.demo_tally import NEVER, Tally
-from commands.demo_verdict import summary, verdict
+from commands.demo_verdict import ended, summary, verdict
 from commands.demo_view import Stage, View, export_svg
 from commands.preparation import Preparation
 from commands.processes import Child, ChildError, Record, wait_until
@@ -35,6 +35,9 @@ KILL_RATE = 1_000.0
 KILL_EVENTS = 2_000
 KILL_SHARE = 0.25
 """Of those events, published before the kill."""
+
+HELD_S = 30.0
+"""What a killed job held comes again when its leases are over, after 10 s."""
 
 QUIET_S = 20.0
 """How long predictions may stay away before those missing count as lost."""
@@ -129,9 +132,12 @@ class DemoRun:
         tally, publisher, subscriber = self._go_live(live, preparation, since, logs)
         self._replay(tally, publisher)
         with self._stage("drain") as stage:
+            stage.detail = "waiting for what the killed job held"
+            archive = self._folder / "archive"
+            wait_until(lambda: ended(archive) >= tally.distinct(), HELD_S, 0.2)
             totals = live.drain()
             wait_until(lambda: time.monotonic() - tally.changed_s > 0.5, 10)
-            lost = tally.lost()
+            lost = max(tally.lost(), tally.distinct() - ended(archive))
             stage.detail = f"{tally.predictions():,} predictions of {tally.to_predict():,}, {lost:,} lost"
         publisher.stop(5)
         subscriber.stop(5)
@@ -140,7 +146,7 @@ class DemoRun:
             compared, differ = report["features"], report["mismatches"]
             stage.detail = f"{compared:,} features compared bit for bit, {differ:,} mismatches"
         seconds = time.monotonic() - self._began_s
-        result = summary(tally, self._folder / "archive", totals, report, auc=auc, seconds=seconds)
+        result = summary(tally, archive, totals, report, auc=auc, seconds=seconds)
         self.view.verdict = verdict(result)
         return result
 

@@ -167,6 +167,10 @@ class Tally:
         """Ids of events predicted on whose publish was acknowledged, minus ids that the subscriber saw."""
         return len(self.missing())
 
+    def distinct(self) -> int:
+        """Events whose publish was acknowledged, each once: those predicted on and the others."""
+        return int(((self.sent_ns != NEVER) & ~self.replay.again).sum())
+
     def latencies_ms(self) -> npt.NDArray[np.float64]:
         """Publish call to prediction received, of the steady phase's events."""
         rows = self.asked & (self.replay.phase == STEADY) & (self.sent_ns != NEVER) & (self.received_ns != NEVER)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from commands.demo_tally import Tally
 from commands.replay import WARM
-from streaming.archive import read_commits
+from streaming.archive import read_counts
 from training.metrics import rank_auc
 
 
@@ -22,7 +22,7 @@ def summary(
 
     Args:
         tally: what was sent and what the subscriber got.
-        archive: the job's; its commit records say what was a duplicate.
+        archive: the job's; its commit records say what was a duplicate, and how many events ended otherwise.
         totals: the job's own counters, kept apart under ``job``.
         report: of `batch.verify`.
         auc: of the model on its test split.
@@ -39,11 +39,11 @@ def summary(
         "predictions": tally.predictions(),
         "reactions": tally.reactions,
         "dead_letters": sum(tally.dead_letters.values()),
-        "duplicates": sum(commit.counts.get("duplicates", 0) for commit in read_commits(archive)),
+        "duplicates": sum(counts.get("duplicates", 0) for counts in read_counts(archive)),
         "sent_twice": int(tally.replay.again.sum()),
         "warm_up_events": tally.published(WARM),
         "late": int((tally.replay.late & (tally.sent_ns >= 0)).sum()),
-        "lost": tally.lost(),
+        "lost": max(tally.lost(), tally.distinct() - ended(archive)),
         "not_acknowledged": tally.failed,
         "received_again": tally.repeated,
         "restarts": 0 if outage is None else 1,
@@ -62,6 +62,14 @@ def summary(
         "job": totals,
         "seconds": round(seconds, 1),
     }
+
+
+def ended(archive: Path) -> int:
+    """Distinct events that are in the archive or were dead-lettered, in all lives of the job."""
+    return sum(
+        sum(counts.get("outcomes", {}).values()) + sum(counts.get("dead_letters", {}).values())
+        for counts in read_counts(archive)
+    )
 
 
 def verdict(result: dict[str, Any]) -> RenderableType:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_LIBRARY = "shared_features"
+_LIBRARY = frozenset({"shared_features", "functools"})
+"""Frames that are nobody's definition: the library's, and those of its cached properties."""
 _JOBS = frozenset({"batch", "benchmarks", "cli", "commands", "serving", "streaming", "training"})
 
 
@@ -34,7 +35,7 @@ class SourceLine(NamedTuple):
 def caller() -> SourceLine | None:
     """The innermost line outside the feature library; None where that is no app's file but a job's, or none at all."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _LIBRARY:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARY:
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None or frame.f_globals.get("__name__", "").partition(".")[0] in _JOBS:
         return None

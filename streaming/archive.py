@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -33,6 +34,8 @@ from streaming.compaction import Compacted, Compactor, compact
 
 SEGMENT_BYTES = 64 << 20
 """A larger segment is closed: it bounds what compaction and the reading of Parquet hold in memory."""
+
+log = logging.getLogger(__name__)
 
 _DAY_S = 86_400
 
@@ -307,6 +310,8 @@ class Archive:
                 if frame.kind == COMMIT:
                     sequence = commit_header(frame)[0]["sequence"] + 1
         if end < newest.stat().st_size:
+            torn = newest.stat().st_size - end
+            log.warning("archive segment %s: cut off %d torn bytes at its end", newest.name, torn)
             os.truncate(newest, end)
         return sequence
 

@@ -134,7 +134,8 @@ def frames(file: IO[bytes], *, is_last: bool) -> Iterator[Frame]:
             file.seek(at)
             rest = file.read()
             if is_last and not _whole_frame_in(rest):
-                log.warning("archive segment %s: cut off %d torn bytes at its end", Path(file.name).name, len(rest))
+                name = Path(file.name).name
+                log.info("archive segment %s: left out %d bytes at its end, torn or being written", name, len(rest))
                 return
             raise HistoryError(
                 f"archive segment {file.name} is damaged at byte {at}: wanted a whole frame; restore it from a copy"
