@@ -169,7 +169,7 @@ def test_the_demo_of_the_project_loses_nothing_and_nothing_differs(demo: dict[st
     assert (demo["lost"], demo["mismatches"], demo["training_mismatches"], demo["dead_letters"]) == (0, 0, 0, 0)
     assert demo["predictions"] == demo["to_predict"] > 3_000
     assert demo["verify"]["training_compared"] > 1_000
-    assert demo["duplicates"] == demo["sent_twice"] > 0
+    assert demo["duplicates"] >= demo["sent_twice"] > 0  # what was archived and not yet acknowledged at the kill, too
     assert 0.85 < demo["auc"] < 0.99  # there is something to learn, and chance is left
 
 
