@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,8 +96,4 @@ class Replay:
 
 def read_served(archive: Path) -> pa.RecordBatch | None:
     """All archived rows as one block, see `served_chunks`; None if there are none."""
-    chunks = list(served_chunks(archive))
-    if not chunks:
-        return None
-    table = pa.concat_tables([pa.Table.from_batches([chunk]) for chunk in chunks], promote_options="default")
-    return table.combine_chunks().to_batches()[0]
+    return next(served_chunks(archive, sys.maxsize), None)

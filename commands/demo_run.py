@@ -17,7 +17,7 @@ from typing import IO, Any
 from commands import options
 from commands.children import START_S, Live
 from commands.demo_tally import NEVER, Tally
-from commands.demo_verdict import ended, summary, verdict
+from commands.demo_verdict import ended, lost, summary, verdict
 from commands.demo_view import Stage, View, export_svg
 from commands.preparation import Preparation
 from commands.processes import Child, ChildError, Record, wait_until
@@ -137,8 +137,8 @@ class DemoRun:
             wait_until(lambda: ended(archive) >= tally.distinct(), HELD_S, 0.2)
             totals = live.drain()
             wait_until(lambda: time.monotonic() - tally.changed_s > 0.5, 10)
-            lost = max(tally.lost(), tally.distinct() - ended(archive))
-            stage.detail = f"{tally.predictions():,} predictions of {tally.to_predict():,}, {lost:,} lost"
+            missing = lost(tally, archive)
+            stage.detail = f"{tally.predictions():,} predictions of {tally.to_predict():,}, {missing:,} lost"
         publisher.stop(5)
         subscriber.stop(5)
         with self._stage("verify") as stage:

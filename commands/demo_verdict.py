@@ -43,7 +43,7 @@ def summary(
         "sent_twice": int(tally.replay.again.sum()),
         "warm_up_events": tally.published(WARM),
         "late": int((tally.replay.late & (tally.sent_ns >= 0)).sum()),
-        "lost": max(tally.lost(), tally.distinct() - ended(archive)),
+        "lost": lost(tally, archive),
         "not_acknowledged": tally.failed,
         "received_again": tally.repeated,
         "restarts": 0 if outage is None else 1,
@@ -70,6 +70,11 @@ def ended(archive: Path) -> int:
         sum(counts.get("outcomes", {}).values()) + sum(counts.get("dead_letters", {}).values())
         for counts in read_counts(archive)
     )
+
+
+def lost(tally: Tally, archive: Path) -> int:
+    """Events that gave no prediction, or of any kind that no archive has, whichever are more."""
+    return max(tally.lost(), tally.distinct() - ended(archive))
 
 
 def verdict(result: dict[str, Any]) -> RenderableType:

@@ -87,7 +87,6 @@ class Evaluator:
         self.rows = block.num_rows
         self._columns: dict[str, Column] = dict(extra or {})
         self._types: dict[str, np.ndarray] = {}
-        self._few_types: list[str | None] | None = None
         self._identities: np.ndarray | None = None
         self._quiet = False
 
@@ -146,13 +145,7 @@ class Evaluator:
         """Which rows are events of ``event_type``; bool, shape [rows]."""
         found = self._types.get(event_type)
         if found is None:
-            if self.rows <= FEW_ROWS:
-                if self._few_types is None:
-                    self._few_types = self.block.column("event_type").to_pylist()
-                found = np.array([one == event_type for one in self._few_types], bool)
-            else:
-                found = pc.equal(self.block.column("event_type"), event_type).to_numpy(zero_copy_only=False)
-            self._types[event_type] = found
+            found = self._types[event_type] = is_one_of(self.block.column("event_type"), event_type)
         return found
 
     def block_column(self, name: str, dtype: str) -> Column:
@@ -162,6 +155,15 @@ class Evaluator:
         if found is None:
             found = self._columns[key] = from_arrow(self.block.column(name), dtype)
         return found
+
+
+def is_one_of(texts: pa.Array, *values: str) -> np.ndarray:
+    """Which of some texts, none of them null, are one of ``values``; bool, shape [rows]."""
+    if len(texts) <= FEW_ROWS:
+        return np.array([text in values for text in texts.to_pylist()], np.bool_)
+    same = pc.equal(texts, values[0]) if len(values) == 1 else pc.is_in(texts, pa.array(values))
+    found: np.ndarray = same.to_numpy(zero_copy_only=False)
+    return found
 
 
 def from_arrow(array: pa.Array, dtype: str) -> Column:

@@ -99,16 +99,21 @@ def _machine() -> Any:
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
 
-@cache
 def _key(signature: str) -> str:
-    """All that the machine code depends on, as 32 hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=16)
+    """All that a function's machine code depends on, as 32 hexadecimal digits."""
+    return hashlib.blake2b(_surroundings() + signature.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _surroundings() -> bytes:
+    """What all machine code of this process depends on: sources, versions, processor."""
+    found = hashlib.blake2b()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         found.update(path.name.encode() + path.read_bytes())
     versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
     processor = [llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    found.update(json.dumps([signature, sys.version, versions, processor]).encode())
-    return found.hexdigest()
+    found.update(json.dumps([sys.version, versions, processor]).encode())
+    return found.digest()
 
 
 def _read(path: Path) -> tuple[str, bytes] | None:
@@ -145,13 +150,19 @@ def _write(path: Path, symbol: str, code: bytes) -> None:
 
 def _load(symbol: str, code: bytes) -> None:
     """Make the function in an object file known to compiled code under its symbol."""
-    compiled()(lambda: 0)()  # Numba makes known what its code refers to when it first compiles
+    _make_symbols_known()
     empty = llvm.parse_assembly("")
     engine = llvm.create_mcjit_compiler(empty, _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     llvm.add_symbol(symbol, engine.get_function_address(symbol))
     _engines.append(engine)
+
+
+@cache
+def _make_symbols_known() -> None:
+    """Numba tells LLVM what its code refers to when it first compiles."""
+    compiled()(lambda: 0)()
 
 
 def _caller(symbol: str, return_type: Any, argument_types: Any) -> Any:

@@ -14,7 +14,6 @@ published it becomes Parquet, beside the job (`streaming.compaction`).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -31,6 +30,7 @@ from streaming import archive_log, archive_parquet
 from streaming.archive_log import COMMIT, MARK, SCHEMA, Commit, commit_header, commit_payload, frames, write_frame
 from streaming.archive_parquet import index_path
 from streaming.compaction import Compacted, Compactor, compact
+from streaming.locks import take_lock
 
 SEGMENT_BYTES = 64 << 20
 """A larger segment is closed: it bounds what compaction and the reading of Parquet hold in memory."""
@@ -332,12 +332,9 @@ class Archive:
 
 def _locked(folder: Path) -> IO[str]:
     """The archive's lock, held until it is closed. Raises ConfigurationError if another job has it."""
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
+    lock = take_lock(folder / "lock")
+    if lock is None:
         raise ConfigurationError(
             f"archive folder {folder} is in use by another job: stop that one, or give another with --archive"
-        ) from None
+        )
     return lock

@@ -182,11 +182,19 @@ class StreamingJob:
             fetch=schema_service(settings.endpoint),
         )
         states = runtime.StateCache(self.recovered.states)
-        most, tracing = settings.max_messages, self._tracing
         self._job = runtime.Job(
-            self.plan, intake, deduplicator, states, subscriber, self._delivery, most, self.monitoring, tracing
+            self.plan,
+            intake,
+            deduplicator,
+            states,
+            subscriber,
+            self._delivery,
+            settings.max_messages,
+            monitoring=self.monitoring,
+            tracing=self._tracing,
+            life=self.life,
+            acks=acks,
         )
-        self._job.life, self._job.acks = self.life, acks
         if not self.life:
             self._job.saver = StateSaver(
                 self.plan, archive, self._delivery, deduplicator, states.states, self.recovered

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import ssl
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving.access import Token, is_loopback
+from serving.certificates import server_context
 from serving.status import RefusalError
 from shared_features.errors import ConfigurationError
 
@@ -66,17 +66,7 @@ class MonitoringAccess:
         """What connections are made with; None for plain HTTP. Raises ConfigurationError if a file cannot be used."""
         if self.certificate is None or self.key is None:
             return None
-        try:
-            if self.key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ConfigurationError(f"key file {self.key} can be read by others than its owner: chmod 600 it")
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"monitoring's TLS files cannot be used ({error}): give a certificate and its key in PEM"
-            ) from error
-        return context
+        return server_context("monitoring's", self.certificate, self.key)
 
 
 @dataclass(frozen=True, slots=True)

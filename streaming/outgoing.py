@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared_features.app import App, Reaction
-from shared_features.columns import Evaluator
+from shared_features.columns import Evaluator, is_one_of
 from shared_features.encode import EventMessage, rows_to_messages
 from shared_features.errors import EventError
 from shared_features.expressions import Expression
@@ -31,7 +31,7 @@ def outgoing(
         with_features: whether prediction messages carry the features; recorded ones always do.
         as_blocks: predictions go as blocks, not one by one; reactions always go one by one.
     """
-    ended = results.rows_with(block.column("outcome"), results.PREDICTED, results.RECORDED)
+    ended = is_one_of(block.column("outcome"), results.PREDICTED, results.RECORDED)
     if not ended.any():
         return {}
     uses = [value for reaction in app.reactions for value in reaction.payload.values()]
@@ -92,7 +92,7 @@ def _not_needed(app: App, block: pa.RecordBatch, uses: Sequence[Expression], *, 
     """Columns that no message is made of: they are many, and filtering them all costs more than the rest."""
     others = tuple(f"{name}." for name in app.event_types if name != app.predict_on.name)
     dropped = {name for name in block.schema.names if name.startswith(others)}
-    recorded = results.rows_with(block.column("outcome"), results.RECORDED)
+    recorded = is_one_of(block.column("outcome"), results.RECORDED)
     if not with_features and not recorded.any():
         used = {part.key for value in uses for part in value.walk()}
         dropped |= {f"feature.{name}" for name, value in app.features.items() if value.key not in used}

@@ -60,12 +60,10 @@ def recover(
     Raises:
         HistoryError: positions found do not follow from the archive; it is damaged or not whole.
     """
-    stages = reaction_stages(plan.app)
-    rows = republished = 0
+    states, stages = [StageState(stage) for stage in plan.stages], reaction_stages(plan.app)
+    rows, republished, after = 0, 0, -1
     if not segments(archive):
-        return Recovered([StageState(stage) for stage in plan.stages], stages, 0, 0)
-    states = [StageState(stage) for stage in plan.stages]
-    after = -1
+        return Recovered(states, stages, 0, 0)
     saved = load_state(archive, plan, deduplicator)
     if saved is not None:
         states, stages, after = saved.states, saved.stages, saved.commit

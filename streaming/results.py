@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from shared_features.app import App, Model, Rule
 from shared_features.blocks import append_columns
-from shared_features.columns import FEW_ROWS, Column, Evaluator, from_arrow
+from shared_features.columns import FEW_ROWS, Column, Evaluator, from_arrow, is_one_of
 from shared_features.expressions import Expression
 from shared_features.reactions import ReactionStage
 
@@ -35,17 +35,9 @@ class Answer:
     version: int
 
 
-def rows_with(texts: pa.Array, *values: str) -> np.ndarray:
-    """Which texts are one of some values; bool, shape [rows]."""
-    if len(texts) <= FEW_ROWS:
-        return np.array([text in values for text in texts.to_pylist()], np.bool_)
-    found: np.ndarray = pc.is_in(texts, pa.array(values)).to_numpy(zero_copy_only=False)
-    return found
-
-
 def asked_rows(app: App, block: pa.RecordBatch) -> np.ndarray:
     """Indices of the rows that get a prediction; int64."""
-    return np.flatnonzero(rows_with(block.column("event_type"), app.predict_on.name))
+    return np.flatnonzero(is_one_of(block.column("event_type"), app.predict_on.name))
 
 
 def feature_block(app: App, block: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
@@ -128,7 +120,7 @@ def reactions(
     for name, column in results.items():
         if name.startswith("prediction."):
             evaluator.learn_column(name, from_arrow(column, "float64"))
-    predicted = rows_with(results["outcome"], PREDICTED)
+    predicted = is_one_of(results["outcome"], PREDICTED)
     found: dict[str, pa.Array] = {}
     for stage in stages:
         found |= stage.fold(evaluator, predicted)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import ssl
-import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from serving.certificates import server_context
 from serving.gateway.access import Application
 from serving.gateway.desk import Desk
 from shared_features.errors import ConfigurationError
@@ -45,19 +45,7 @@ class Tls:
         Raises:
             ConfigurationError: a file cannot be used, or others than its owner may read the key.
         """
-        try:
-            if self.key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ConfigurationError(f"key file {self.key} can be read by others than its owner: chmod 600 it")
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_authority)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"the gateway's TLS files cannot be used ({error}): give a certificate and its key in PEM"
-            ) from error
-        if self.client_authority is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        return server_context("the gateway's", self.certificate, self.key, self.client_authority)
 
     def changed(self) -> float:
         """When a file last changed; seconds since 1970, 0 while one is missing."""

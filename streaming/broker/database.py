@@ -9,7 +9,6 @@ and everything else is kept.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import sqlite3
 import zlib
@@ -17,13 +16,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from shared_features.errors import ConfigurationError
 from streaming.broker import salvage
 from streaming.broker.backlog import Batch, DamagedError
 from streaming.broker.messages import split_fields
 from streaming.broker.storage import Recovered, Resource, StorageError
+from streaming.locks import take_lock
 
 log = logging.getLogger(__name__)
 
@@ -234,22 +234,19 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Any) -> None:
     connection.executemany(f"REPLACE INTO {table} VALUES ({marks})", [(*row, checksum(row)) for row in rows])  # noqa: S608
 
 
-def _lock(folder: Path) -> TextIO:
+def _lock(folder: Path) -> IO[str]:
     """A file that this process holds locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
+        file = take_lock(folder / "lock")
     except OSError as error:
         raise ConfigurationError(
             f"The broker's data folder {folder} cannot be written to ({error.strerror}): choose another."
         ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
+    if file is None:
         raise ConfigurationError(
             f"The broker's data folder {folder} is in use by another broker: stop that one, or choose another folder."
-        ) from None
+        )
     return file
 
 

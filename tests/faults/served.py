@@ -1,9 +1,7 @@
 """The fault tests' app with a model on a server instead of a rule."""
 
-from shared_features import App, EventType, Key, Model, count, last
-
-reading = EventType("reading", "schemas/reading.avsc", time="read_at")
-by_meter = Key("meter", reading.meter)
+from shared_features import App, Model, count, last
+from tests.faults.app import by_meter, reading
 
 app = App(
     name="served",

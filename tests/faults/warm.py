@@ -2,9 +2,9 @@
 
     python -m tests.faults.warm tests/faults/app.py
 
-What a job does is compiled when it starts, for eight seconds of processor time. A test that kills twenty of them
-would do little else. This process imports the job and compiles, opens no connection and starts no thread, and forks
-a child for each line on its standard input, ``{"arguments": ["stream", …], "log": "file", "limits": {…}}``. The
+What a job does is imported and compiled when it starts, for seconds of processor time. A test that kills twenty of
+them would do little else. This process imports the job and compiles, opens no connection and starts no thread, and
+forks a child for each line on its standard input, ``{"arguments": ["stream", …], "log": "file", "limits": {…}}``. The
 child is a real process: it has its own memory, its own files, and dies of its own SIGKILL. Said here: ``{"pid": 7}``
 and, as it ends, ``{"ended": 7, "code": -9}``.
 """
