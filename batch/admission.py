@@ -23,7 +23,7 @@ OUT_OF_RANGE = "out_of_range"
 
 
 def admit(plan: Plan, block: pa.RecordBatch) -> tuple[pa.RecordBatch, Counter[str]]:
-    """The rows that may be folded, and how many may not, by reason.
+    """The rows that may be folded, cleaned, and how many may not, by reason.
 
     Args:
         block: rows in any order, with the columns of `batch.tables.event_schema`.
@@ -40,6 +40,7 @@ def admit(plan: Plan, block: pa.RecordBatch) -> tuple[pa.RecordBatch, Counter[st
         left_out[UNUSED] = block.num_rows - int(pc.sum(keep).as_py() or 0)
         block = block.filter(keep)
     validated = validate_block(block, {name: plan.app.event_types[name] for name in names})
+    block = validated.block
     if validated.rejected:
         left_out.update(rejected.reason for rejected in validated.rejected)
         block = block.filter(pa.array(validated.ok))

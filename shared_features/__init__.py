@@ -24,6 +24,7 @@ from shared_features.aggregates import (
 )
 from shared_features.app import App, load_app
 from shared_features.choices import coalesce, maximum, minimum, where
+from shared_features.clean import Clean
 from shared_features.compute import compute
 from shared_features.events import EventType
 from shared_features.geo import (
@@ -41,6 +42,7 @@ from shared_features.sun import sun_above_horizon, sun_elevation_deg
 
 __all__ = [
     "App",
+    "Clean",
     "EventType",
     "Key",
     "Label",

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from shared_features.app import App
 from shared_features.blocks import block_schema, concat_blocks, empty_block, flatten
+from shared_features.clean import clean_block
 from shared_features.errors import HistoryError
 from shared_features.kernel import finish, step
 from shared_features.plan import Plan, Stage, make_plan
@@ -79,6 +80,9 @@ def run_stage(state: StageState, block: pa.RecordBatch, block_rows: int = BLOCK_
 def to_block(app: App, events: pa.Table | pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
     """Events as one block with all columns of the app, in its order; columns that are absent become null.
 
+    Clean rules are applied. Rows are not checked: events that a job would refuse are the caller's to leave out (see
+    `shared_features.validate.validate_block`).
+
     Args:
         events: the envelope (``event_type``, ``event_id``, ``event_time``, optionally ``publish_time``) and
             fields as ``<type>.<field>`` columns or one struct column per type.
@@ -110,7 +114,7 @@ def to_block(app: App, events: pa.Table | pa.RecordBatch | pd.DataFrame) -> pa.R
     for name in ("event_type", "event_id", "event_time"):
         if block.column(name).null_count:
             raise HistoryError(f"column {name!r} is missing or null in some rows, wanted a value in each of them")
-    return block if block.num_rows else empty_block(block.schema)
+    return clean_block(block, app.event_types.values()) if block.num_rows else empty_block(block.schema)
 
 
 def compute_block(plan: Plan, block: pa.RecordBatch) -> pa.RecordBatch:

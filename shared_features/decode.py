@@ -202,7 +202,8 @@ class Decoder:
             for field in self.schema
         ]
         part = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        for row, fault in check_rows(part, schema, self.max_future_s).by_row.items():
+        part, found = check_rows(part, schema, self.max_future_s)
+        for row, fault in found.by_row.items():
             faults.add(row, *fault)
         return part
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
+from shared_features.clean import Clean
 from shared_features.errors import DefinitionError, did_you_mean
 from shared_features.expressions import Field
 from shared_features.schema import EventSchema
@@ -22,19 +24,28 @@ class EventType(EventSchema):
         schema: path of the ``.avsc`` file, relative to the file that calls this.
         time: field with the event time (``timestamp-micros`` or ``timestamp-millis``, UTC, not null).
         id: field with the event's identity (string), or None to take it from the message.
+        clean: field to `Clean` rule: placeholders to null, bounds, case; applied where events enter, live and in batch.
 
     Fields are attributes: ``departed.departure_delay`` is an expression.
 
     Raises:
-        DefinitionError: the schema cannot be read or uses a type that features cannot carry.
+        DefinitionError: the schema cannot be read or uses a type that features cannot carry, or a rule cannot work.
     """
 
-    def __init__(self, name: str, schema: str | Path, *, time: str, id: str | None = "event_id") -> None:
+    def __init__(
+        self,
+        name: str,
+        schema: str | Path,
+        *,
+        time: str,
+        id: str | None = "event_id",
+        clean: Mapping[str, Clean] | None = None,
+    ) -> None:
         path = Path(schema)
         if not path.is_absolute():
             caller = sys._getframe(1).f_globals.get("__file__")
             path = (Path(caller).parent if caller else Path.cwd()) / path
-        super().__init__(name, path, time=time, id=id)
+        super().__init__(name, path, time=time, id=id, clean=clean)
 
     def __getattr__(self, field: str) -> Field:
         fields = self.__dict__.get("fields")

@@ -1,9 +1,9 @@
 """The fingerprint: a hash of all that decides a feature's value (contract C8).
 
-It covers the definitions with their scales, the keys, the lateness, the schemas, the version of the kernel, the
-edition of the time-zone data and the version of the grid where they are used. It stands in the training rows, the
-exported model and every prediction; a job whose fingerprint differs from its model's refuses to start and says which
-feature differs.
+It covers the definitions with their scales, the keys, the lateness, the schemas with their clean rules, the version of
+the kernel, the edition of the time-zone data and the version of the grid where they are used. It stands in the
+training rows, the exported model and every prediction; a job whose fingerprint differs from its model's refuses to
+start and says which feature differs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def definitions(app: App) -> dict[str, Any]:
     zoned = any(isinstance(node, Calendar) and node.zone != "UTC" for node in nodes)
     gridded = any(isinstance(node, grid.GridCell) for node in nodes)
     # Only where it is used: a new kind of data must not change the fingerprint of those who do without it.
-    versions = {"grid_version": grid.library_version()} if gridded else {}
+    versions: dict[str, Any] = {"grid_version": grid.library_version()} if gridded else {}
+    if app.label is not None and app.label.event_type not in used and app.event_types[app.label.event_type].clean:
+        # Schemas of event types that make features hold their rules; a label is learned from cleaned values, too.
+        rules = app.event_types[app.label.event_type].clean
+        versions["label_clean"] = {name: rule.definition for name, rule in rules.items()}
     return {
         "app": app.name,
         "predict_on": app.predict_on.name,

@@ -25,6 +25,7 @@ from typing import Any, Final
 import pyarrow as pa
 from fastavro.schema import SchemaParseException, UnknownType, parse_schema, to_parsing_canonical_form
 
+from shared_features.clean import Clean, checked_rules
 from shared_features.errors import DefinitionError
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
@@ -98,16 +99,24 @@ class EventSchema:
         fields: every field by name, in the schema's order, those of ``time`` and ``id`` included.
         block_fields: the Arrow fields ``<type>.<field>`` of a block, without ``time`` and ``id``, which
             live in the envelope. All nullable: a block's rows of other types have null there.
+        clean: the rules of fields that have one, see `shared_features.clean`.
         avro: the parsed schema, for fastavro.
         canonical: what the fingerprint covers: Avro's parsing canonical form, and the logical types
-            that this form leaves out.
+            that this form leaves out; and the clean rules, if there are any.
 
     Raises:
         DefinitionError: the file is missing, is no Avro record schema, or has a field, time or identity
             that events cannot have.
     """
 
-    def __init__(self, name: str, path: str | Path, time: str, id: str | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        name: str,
+        path: str | Path,
+        time: str,
+        id: str | None = None,  # noqa: A002
+        clean: Mapping[str, Clean] | None = None,
+    ) -> None:
         self.name = name
         self.path = Path(path)
         self.time = time
@@ -123,6 +132,7 @@ class EventSchema:
             for field in self.fields.values()
             if field.name not in (time, id)
         ]
+        self.clean: dict[str, Clean] = checked_rules(self, clean or {})
         self.canonical: str = self._canonical(raw)
 
     def __repr__(self) -> str:
@@ -165,6 +175,8 @@ class EventSchema:
             "name": self.name,
             "time": self.time,
         }
+        if self.clean:
+            form["clean"] = {name: rule.definition for name, rule in self.clean.items()}
         return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

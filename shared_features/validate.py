@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shared_features.clean import Clean, bounds_sentence, clean_block, out_of_bounds
 from shared_features.errors import HistoryError
 from shared_features.schema import TIMESTAMP, EventSchema, FieldType
 
@@ -27,7 +28,7 @@ REASONS: Final[Mapping[str, str]] = {
     "missing_field": "a required field is absent or null",
     "wrong_type": "a value is not of its field's type",
     "not_finite": "a number is NaN or infinite",
-    "out_of_range": "a number or text is outside what its field holds, or no symbol of its enum",
+    "out_of_range": "a number or text is outside what its field or clean rule allows, or no symbol of its enum",
     "timestamp_out_of_range": "a timestamp is outside the years 1970 to 2100",
     "in_the_future": "the event time is more than max_future_s after the publish time",
     "missing_event_id": "the event has no identity: its id field is empty",
@@ -118,6 +119,11 @@ def check_column(values: pa.Array, field: FieldType, label: str, faults: Faults)
             )
 
 
+def _check_bounds(values: pa.Array, rule: Clean, field: FieldType, label: str, faults: Faults) -> None:
+    bad = out_of_bounds(values, rule, field)
+    faults.add_where(bad, "out_of_range", lambda row: bounds_sentence(label, rule, values[row].as_py()))
+
+
 def time_range(label: str, micros: int) -> str:
     """The sentence for a timestamp outside the allowed years."""
     return f"{label} must lie in the years 1970 to 2100, got {micros} microseconds since 1970."
@@ -160,10 +166,17 @@ def check_future(
 
 
 class Validated(NamedTuple):
-    """What :func:`validate_block` found: ``ok`` per row, and why for each row that is not."""
+    """What :func:`validate_block` found.
+
+    Attributes:
+        ok: bool per row.
+        rejected: why, for each row that is not.
+        block: all rows as given, cleaned by the rules of their event types.
+    """
 
     ok: BoolArray
     rejected: list[Rejected]
+    block: pa.RecordBatch
 
 
 def validate_block(
@@ -171,7 +184,7 @@ def validate_block(
     schemas: Mapping[str, EventSchema],
     max_future_s: float = MAX_FUTURE_S,
 ) -> Validated:
-    """Checks rows that come as Arrow already, by the rules and with the codes of live messages.
+    """Cleans and checks rows that come as Arrow already, by the rules and with the codes of live messages.
 
     Args:
         block: the envelope and the fields of every type in ``schemas``, flattened; further columns are not
@@ -183,6 +196,7 @@ def validate_block(
         HistoryError: a column is missing or has another Arrow type: then no row can be right.
     """
     _check_columns(block, schemas)
+    block = clean_block(block, schemas.values())
     types = block.column("event_type")
     found: dict[int, tuple[str, str]] = {}
     known = np.zeros(block.num_rows, np.bool_)
@@ -193,17 +207,31 @@ def validate_block(
         if len(rows) == 0:
             continue
         part = block if len(rows) == block.num_rows else block.take(pa.array(rows))
-        for row, fault in check_rows(part, schema, max_future_s).by_row.items():
+        for row, fault in _faults(part, schema, max_future_s).by_row.items():
             found[int(rows[row])] = fault
     for row in np.flatnonzero(~known).tolist():
         found[row] = ("unknown_event_type", unknown_type(types[row].as_py(), schemas))
     ok = np.ones(block.num_rows, np.bool_)
     ok[list(found)] = False
-    return Validated(ok, [Rejected(row, *found[row]) for row in sorted(found)])
+    return Validated(ok, [Rejected(row, *found[row]) for row in sorted(found)], block)
 
 
-def check_rows(part: pa.RecordBatch, schema: EventSchema, max_future_s: float) -> Faults:
-    """Checks rows of one event type: its fields in the schema's order, then identity, then the clock."""
+def check_rows(part: pa.RecordBatch, schema: EventSchema, max_future_s: float) -> tuple[pa.RecordBatch, Faults]:
+    """Cleans rows of one event type and checks them: every way into a block goes through here or `validate_block`.
+
+    Args:
+        part: decoded rows of the type.
+        schema: its fields, and its clean rules.
+        max_future_s: see :data:`REASONS`.
+
+    Returns:
+        All rows, cleaned, and the first fault of each: the fields in the schema's order, then identity, then the clock.
+    """
+    part = clean_block(part, [schema])
+    return part, _faults(part, schema, max_future_s)
+
+
+def _faults(part: pa.RecordBatch, schema: EventSchema, max_future_s: float) -> Faults:
     faults = Faults()
     times = part.column("event_time")
     for field in schema.fields.values():
@@ -211,7 +239,10 @@ def check_rows(part: pa.RecordBatch, schema: EventSchema, max_future_s: float) -
             check_column(times, field, f"{schema.name}.{field.name}", faults)
         elif field.name != schema.id:
             label = f"{schema.name}.{field.name}"
-            check_column(part.column(label), field, label, faults)
+            column = part.column(label)
+            check_column(column, field, label, faults)
+            if field.name in schema.clean:
+                _check_bounds(column, schema.clean[field.name], field, label, faults)
     check_ids(part.column("event_id"), f"{schema.name}.{schema.id or 'event_id'}", faults)
     label = f"{schema.name}.{schema.time}"
     check_future(times, part.column("publish_time"), max_future_s, label, faults)

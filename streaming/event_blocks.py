@@ -108,7 +108,8 @@ def read_block(
     _check_sizes(values, schema, limits, faults)
     if schema.id:
         check_column(values[schema.id], schema.fields[schema.id], f"{schema.name}.{schema.id}", faults)
-    for row, fault in check_rows(rows, schema, max_future_s).by_row.items():
+    rows, found = check_rows(rows, schema, max_future_s)
+    for row, fault in found.by_row.items():
         faults.add(row, *fault)
     return EventBlock(rows, faults.by_row, raw, schema.id is not None)
 

@@ -161,6 +161,7 @@ def read_revised(
     }
     arrays = [known[f.name] if f.name in known else pa.nulls(len(messages), f.type) for f in columns]
     rows = pa.RecordBatch.from_arrays(arrays, schema=columns)
-    for row, fault in check_rows(rows, schema, max_future_s).by_row.items():
+    rows, found = check_rows(rows, schema, max_future_s)
+    for row, fault in found.by_row.items():
         faults.add(row, *fault)
     return rows, faults.by_row
