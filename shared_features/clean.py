@@ -254,7 +254,8 @@ def out_of_bounds(values: pa.Array, rule: Clean, of: FieldType) -> np.ndarray:
         return np.zeros(len(values), np.bool_)
     numbers, valid = _numbers(values)
     below, above = _outside(numbers, rule, of)
-    return valid & (below | above)
+    found: np.ndarray = valid & (below | above)
+    return found
 
 
 def bounds_sentence(label: str, rule: Clean, value: object) -> str:

@@ -27,7 +27,7 @@ from streaming.topics import Message
 
 AT_US = 1_709_290_800_000_000
 OPTIONAL = {"speed": "double", "course": "float", "units": "long", "turn": "int", "callsign": "string", "lat": "double"}
-FIELDS = [
+FIELDS: list[dict[str, Any]] = [
     {"name": "event_id", "type": "string"},
     {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
     *({"name": name, "type": ["null", kind]} for name, kind in OPTIONAL.items()),
