@@ -1,0 +1,1 @@
+"""Vessels: who is fishing, where, now?"""
