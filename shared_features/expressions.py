@@ -200,6 +200,14 @@ class Expression:
         """e to the power of the value, float64, the same bits on every CPU; null where it overflows."""
         return functions.Elementary("exp", self)
 
+    def sin_deg(self) -> Expression:
+        """Sine of an angle in degrees, float64, the same bits on every CPU; null beyond 2^45 degrees."""
+        return functions.Elementary("sin_deg", self)
+
+    def cos_deg(self) -> Expression:
+        """Cosine of an angle in degrees, float64, the same bits on every CPU; null beyond 2^45 degrees."""
+        return functions.Elementary("cos_deg", self)
+
     def bucket(self, edges: Iterable[float]) -> Expression:
         """How many of ``edges`` (ascending) are at or below the value, int64 from 0 to their number."""
         return functions.Bucket(self, edges)

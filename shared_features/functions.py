@@ -69,7 +69,7 @@ class Whole(Expression):
 
 
 class Elementary(Expression):
-    """``sqrt``, ``log``, ``log1p`` or ``exp`` of a number, float64; null where the result is not finite.
+    """``sqrt``, ``log``, ``log1p``, ``exp``, ``sin_deg`` or ``cos_deg`` of a number, float64; null where not finite.
 
     The square root is the one of IEEE 754, the others those of `shared_features.elementary`: no function of the
     platform, whose last bit depends on the CPU.
@@ -81,6 +81,8 @@ class Elementary(Expression):
         "log": elementary.log,
         "log1p": elementary.log1p,
         "exp": elementary.exp,
+        "sin_deg": elementary.sin_deg,
+        "cos_deg": elementary.cos_deg,
     }
 
     def __init__(self, operation: str, part: Expression) -> None:

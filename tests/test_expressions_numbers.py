@@ -79,6 +79,8 @@ CASES: dict[str, tuple[Expression, Slow]] = {
     "log int": (sale.units.log(), of("units", elementary_or_null("log"))),
     "log1p": (sale.amount.log1p(), of("amount", elementary_or_null("log1p"))),
     "exp": (sale.amount.exp(), of("amount", elementary_or_null("exp"))),
+    "sin_deg": (sale.amount.sin_deg(), of("amount", elementary_or_null("sin_deg"))),
+    "cos_deg int": (sale.units.cos_deg(), of("units", elementary_or_null("cos_deg"))),
     "minimum": (minimum(sale.units, sale.till), of_two("units", "till", min)),
     "maximum": (maximum(sale.units, sale.till), of_two("units", "till", max)),
     "minimum mixed": (minimum(sale.units, sale.amount), of_two("units", "amount", lambda a, b: min(float(a), b))),
