@@ -1,8 +1,7 @@
 """BigQuery tables as Arrow: read by the Storage Read API, written by load jobs.
 
-A table is named ``bq://project.dataset.table``. Both ways use Google's own clients; `Endpoints` tells where
-the services are: Google's by default, with the default credentials, or an emulator named by the usual
-variables ``BIGQUERY_EMULATOR_HOST`` (REST) and ``BIGQUERY_STORAGE_GRPC_ENDPOINT`` (gRPC, plaintext).
+A table is named ``bq://project.dataset.table``; `batch.bigquery_service` says where it is. Rows that go on being
+written are written by `batch.bigquery_writer`; a load job replaces or adds a whole table at once.
 
 Guaranteed: all streams of one call of `streams` together hold each row of the table exactly once, as of one
 moment; a stream gives the same rows in the same order each time it is read, so that reading can go on at an
@@ -14,117 +13,22 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
 
-import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
-from google.api_core import exceptions, retry
-from google.api_core.client_options import ClientOptions
-from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError
-from google.cloud import bigquery, bigquery_storage
+from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 from google.cloud.bigquery_storage_v1 import types
-from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 
+from batch import bigquery_service as service
+from batch.bigquery_service import COLUMN, LOAD_DEADLINE_S, Endpoints, TableName, rest_client, schema_field
 from shared_features.errors import HistoryError
 
-REST_VARIABLE = "BIGQUERY_EMULATOR_HOST"
-GRPC_VARIABLE = "BIGQUERY_STORAGE_GRPC_ENDPOINT"
+__all__ = ["Endpoints", "StreamSpec", "TableName", "load_table", "read_schema", "read_stream", "read_table", "streams"]
 
-DEADLINE_S = 60.0
-LOAD_DEADLINE_S = 900.0
 MAX_STREAMS = 100
-MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # a response is at most 10 MiB from Google, more from emulators
-
-# https://cloud.google.com/resource-manager/docs/creating-managing-projects and
-# https://cloud.google.com/bigquery/docs/datasets#dataset-naming, tables narrowed to ASCII
-_TABLE = re.compile(
-    r"bq://(?P<project>(?:[a-z0-9][a-z0-9.-]{0,62}:)?[a-z][a-z0-9-]{2,61}[a-z0-9])"
-    r"\.(?P<dataset>[A-Za-z0-9_]{1,1024})"
-    r"\.(?P<table>[A-Za-z0-9_-]{1,1024})"
-)
-_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
-_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
-
-_SCALARS: dict[pa.DataType, str] = {
-    pa.int32(): "INT64",
-    pa.int64(): "INT64",
-    pa.float32(): "FLOAT64",
-    pa.float64(): "FLOAT64",
-    pa.bool_(): "BOOL",
-    pa.string(): "STRING",
-    pa.binary(): "BYTES",
-    pa.timestamp("us", "UTC"): "TIMESTAMP",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where BigQuery is: Google's service (both None) or an emulator (both given).
-
-    Attributes:
-        rest: base address of the REST service, for example ``http://127.0.0.1:9050``.
-        grpc: ``host:port`` of the storage service, spoken to in plaintext without credentials.
-    """
-
-    rest: str | None = None
-    grpc: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.rest is None) != (self.grpc is None):
-            # Half an emulator would send the other half of the calls to Google.
-            raise HistoryError(
-                f"BigQuery's emulator needs both {REST_VARIABLE} and {GRPC_VARIABLE}, "
-                f"but only {REST_VARIABLE if self.rest else GRPC_VARIABLE} is set; set or remove both"
-            )
-        if self.grpc is not None and not _HOST_PORT.fullmatch(self.grpc):
-            raise HistoryError(f"{GRPC_VARIABLE} must be host:port, got {self.grpc!r}")
-
-    @property
-    def emulated(self) -> bool:
-        """Whether an emulator is spoken to."""
-        return self.grpc is not None
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Endpoints:
-        """The endpoints that the variables name, Google's if they are unset or empty."""
-        environment = os.environ if environment is None else environment
-        rest = environment.get(REST_VARIABLE) or None
-        if rest is not None and "://" not in rest:
-            rest = f"http://{rest}"
-        return cls(rest=rest, grpc=environment.get(GRPC_VARIABLE) or None)
-
-
-@dataclass(frozen=True, slots=True)
-class TableName:
-    """The three parts of ``bq://project.dataset.table``, each of them checked."""
-
-    project: str
-    dataset: str
-    table: str
-
-    @classmethod
-    def parse(cls, uri: str) -> TableName:
-        """The parts of `uri`; HistoryError if one of them is not an identifier of its kind."""
-        match = _TABLE.fullmatch(uri)
-        if match is None:
-            raise HistoryError(f"a BigQuery table is named bq://project.dataset.table, got {uri!r}")
-        return cls(**match.groupdict())
-
-    @property
-    def path(self) -> str:
-        """The resource name that the storage service uses."""
-        return f"projects/{self.project}/datasets/{self.dataset}/tables/{self.table}"
-
-    def __str__(self) -> str:
-        return f"bq://{self.project}.{self.dataset}.{self.table}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +96,12 @@ def read_stream(spec: StreamSpec, offset: int = 0) -> Iterator[pa.RecordBatch]:
         HistoryError: the stream has expired, or the service is unreachable or refuses.
     """
     schema = _serialized_schema(base64.b64decode(spec.schema))
-    with _history_errors(f"reading {spec.uri}"), _storage_client(spec.endpoints) as client:
+    with service.told(f"reading {spec.uri}"), service.storage_client(spec.endpoints) as client:
         # bqemulator 1.4.0 ignores the offset and starts at row 0: the rows are skipped here instead.
         skip = offset if spec.endpoints.emulated else 0
-        rows = client.read_rows(spec.name, offset - skip, retry=_retry(DEADLINE_S), timeout=LOAD_DEADLINE_S)
+        rows = client.read_rows(
+            spec.name, offset - skip, retry=service.retrying(service.DEADLINE_S), timeout=LOAD_DEADLINE_S
+        )
         for message in rows:
             data = pa.py_buffer(message.arrow_record_batch.serialized_record_batch)
             batch = _conform(pa.ipc.read_record_batch(data, schema))
@@ -243,7 +149,7 @@ def load_table(uri: str, table: pa.Table, endpoints: Endpoints | None = None, *,
     """
     endpoints = Endpoints.from_environment() if endpoints is None else endpoints
     name = TableName.parse(uri)
-    schema = [_schema_field(uri, field) for field in table.schema]
+    schema = [schema_field(uri, field) for field in table.schema]
     data = io.BytesIO()
     pq.write_table(table, data, compression="zstd", coerce_timestamps="us")
     config = bigquery.LoadJobConfig(
@@ -251,42 +157,15 @@ def load_table(uri: str, table: pa.Table, endpoints: Endpoints | None = None, *,
         source_format=bigquery.SourceFormat.PARQUET,
         write_disposition="WRITE_APPEND" if append else "WRITE_TRUNCATE",
     )
-    with _history_errors(f"loading {uri}"), _rest_client(name.project, endpoints) as client:
-        patience = DEFAULT_RETRY.with_timeout(DEADLINE_S)
+    with service.told(f"loading {uri}"), rest_client(name.project, endpoints) as client:
+        patience = DEFAULT_RETRY.with_timeout(service.DEADLINE_S)
         dataset = bigquery.DatasetReference(name.project, name.dataset)
-        client.create_dataset(dataset, exists_ok=True, retry=patience, timeout=DEADLINE_S)
+        client.create_dataset(dataset, exists_ok=True, retry=patience, timeout=service.DEADLINE_S)
         job = client.load_table_from_file(
             data, dataset.table(name.table), rewind=True, job_config=config, timeout=LOAD_DEADLINE_S
         )
         job.result(timeout=LOAD_DEADLINE_S)
     return int(table.num_rows)
-
-
-@contextmanager
-def _rest_client(project: str, endpoints: Endpoints) -> Iterator[bigquery.Client]:
-    if endpoints.emulated:
-        client = bigquery.Client(
-            project=project,
-            credentials=AnonymousCredentials(),
-            client_options=ClientOptions(api_endpoint=endpoints.rest),
-        )
-    else:
-        client = bigquery.Client(project=project)
-    with client:
-        yield client
-
-
-@contextmanager
-def _storage_client(endpoints: Endpoints) -> Iterator[bigquery_storage.BigQueryReadClient]:
-    if endpoints.grpc is None:
-        client = bigquery_storage.BigQueryReadClient()
-    else:
-        options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-        channel = grpc.insecure_channel(endpoints.grpc, options=options)
-        transport = BigQueryReadGrpcTransport(channel=channel)
-        client = bigquery_storage.BigQueryReadClient(transport=transport)
-    with client:
-        yield client
 
 
 def _create_session(
@@ -298,7 +177,7 @@ def _create_session(
 ) -> types.ReadSession:
     name = TableName.parse(uri)
     for column in columns or ():
-        if not _COLUMN.fullmatch(column):
+        if not COLUMN.fullmatch(column):
             raise HistoryError(f"{uri}: a column name was wanted, got {column!r}")
     if columns is not None and not columns:
         raise HistoryError(f"{uri}: at least one column must be asked for")
@@ -309,50 +188,14 @@ def _create_session(
             selected_fields=list(columns or ()), row_restriction=row_restriction
         ),
     )
-    with _history_errors(f"reading {uri}"), _storage_client(endpoints) as client:
+    with service.told(f"reading {uri}"), service.storage_client(endpoints) as client:
         return client.create_read_session(
             parent=f"projects/{name.project}",
             read_session=wanted,
             max_stream_count=max_streams,
-            retry=_retry(DEADLINE_S),
-            timeout=DEADLINE_S,
+            retry=service.retrying(service.DEADLINE_S),
+            timeout=service.DEADLINE_S,
         )
-
-
-def _retry(timeout_s: float) -> retry.Retry:
-    """Exponential backoff on what passes by itself, for at most `timeout_s`."""
-    return retry.Retry(
-        predicate=retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.TooManyRequests),
-        initial=0.1,
-        maximum=5.0,
-        timeout=timeout_s,
-    )
-
-
-@contextmanager
-def _history_errors(doing: str) -> Iterator[None]:
-    """Turn what Google's clients raise into one sentence."""
-    try:
-        yield
-    except GoogleAuthError as error:
-        raise HistoryError(
-            f"{doing} needs Google credentials, and none were found ({_one_line(error)}); "
-            f"run `gcloud auth application-default login`, or name an emulator by {REST_VARIABLE} "
-            f"and {GRPC_VARIABLE}"
-        ) from error
-    except exceptions.NotFound as error:
-        raise HistoryError(f"{doing} failed: no such table or column: {_one_line(error)}") from error
-    except exceptions.Forbidden as error:
-        raise HistoryError(f"{doing} is not permitted: {_one_line(error)}") from error
-    except (exceptions.RetryError, exceptions.ServiceUnavailable, OSError) as error:
-        raise HistoryError(f"{doing} failed: BigQuery cannot be reached: {_one_line(error)}") from error
-    except exceptions.GoogleAPIError as error:
-        raise HistoryError(f"{doing} failed: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:500]
 
 
 def _serialized_schema(data: bytes) -> pa.Schema:
@@ -381,17 +224,3 @@ def _conform(batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch
     arrays = [array.cast(field.type) for array, field in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _schema_field(where: str, field: pa.Field) -> bigquery.SchemaField:
-    """BigQuery's description of a column; every column may be null."""
-    where = f"{where}: {field.name}"
-    if not _COLUMN.fullmatch(field.name):
-        raise HistoryError(f"{where}: BigQuery's column names are letters, digits and _, got {field.name!r}")
-    if pa.types.is_struct(field.type):
-        inner = [_schema_field(where, child) for child in cast("Sequence[Any]", field.type.fields)]
-        return bigquery.SchemaField(field.name, "RECORD", mode="NULLABLE", fields=inner)
-    if field.type not in _SCALARS:
-        wanted = ", ".join(str(dtype) for dtype in _SCALARS)
-        raise HistoryError(f"{where}: wanted a struct or one of {wanted}, got {field.type}")
-    return bigquery.SchemaField(field.name, _SCALARS[field.type], mode="NULLABLE")

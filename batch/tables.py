@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch import bigquery
+from batch import bigquery_service as service
 from shared_features.app import App
 from shared_features.blocks import concat_blocks, flatten
 from shared_features.errors import HistoryError
@@ -254,8 +255,8 @@ def _open_bigquery(uri: str, wanted: pa.Schema, plan: Plan, between: _Range) -> 
 def _table_version(uri: str) -> dict[str, Any] | None:
     """The table's time of change; None for what can change without it (views, rows not yet settled)."""
     name, endpoints = bigquery.TableName.parse(uri), bigquery.Endpoints.from_environment()
-    with bigquery._history_errors(f"reading {uri}"), bigquery._rest_client(name.project, endpoints) as client:
-        table = client.get_table(f"{name.project}.{name.dataset}.{name.table}", timeout=bigquery.DEADLINE_S)
+    with service.told(f"reading {uri}"), service.rest_client(name.project, endpoints) as client:
+        table = client.get_table(f"{name.project}.{name.dataset}.{name.table}", timeout=service.DEADLINE_S)
     if table.table_type != "TABLE" or table.streaming_buffer is not None or table.modified is None:
         return None
     return {"modified": table.modified.isoformat(), "rows": table.num_rows, "bytes": table.num_bytes}

@@ -15,7 +15,7 @@ import pytest
 from google.cloud import bigquery as google_bigquery
 from google.cloud.bigquery_storage_v1 import types
 
-from batch import bigquery
+from batch import bigquery, bigquery_service
 from batch.bigquery import Endpoints, StreamSpec, TableName
 from shared_features.errors import HistoryError
 
@@ -70,7 +70,7 @@ def test_a_table_comes_back_bit_for_bit_with_null_records_kept(bigquery_endpoint
 
 def test_another_official_client_sees_the_same_table(bigquery_endpoints: Endpoints) -> None:
     bigquery.load_table("bq://sameriver.official.events", TABLE, bigquery_endpoints)
-    with bigquery._rest_client("sameriver", bigquery_endpoints) as client:
+    with bigquery_service.rest_client("sameriver", bigquery_endpoints) as client:
         assert isinstance(client, google_bigquery.Client)
         schema = client.get_table("sameriver.official.events").schema
         assert [(field.name, field.field_type) for field in schema] == [
@@ -192,7 +192,7 @@ def test_columns_without_counterpart_are_refused_before_anything_is_sent() -> No
 
 
 def test_an_unreachable_service_is_told(monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]) -> None:
-    monkeypatch.setattr(bigquery, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(bigquery_service, "DEADLINE_S", 0.3)
     port = free_port()
     nowhere = Endpoints(rest=f"http://127.0.0.1:{port}", grpc=f"127.0.0.1:{port}")
     with pytest.raises(HistoryError, match=r"reading bq://sameriver.a.b failed: BigQuery cannot be reached"):
@@ -261,9 +261,9 @@ def _serving(service: _BreakingService) -> Iterator[str]:
 def test_a_broken_stream_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     service = _BreakingService()
     with _serving(service) as address:
-        local = bigquery._storage_client
+        local = bigquery_service.storage_client
         here = Endpoints(rest="http://127.0.0.1:9", grpc=address)
-        monkeypatch.setattr(bigquery, "_storage_client", lambda _: local(here))
+        monkeypatch.setattr(bigquery_service, "storage_client", lambda _: local(here))
         schema = base64.b64encode(service.rows.schema.serialize().to_pybytes()).decode()
         google = StreamSpec("bq://sameriver.a.b", "projects/p/locations/l/sessions/s/streams/0", schema, Endpoints())
         batches = list(bigquery.read_stream(google, offset=2))

@@ -1,0 +1,331 @@
+"""Rows into a BigQuery table by its Storage Write API: see `batch.writers`.
+
+A piece is a *pending* stream: every append says at which offset of the stream its rows belong, so that one sent again
+after an error is there once (ALREADY_EXISTS is success), and no row is seen before the stream is committed. Several
+streams are committed at one moment; one that is committed already stays so. A stream that nobody commits expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import grpc
+import pyarrow as pa
+from google.api_core import exceptions
+from google.api_core.gapic_v1 import routing_header
+from google.cloud import bigquery_storage
+from google.cloud.bigquery_storage_v1 import types
+from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
+from google.rpc import code_pb2
+
+from batch import bigquery_service as service
+from batch.bigquery_service import DEADLINE_S, LOAD_DEADLINE_S, Endpoints, TableName
+from batch.bigquery_tables import flat_batch, prepare_table, rows_there
+from batch.existing import absent, differing_rows
+from batch.writers import Reject, Shape, Written, read_token, token_of
+from shared_features.errors import HistoryError
+
+APPEND_BYTES = 4 << 20
+"""Rows of an append together; the service takes 10 MB, and each waits in memory until it is answered."""
+
+PATIENCE_S = 300.0
+"""How long an append is sent again after errors that pass."""
+
+SCHEMA_PATIENCE_S = 300.0
+"""How long a column that was just added may take until new streams know it."""
+
+_PASSING = {code_pb2.UNAVAILABLE, code_pb2.ABORTED, code_pb2.INTERNAL, code_pb2.DEADLINE_EXCEEDED, code_pb2.CANCELLED}
+_PASSING_ERRORS = (
+    exceptions.ServiceUnavailable,
+    exceptions.Aborted,
+    exceptions.InternalServerError,
+    exceptions.DeadlineExceeded,
+    exceptions.Cancelled,
+    exceptions.Unknown,
+    StopIteration,
+)
+_ALREADY = types.StorageError.StorageErrorCode.STREAM_ALREADY_COMMITTED
+_WRONG_STATE = types.StorageError.StorageErrorCode.INVALID_STREAM_STATE
+
+log = logging.getLogger(__name__)
+
+
+class RowsRefused(Exception):  # noqa: N818
+    """The service refuses an append, and why.
+
+    Args:
+        reasons: by the number of the row in the append; empty where the service does not say which row.
+    """
+
+    def __init__(self, message: str, reasons: dict[int, str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, slots=True)
+class BigQueryDestination:
+    """A BigQuery table."""
+
+    uri: str
+    shape: Shape
+    endpoints: Endpoints | None = None
+
+    def prepare(self) -> None:
+        prepare_table(self.uri, self.shape, self._where)
+
+    def piece(self, name: str, reject: Reject | None = None) -> BigQueryPiece:  # noqa: ARG002
+        """Begin a stream; it is made with the first row."""
+        return BigQueryPiece(self.uri, self.shape, self._where, reject)
+
+    def commit(self, tokens: Sequence[bytes]) -> Written:
+        pieces = [read_token(token) for token in tokens]
+        names = list(dict.fromkeys(parts["stream"] for parts, _ in pieces if parts["stream"]))
+        if names:
+            commit_streams(self.uri, names, self._where)
+        return sum((written for _, written in pieces), Written())
+
+    @property
+    def _where(self) -> Endpoints:
+        return self.endpoints or Endpoints.from_environment()
+
+
+def commit_streams(uri: str, names: Sequence[str], endpoints: Endpoints) -> None:
+    """Let everybody see the rows of these finished streams, at one moment; those that are seen already stay so."""
+    left = list(names)
+    with service.told(f"writing {uri}"), write_client(endpoints) as client:
+        while left:
+            request = types.BatchCommitWriteStreamsRequest(parent=TableName.parse(uri).path, write_streams=left)
+            answer = client.batch_commit_write_streams(
+                request, retry=service.retrying(PATIENCE_S), timeout=LOAD_DEADLINE_S
+            )
+            done = {error.entity for error in answer.stream_errors if _is_committed(error, endpoints)}
+            for error in answer.stream_errors:
+                if error.entity not in done:
+                    raise HistoryError(
+                        f"writing {uri} failed: stream {error.entity} cannot be committed ({error.error_message}): "
+                        "write its rows again"
+                    )
+            if not answer.stream_errors:
+                return
+            left = [name for name in left if name not in done]
+
+
+def _is_committed(error: types.StorageError, endpoints: Endpoints) -> bool:
+    if error.code == _ALREADY:
+        return True
+    # bqemulator 1.4.0 has another code for it.
+    return endpoints.emulated and error.code == _WRONG_STATE and error.error_message.endswith("state=COMMITTED")
+
+
+class BigQueryPiece:
+    """One pending stream."""
+
+    def __init__(self, uri: str, shape: Shape, endpoints: Endpoints, reject: Reject | None) -> None:
+        self._uri, self._shape, self._endpoints, self._reject = uri, shape, endpoints, reject
+        self._stack = contextlib.ExitStack()
+        self._stream: PendingStream | None = None
+        self._flat_shape: Shape | None = None
+        self._written, self._token = Written(), b""
+
+    def write(self, block: pa.RecordBatch) -> None:
+        batch = flat_batch(block, self._shape.schema)
+        identity = self._shape.identity
+        if identity and batch.num_rows:
+            there = rows_there(self._uri, identity, batch, self._endpoints)
+            if there.num_rows:
+                left_out = batch.num_rows
+                shape = Shape(batch.schema, identity, (), tuple(c.replace(".", "__") for c in self._shape.uncompared))
+                differing = differing_rows(shape, batch, there)
+                batch = absent(batch, identity, there)
+                self._written += Written(existing=left_out - batch.num_rows, differing=differing)
+        rows = max(1, batch.num_rows * APPEND_BYTES // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            self._append(batch.slice(start, rows))
+
+    def _append(self, batch: pa.RecordBatch) -> None:
+        if self._stream is None:
+            self._stream = self._stack.enter_context(
+                PendingStream.opened(self._uri, batch.schema.names, self._endpoints)
+            )
+        try:
+            self._stream.append(batch)
+            self._written += Written(rows=batch.num_rows)
+        except RowsRefused as refused:
+            self._sift(batch, refused)
+
+    def _sift(self, batch: pa.RecordBatch, refused: RowsRefused) -> None:
+        """Put aside the rows that are refused, append the others; where none is named, look for them by halves."""
+        if not refused.reasons and batch.num_rows > 1:
+            half = batch.num_rows // 2
+            self._append(batch.slice(0, half))
+            self._append(batch.slice(half))
+            return
+        reasons = refused.reasons or {0: str(refused)}
+        if self._reject is None:
+            row, reason = next(iter(reasons.items()))
+            raise HistoryError(
+                f"{self._uri} refuses {len(reasons)} rows, the first one of {batch.slice(row, 1).to_pylist()!s:.300}: "
+                f"{reason}"
+            ) from refused
+        self._reject(batch.take(pa.array(list(reasons))), list(reasons.values()))
+        self._written += Written(rejected=len(reasons))
+        others = [row for row in range(batch.num_rows) if row not in reasons]
+        if others:
+            self._append(batch.take(pa.array(others)))
+
+    @property
+    def token(self) -> bytes:
+        return self._token
+
+    def __enter__(self) -> BigQueryPiece:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if error is None:
+                name = self._stream.finish() if self._stream is not None and self._written.rows else ""
+                self._token = token_of(self._written, stream=name)
+
+
+class PendingStream:
+    """A stream of which no row is seen before it is committed, and the connection that appends to it.
+
+    Attributes:
+        rows: in the stream; the offset of the next append.
+    """
+
+    def __init__(self, uri: str, name: str, client: bigquery_storage.BigQueryWriteClient) -> None:
+        self._uri, self._name, self._client = uri, name, client
+        self._requests: queue.SimpleQueue[types.AppendRowsRequest | None] | None = None
+        self._answers: Iterator[types.AppendRowsResponse] = iter(())
+        self.rows = 0
+
+    @classmethod
+    @contextmanager
+    def opened(cls, uri: str, columns: Sequence[str], endpoints: Endpoints) -> Iterator[PendingStream]:
+        """A new stream of the table that knows all of ``columns``."""
+        with service.told(f"writing {uri}"), write_client(endpoints) as client:
+            until = time.monotonic() + SCHEMA_PATIENCE_S
+            while True:
+                made = client.create_write_stream(
+                    parent=TableName.parse(uri).path,
+                    write_stream=types.WriteStream(type_=types.WriteStream.Type.PENDING),
+                    retry=service.retrying(DEADLINE_S),
+                    timeout=DEADLINE_S,
+                )
+                known = {field.name for field in made.table_schema.fields}
+                missing = [column for column in columns if column not in known]
+                if not missing:
+                    break
+                if time.monotonic() > until or endpoints.emulated:
+                    raise HistoryError(
+                        f"{uri} has no column {missing[0]!r}: it has {', '.join(sorted(known))}; prepare the "
+                        "destination first"
+                    )
+                time.sleep(5.0)
+            stream = cls(uri, made.name, client)
+            try:
+                yield stream
+            finally:
+                stream._hang_up()
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        """Append rows once, however often they have to be sent.
+
+        Raises:
+            RowsRefused: the service refuses them, and will again; none of them is appended.
+            HistoryError: it cannot be reached.
+        """
+        until, pause_s = time.monotonic() + PATIENCE_S, 0.1
+        with service.told(f"writing {self._uri}"):
+            while True:
+                try:
+                    error = self._send(batch).error
+                    if error.code in {code_pb2.OK, code_pb2.ALREADY_EXISTS}:
+                        self.rows += batch.num_rows
+                        return
+                    if error.code not in _PASSING:
+                        raise exceptions.from_grpc_status(grpc_code(error.code), error.message)
+                    reason = error.message
+                except _PASSING_ERRORS as error_of_connection:
+                    reason = str(error_of_connection) or "the connection was closed"
+                if time.monotonic() > until:
+                    raise exceptions.ServiceUnavailable(reason)
+                self._hang_up()
+                log.info("%s: an append at offset %d is sent again (%s)", self._uri, self.rows, reason)
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 10.0)
+
+    def _send(self, batch: pa.RecordBatch) -> types.AppendRowsResponse:
+        first = self._requests is None
+        data = types.AppendRowsRequest.ArrowData(
+            rows=types.ArrowRecordBatch(serialized_record_batch=batch.serialize().to_pybytes())
+        )
+        request = types.AppendRowsRequest(write_stream=self._name, offset=self.rows, arrow_rows=data)
+        if self._requests is None:
+            schema = types.ArrowSchema(serialized_schema=batch.schema.serialize().to_pybytes())
+            request.arrow_rows.writer_schema = schema
+            self._requests = queue.SimpleQueue()
+            self._requests.put(request)
+            self._answers = iter(
+                self._client.append_rows(
+                    iter(self._requests.get, None),
+                    retry=None,
+                    timeout=LOAD_DEADLINE_S,
+                    metadata=(routing_header.to_grpc_metadata({"write_stream": self._name}),),
+                )
+            )
+        if not first:
+            self._requests.put(request)
+        answer = next(self._answers)
+        if answer.row_errors:
+            reasons = {int(error.index): f"{error.code.name}: {error.message}" for error in answer.row_errors}
+            raise RowsRefused(answer.error.message, reasons)
+        if answer.error.code in {code_pb2.INVALID_ARGUMENT, code_pb2.RESOURCE_EXHAUSTED}:
+            raise RowsRefused(" ".join(answer.error.message.split()), {})
+        return answer
+
+    def finish(self) -> str:
+        """No row comes any more; the stream's name."""
+        self._hang_up()
+        with service.told(f"writing {self._uri}"):
+            answer = self._client.finalize_write_stream(
+                name=self._name, retry=service.retrying(PATIENCE_S), timeout=DEADLINE_S
+            )
+        if answer.row_count != self.rows:
+            raise HistoryError(
+                f"writing {self._uri} failed: stream {self._name} has {answer.row_count} rows, wanted {self.rows}: "
+                "write them again"
+            )
+        return self._name
+
+    def _hang_up(self) -> None:
+        if self._requests is not None:
+            self._requests.put(None)
+            self._requests = None
+
+
+def grpc_code(code: int) -> grpc.StatusCode:
+    """The status of gRPC that has this number."""
+    return next(status for status in grpc.StatusCode if status.value[0] == code)
+
+
+@contextmanager
+def write_client(endpoints: Endpoints) -> Iterator[bigquery_storage.BigQueryWriteClient]:
+    """Google's client for the Storage Write API."""
+    if endpoints.grpc is None:
+        client = bigquery_storage.BigQueryWriteClient()
+    else:
+        channel = grpc.insecure_channel(endpoints.grpc)
+        client = bigquery_storage.BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+    with client:
+        yield client
