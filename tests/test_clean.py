@@ -21,6 +21,7 @@ from shared_features.blocks import block_schema
 from shared_features.clean import clean_block
 from shared_features.decode import validate_block
 from shared_features.errors import DefinitionError
+from shared_features.expressions import Expression
 from shared_features.plan import make_plan
 from streaming.intake import Intake
 from streaming.topics import Message
@@ -54,7 +55,7 @@ def position(tmp_path_factory: pytest.TempPathFactory) -> MakeEvents:
 
 def make_app(event: EventType, **more: Any) -> App:
     by_port = Key("port", event.port)
-    features = {name: event.field(name) for name in [*OPTIONAL, "port"]}
+    features: dict[str, Expression] = {name: event.field(name) for name in [*OPTIONAL, "port"]}
     features |= {"seen": count(event.port, by=by_port, over="1h")}
     return App("ships", event_types=[event, *more.pop("others", [])], predict_on=event, features=features, **more)
 
