@@ -264,7 +264,7 @@ def _sample(pid: int, url: str, samples: list[tuple[float, float]], ended: threa
     while not ended.wait(SAMPLE_S):
         try:
             status = job_status(url)
-            used = process.memory_info().rss - status["state_bytes"] - 100 * status["identities"]
+            used = process.memory_info().rss - status["state_bytes"] - status["identity_bytes"]
             samples.append((time.monotonic(), used / 1e6))
         except (OSError, psutil.Error):
             continue

@@ -140,3 +140,20 @@ def quotient(high, low, divisor_high, divisor_low):  # type: ignore[no-untyped-d
     slack = result * _UNSURE
     sure = result + (error + slack) == result and result + (error - slack) == result
     return (-result if negative else result), sure
+
+
+@intrinsic
+def prefetch(typing_context, address):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """Ask for the memory at ``address``; changes nothing, and may be any address."""
+
+    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        word = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+        )
+        arguments = [builder.inttoptr(args[0], pointer), *(ir.Constant(word, value) for value in (0, 3, 1))]
+        builder.call(function, arguments)
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.int64(types.intp), generate

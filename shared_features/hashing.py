@@ -177,10 +177,10 @@ def _absorb(array: pa.Array, states: UInt64Array, *, framed: bool) -> None:
         nulls = np.asarray(array.is_null())
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        offsets, data = _buffers(array, np.dtype(np.int32))
+        offsets, data = string_buffers(array)
         _kernels()[0](offsets, data, nulls, framed, states)
     elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-        offsets, data = _buffers(array, np.dtype(np.int64))
+        offsets, data = string_buffers(array, np.dtype(np.int64))
         _kernels()[0](offsets, data, nulls, framed, states)
     elif pa.types.is_boolean(kind):
         numbers = np.asarray(array.cast(pa.uint8()).fill_null(0)).astype(np.int64)
@@ -200,10 +200,18 @@ def _absorb(array: pa.Array, states: UInt64Array, *, framed: bool) -> None:
 
 
 _NO_NULLS: Final = np.zeros(0, np.bool_)
+_INT32: Final = np.dtype(np.int32)
 
 
-def _buffers(array: pa.Array, width: np.dtype[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """The offsets (as int64, of this slice) and the bytes of a string or binary array, without a copy."""
+def string_buffers(
+    array: pa.Array, width: np.dtype[Any] = _INT32
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """The offsets (as int64, of this slice) and the bytes of a string or binary array, the bytes without a copy.
+
+    Args:
+        array: may be a slice; what is null has no bytes that mean anything.
+        width: type of its offsets: int32, or int64 for the large kinds.
+    """
     _, offset_buffer, data_buffer = array.buffers()
     if len(array) == 0 or offset_buffer is None:
         offsets = np.zeros(len(array) + 1, np.int64)

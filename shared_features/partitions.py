@@ -18,9 +18,9 @@ from shared_features import windows
 from shared_features.answers import RECORD_CELLS, divide
 from shared_features.arena import ADVANCED, BASE, CAPACITY, END, FIRST, HEAD_CELLS, SUM_CELLS, TRACK_DISTINCT, tidy
 from shared_features.distinct import FIRST_CELLS, with_room
-from shared_features.exact import compiled
 from shared_features.extremes import tree_cells
 from shared_features.layout import CELLS, LACKING, RECORDED
+from shared_features.machine_code import kept
 from shared_features.plan import Stage
 
 Result = TypeVar("Result")
@@ -129,27 +129,43 @@ class Partition:
             self.used[LACKING] = lacking
             self._make_room()
 
-    def held(self, track: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
-        """Retained events of a track in its first ``slots`` slots: slot of each, and arena rows [events, 3]."""
-        heads = self.heads[:slots, track]
+    def lengths(self, track: int) -> np.ndarray:
+        """Retained events of a track in each slot; int64, shape [slots]."""
+        heads = self.heads[:, track]
+        found: np.ndarray = heads[:, END] - heads[:, FIRST]
+        return found
+
+    def held(self, track: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Retained events of a track in the slots [begin, end): slot of each, and arena rows [events, 3]."""
+        heads = self.heads[begin:end, track]
         lengths = heads[:, END] - heads[:, FIRST]
         starts = heads[:, BASE] + heads[:, FIRST]
         index = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-        return np.repeat(np.arange(slots), lengths), self.arena[index]
+        return np.repeat(np.arange(begin, end), lengths), self.arena[index]
 
-    def restore(self, held: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take over, into empty slots, what `held` gave for each track."""
-        offset = 0
-        for track, (slots, events) in enumerate(held):
-            lengths = np.bincount(slots, minlength=len(self.newest)).astype(np.int64)
+    def restore(self, held: list[list[tuple[np.ndarray, np.ndarray]]]) -> None:
+        """Take over, into empty slots, the pieces of each track that `held` gave, in the order of slots.
+
+        The pieces are taken out of the lists, so that not all of the state is there twice.
+        """
+        self.arena = np.empty((sum(len(events) for track in held for _, events in track), 3), np.int64)
+        at = 0
+        for track, pieces in enumerate(held):
+            lengths = np.zeros(len(self.newest), np.int64)
+            offset = at
+            while pieces:
+                slots, events = pieces.pop(0)
+                if len(slots):
+                    lengths[slots[0] : slots[-1] + 1] += np.bincount(slots - slots[0])
+                self.arena[at : at + len(events)] = events
+                at += len(events)
             self.heads[:, track, BASE] = offset + np.cumsum(lengths) - lengths
             self.heads[:, track, CAPACITY] = self.heads[:, track, END] = lengths
-            offset += len(events)
-        self.arena = np.concatenate([events for _, events in held])
-        layout = self._stage.layout
-        self.counts = windows.sum_all(
-            layout.tracks, layout.windows, self.heads, self.sums, self.arena, self.counts, self.used
-        )
+        layout, cursor = self._stage.layout, np.zeros(3, np.int64)
+        while not windows.sum_all(
+            cursor, layout.tracks, layout.windows, self.heads, self.sums, self.arena, self.counts, self.used
+        ):
+            self.counts, self.used[CELLS] = with_room(self.counts, self.used[CELLS], len(layout.windows))
         self.arena, self.tree = tidy(layout.tracks, self.heads, self.sums, self.arena, self.tree, self.used)
 
     @property
@@ -169,18 +185,22 @@ def run_all(partitions: list[Partition], slots: np.ndarray, rows: Rows, answers:
         if slots[0] >= 0:
             partitions[slots[0] % len(partitions)].run(_FIRST_ROW, rows, answers)
         return
-    dealt, ends = np.empty(len(slots), np.int64), np.zeros(len(partitions), np.int64)
-    _deal(slots, dealt, ends)
-    begins = [0, *ends[:-1].tolist()]
     jobs = [
-        partial(partition.run, dealt[begin:end], rows, answers)
-        for partition, begin, end in zip(partitions, begins, ends.tolist(), strict=True)
-        if begin < end
+        partial(partition.run, which, rows, answers)
+        for partition, which in zip(partitions, deal(slots), strict=True)
+        if len(which)
     ]
-    _side_by_side(jobs, len(slots) >= _THREADED_ROWS)
+    side_by_side(jobs, len(slots) >= _THREADED_ROWS)
 
 
-@compiled()
+def deal(slots: np.ndarray) -> list[np.ndarray]:
+    """The rows of each partition, in order; a slot of -1 is in none."""
+    dealt, ends = np.empty(len(slots), np.int64), np.zeros(PARTITIONS, np.int64)
+    _deal(slots, dealt, ends)
+    return [dealt[begin:end] for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
+
+
+@kept("void(int64[::1], int64[::1], int64[::1])")
 def _deal(slots, dealt, ends):  # type: ignore[no-untyped-def]
     """The rows of each partition, in order, one partition after the other, and where each ends; -1 is in none."""
     partitions = len(ends)
@@ -204,11 +224,11 @@ def by_output(answers: Answers) -> Answers:
     integers, valid = np.empty((outputs, rows), np.int64), np.empty((outputs, rows), np.bool_)
     half = rows // 2
     turn = partial(_turn, answers.integers, answers.valid, integers, valid)
-    _side_by_side([partial(turn, 0, half), partial(turn, half, rows)], rows >= _THREADED_ROWS)
+    side_by_side([partial(turn, 0, half), partial(turn, half, rows)], rows >= _THREADED_ROWS)
     return Answers(answers.late, integers, integers.view(np.float64), valid)
 
 
-@compiled()
+@kept("void(int64[:, ::1], bool[:, ::1], int64[:, ::1], bool[:, ::1], int64, int64)")
 def _turn(integers, valid, integers_by_output, valid_by_output, begin, end):  # type: ignore[no-untyped-def]
     for tile in range(begin, end, _TILE_ROWS):
         for f in range(integers.shape[1]):
@@ -222,7 +242,8 @@ def later(function: Callable[[], Result], rows: int) -> Callable[[], Result]:
     return _threads().submit(function).result if rows >= _THREADED_ROWS else function
 
 
-def _side_by_side(jobs: Sequence[Callable[[], None]], in_threads: bool) -> None:
+def side_by_side(jobs: Sequence[Callable[[], None]], in_threads: bool) -> None:
+    """Run all of them; in threads if told."""
     if not in_threads:
         for job in jobs:
             job()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared_features.exact import compiled
+from shared_features.machine_code import kept
 
 _FEW_ROWS = 64
 """Up to here a dictionary of the block's keys costs more than it saves."""
@@ -91,7 +92,7 @@ def _cell(table, key):  # type: ignore[no-untyped-def]
     return cell
 
 
-@compiled()
+@kept("UniTuple(int64, 2)(int64, int64[::1], bool[::1], int64[:, ::1], int64, int64[::1])")
 def _find_slots(start, keys, valid, table, count, slots):  # type: ignore[no-untyped-def]
     """Write the slot of each key from row ``start`` on, making new ones.
 
@@ -112,7 +113,7 @@ def _find_slots(start, keys, valid, table, count, slots):  # type: ignore[no-unt
     return len(keys), count
 
 
-@compiled()
+@kept("void(int64[:, ::1], int64[:, ::1])")
 def _move_slots(table, target):  # type: ignore[no-untyped-def]
     """Copy the cells in use into a greater table."""
     for i in range(len(table)):

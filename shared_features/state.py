@@ -7,6 +7,9 @@ position. Edges and sums of windows are derived and rebuilt, so that the encodin
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,13 +18,14 @@ import pyarrow as pa
 from shared_features.errors import HistoryError
 from shared_features.interning import Interner
 from shared_features.layout import IDENTITY, TIME, VALUE
-from shared_features.partitions import PARTITIONS, Answers, Partition, Rows, run_all
+from shared_features.partitions import PARTITIONS, Answers, Partition, Rows, deal, run_all, side_by_side
 from shared_features.plan import Stage
 from shared_features.slots import IntegerSlots, TextSlots
 
 ENCODING_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 _FIRST_SLOTS = 16
+_PIECE_EVENTS = 1 << 17
 _IDENTITY_FLIP = np.int64(-(2**63))
 
 
@@ -77,7 +81,8 @@ class StageState:
         """Forget strings that no retained event holds, where there are many of them."""
         for track, interner in enumerate(self.interners):
             if interner is not None and interner.is_full:
-                held = [partition.held(track, len(partition.newest))[1][:, VALUE] for partition in self.partitions]
+                slots = len(self.partitions[0].newest)
+                held = [partition.held(track, 0, slots)[1][:, VALUE] for partition in self.partitions]
                 interner.release(np.concatenate(held))
 
     def _grow(self, slots: int) -> None:
@@ -102,7 +107,17 @@ class StageState:
         return sum(partition.nbytes for partition in self.partitions)
 
     def save(self) -> bytes:
-        """The state as Arrow IPC streams, one after the other (see docs/state.md); never pickle."""
+        """What `write` writes."""
+        sink = pa.BufferOutputStream()
+        self.write(sink)
+        return bytes(sink.getvalue())
+
+    def write(self, sink: Any) -> None:
+        """Write the state as Arrow IPC streams, one after the other (see docs/state.md), some megabytes at a time.
+
+        Args:
+            sink: a file that bytes are written to; it is not closed.
+        """
         keys = self.slots.keys()
         header = {
             "encoding_version": ENCODING_VERSION,
@@ -113,15 +128,25 @@ class StageState:
             "missing": self.missing,
             "tracks": [track.name for track in self.stage.tracks],
         }
-        sink = pa.BufferOutputStream()
         newest = np.empty(len(keys), np.int64)
         for p, partition in enumerate(self.partitions):
-            newest[p::PARTITIONS] = partition.newest[: self._slots_in(p)]
+            newest[p::PARTITIONS] = partition.newest[: len(newest[p::PARTITIONS])]
         table = pa.table({"key": keys, "newest_us": newest})
-        table = table.replace_schema_metadata({"sameriver.state": json.dumps(header, sort_keys=True)})
-        _write(sink, table)
-        for track, interner in enumerate(self.interners):
-            slots, events = self._events(track)
+        metadata = {"sameriver.state": json.dumps(header, sort_keys=True)}
+        _write(sink, iter([table.replace_schema_metadata(metadata)]))
+        for track in range(len(self.stage.tracks)):
+            _write(sink, self._pieces(track))
+
+    def _pieces(self, track: int) -> Iterator[pa.Table]:
+        """The retained events of a track, by slot: the slots of a piece hold some 100,000 events, or it is one slot."""
+        interner = self.interners[track]
+        lengths = np.zeros(len(self.slots), np.int64)
+        for p, partition in enumerate(self.partitions):
+            lengths[p::PARTITIONS] = partition.lengths(track)[: len(lengths[p::PARTITIONS])]
+        pieces = np.cumsum(lengths) // _PIECE_EVENTS
+        ends = [*(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(lengths)]
+        for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+            slots, events = self._events(track, begin, end)
             columns: dict[str, Any] = {
                 "slot": slots,
                 "time_us": events[:, TIME],
@@ -130,37 +155,41 @@ class StageState:
             }
             if interner is not None:
                 columns["value"] = interner.decode(events[:, VALUE], np.ones(len(events), np.bool_))
-            _write(sink, pa.table(columns))
-        return bytes(sink.getvalue())
+            yield pa.table(columns)
 
-    def _slots_in(self, partition: int) -> int:
-        return -(-(len(self.slots) - partition) // PARTITIONS)
-
-    def _events(self, track: int) -> tuple[np.ndarray, np.ndarray]:
-        """All retained events of a track, sorted by slot: slots, and rows of (time, identity, value)."""
-        held = [partition.held(track, self._slots_in(p)) for p, partition in enumerate(self.partitions)]
-        slots = np.concatenate([local * PARTITIONS + p for p, (local, _) in enumerate(held)])
+    def _events(self, track: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Retained events of a track in some slots, sorted by slot: slots, and rows of (time, identity, value)."""
+        held = []
+        for p, partition in enumerate(self.partitions):
+            local, events = partition.held(track, -(-(begin - p) // PARTITIONS), -(-(end - p) // PARTITIONS))
+            held.append((local * PARTITIONS + p, events))
+        slots = np.concatenate([slots for slots, _ in held])
         order = np.argsort(slots, kind="stable")
         return slots[order], np.ascontiguousarray(np.concatenate([events for _, events in held])[order])
 
     @classmethod
-    def load(cls, stage: Stage, data: bytes) -> StageState:
-        """A state that `save` wrote, in this version or the one before.
+    def load(cls, stage: Stage, source: Any) -> StageState:
+        """A state that `save` or `write` wrote, in this version or the one before.
+
+        Args:
+            stage: what the state is of.
+            source: bytes, or a file that is read from where it stands.
 
         Raises:
             HistoryError: it is damaged, of another version, or of a stage with other tracks.
         """
-        source = pa.BufferReader(data)
+        is_bytes = isinstance(source, bytes | memoryview | pa.Buffer)
+        source = pa.BufferReader(source) if is_bytes else pa.PythonFile(source, mode="r")
         try:
-            with pa.ipc.open_stream(source) as reader:
-                table = reader.read_all()
-            header = json.loads((table.schema.metadata or {})[b"sameriver.state"])
-            held = []
-            for _ in header["tracks"]:
-                with pa.ipc.open_stream(source) as reader:
-                    held.append(reader.read_all())
+            return cls._loaded(stage, source)
         except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
             raise HistoryError(f"state of stage {stage.name!r} cannot be read ({error}): restore another one") from None
+
+    @classmethod
+    def _loaded(cls, stage: Stage, source: Any) -> StageState:
+        with pa.ipc.open_stream(source) as reader:
+            table = reader.read_all()
+        header = json.loads((table.schema.metadata or {})[b"sameriver.state"])
         expected = [track.name for track in stage.tracks]
         if header["encoding_version"] not in READABLE_VERSIONS or header["tracks"] != expected:
             raise HistoryError(
@@ -171,23 +200,37 @@ class StageState:
         state.position, state.missing = header["position"], header.get("missing", 0)
         state.slots_of(table["key"].combine_chunks())
         newest = table["newest_us"].to_numpy()
-        events = [state._decoded(track, one) for track, one in enumerate(held)]
+        held = [state._dealt(track, source) for track in range(len(expected))]
+        restored = []
         for p, partition in enumerate(state.partitions):
             own = newest[p::PARTITIONS]
             partition.newest[: len(own)] = own
-            chosen = [(slots, rows, slots % PARTITIONS == p) for slots, rows in events]
-            partition.restore([(slots[mask] // PARTITIONS, rows[mask]) for slots, rows, mask in chosen])
+            restored.append(partial(partition.restore, [track[p] for track in held]))
+        del held
+        side_by_side(restored, True)
         return state
 
-    def _decoded(self, track: int, held: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Slots, and rows of (time, identity, value), of a saved track."""
+    def _dealt(self, track: int, source: Any) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """The next saved track by partition: pieces of slots within it, and rows of (time, identity, value)."""
+        dealt: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in self.partitions]
+        with pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                slots, events = self._decoded(track, batch)
+                for pieces, which in zip(dealt, deal(slots), strict=True):
+                    pieces.append((slots[which] // PARTITIONS, events[which]))
+        return dealt
+
+    def _decoded(self, track: int, held: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Slots, and rows of (time, identity, value), of a piece of a saved track."""
         interner = self.interners[track]
-        values = held["value"].combine_chunks()
+        values = held["value"]
         codes = values.to_numpy() if interner is None else interner.encode(values, np.ones(len(values), np.bool_))
         identities = flip_identities(held["identity"].to_numpy())
-        return held["slot"].to_numpy(), np.column_stack([held["time_us"].to_numpy(), identities, codes])
+        return np.array(held["slot"]), np.column_stack([held["time_us"].to_numpy(), identities, codes])
 
 
-def _write(sink: pa.BufferOutputStream, table: pa.Table) -> None:
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+def _write(sink: Any, pieces: Iterator[pa.Table]) -> None:
+    first = next(pieces)
+    with pa.ipc.new_stream(sink, first.schema) as writer:
+        for piece in chain([first], pieces):
+            writer.write_table(piece)

@@ -12,11 +12,7 @@ partitions side by side: what a key's events give does not depend on any other k
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
 
 from shared_features.answers import answer
 from shared_features.arena import (
@@ -44,12 +40,11 @@ from shared_features.arena import (
     make_room,
     room_wanted,
 )
-from shared_features.distinct import add_value, remove_value, with_room
+from shared_features.distinct import add_value, remove_value
 from shared_features.exact import (
     LOW_HALF,
     compiled,
-    compiled_to_allocate,
-    intrinsic,
+    prefetch,
     wide_add,
     wide_product,
     wide_subtract,
@@ -67,23 +62,6 @@ KEEPS_SUM, KEEPS_SQUARES, KEEPS_DISTINCT = 1, 2, 4
 
 _FAR, _NEAR = 24, 10
 """How many rows ahead memory is asked for: first what belongs to the slot, then the events at the windows' edges."""
-
-
-@intrinsic
-def _prefetch(typing_context, address):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    """Ask for the memory at ``address``; changes nothing, and may be any address."""
-
-    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        word = ir.IntType(32)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
-        )
-        arguments = [builder.inttoptr(args[0], pointer), *(ir.Constant(word, value) for value in (0, 3, 1))]
-        builder.call(function, arguments)
-        return ir.Constant(ir.IntType(64), 0)
-
-    return types.int64(types.intp), generate
 
 
 @compiled(forceinline=True)
@@ -242,17 +220,17 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
         if n + _FAR < len(rows):
             s = slots[rows[n + _FAR]]
             for offset in range(0, stride, 64):
-                _prefetch(heads.ctypes.data + s * stride + offset)
+                prefetch(heads.ctypes.data + s * stride + offset)
             for offset in range(0, sum_stride, 64):
-                _prefetch(sums.ctypes.data + s * sum_stride + offset)
+                prefetch(sums.ctypes.data + s * sum_stride + offset)
             s = slots[rows[n + _NEAR]]
             for k in range(len(tracks)):
                 place = arena.ctypes.data + heads[s, k, BASE] * 24
-                _prefetch(place + heads[s, k, END] * 24)
+                prefetch(place + heads[s, k, END] * 24)
                 for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
                     edge = place + sums[s, w, LEFT] * 24
-                    _prefetch(edge)
-                    _prefetch(edge + 40)  # the value of this event and the time of the next may lie in another line
+                    prefetch(edge)
+                    prefetch(edge + 40)  # the value of this event and the time of the next may lie in another line
         row = rows[n]
         s, t = slots[row], times[row]
         if used[RECORDED] + len(outputs) > len(records):
@@ -300,15 +278,28 @@ def fold_and_ask(  # type: ignore[no-untyped-def]
     return len(rows)
 
 
-@compiled_to_allocate()
-def sum_all(tracks, windows, heads, sums, arena, counts, used):  # type: ignore[no-untyped-def]
-    """Sums over all retained events of every slot: a restored window begins at the first of them. Returns counts."""
-    for s in range(len(heads)):
-        for k in range(len(tracks)):
-            for i in range(heads[s, k, BASE], heads[s, k, BASE] + heads[s, k, END]):
-                heads[s, k, LARGEST] = max(heads[s, k, LARGEST], abs(arena[i, VALUE]))
-                counts, used[CELLS] = with_room(counts, used[CELLS], tracks[k, TRACK_DISTINCT])
-                for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
-                    owner = s * len(windows) + w + 1
-                    _keep(windows[w, KEEPS], sums, s, w, owner, arena[i, VALUE], counts, used)
-    return counts
+@kept(
+    "boolean(int64[::1], int64[:, ::1], int64[:, ::1], int64[:, :, ::1], int64[:, :, ::1], int64[:, ::1], "
+    "int64[:, ::1], int64[::1])"
+)
+def sum_all(at, tracks, windows, heads, sums, arena, counts, used):  # type: ignore[no-untyped-def]
+    """Sums over all retained events of every slot: a restored window begins at the first of them.
+
+    Goes on at the slot, track and event ``at`` (int64 [3]); returns whether it came to the end: the table of counts
+    lacks room otherwise.
+    """
+    while at[0] < len(heads):
+        s, k = at[0], at[1]
+        if k == len(tracks):
+            at[0], at[1] = s + 1, 0
+        elif at[2] == heads[s, k, END]:
+            at[1], at[2] = k + 1, 0
+        elif 2 * (used[CELLS] + tracks[k, TRACK_DISTINCT]) > len(counts):
+            return False
+        else:
+            value = arena[heads[s, k, BASE] + at[2], VALUE]
+            heads[s, k, LARGEST] = max(heads[s, k, LARGEST], abs(value))
+            for w in range(tracks[k, TRACK_FROM], tracks[k, TRACK_TO]):
+                _keep(windows[w, KEEPS], sums, s, w, s * len(windows) + w + 1, value, counts, used)
+            at[2] += 1
+    return True

@@ -71,9 +71,10 @@ def sync_folder(folder: Path) -> None:
         os.close(directory)
 
 
-def write_frame(file: IO[bytes], kind: bytes, payload: bytes) -> None:
+def write_frame(file: IO[bytes], kind: bytes, payload: bytes | memoryview) -> None:
     """Append a frame; neither flushed nor synced."""
-    file.write(_FRAME.pack(_MAGIC, kind, len(payload), zlib.crc32(payload, zlib.crc32(kind))) + payload)
+    file.write(_FRAME.pack(_MAGIC, kind, len(payload), zlib.crc32(payload, zlib.crc32(kind))))
+    file.write(payload)
 
 
 def commit_payload(sequence: int, counts: Mapping[str, Any], block: pa.RecordBatch) -> bytes:

@@ -147,6 +147,7 @@ class StreamingJob:
         warm_up(self.plan)
         self._publisher = Publisher(settings.endpoint)
         deduplicator = Deduplicator(settings.horizon_s * 1_000_000)
+        deduplicator.warm_up()
         self.recovered = recover(
             self.plan,
             settings.archive,

@@ -157,6 +157,7 @@ class Monitoring:
         status["held_messages"] = 0 if job is None else job.subscriber.held
         status["state_bytes"] = 0 if job is None else job.states.nbytes()
         status["identities"] = 0 if job is None else len(job.deduplicator)
+        status["identity_bytes"] = 0 if job is None else job.deduplicator.nbytes
         return status
 
     def metrics(self) -> bytes:
@@ -228,6 +229,7 @@ _GAUGES: Final = {
     "messages_held": ("held_messages", "Messages received and not acknowledged"),
     "state_bytes": ("state_bytes", "Memory that the keyed stages' state takes"),
     "identities": ("identities", "Identities that deduplication remembers"),
+    "identity_bytes": ("identity_bytes", "Memory that they take"),
     "recovered_rows": ("recovered_rows", "Rows that state was restored from"),
     "newest_event_time_seconds": ("newest_event_time", "The newest event time committed, seconds since 1970"),
     "last_commit_time_seconds": ("last_commit", "When the last commit ended, seconds since 1970"),

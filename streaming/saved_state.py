@@ -1,29 +1,32 @@
 """What a restart need not fold again: state and identities as of one commit, beside the archive they follow from.
 
 ``state/<commit>.state`` is a sequence of the archive's frames: ``H`` a JSON header, ``S`` each stage's state (see
-docs/state.md), ``R`` what each reaction remembers, ``D`` each hour's identities as an Arrow IPC stream. It is written
-where everything that was folded has been committed and published, so that it says what folding the archive up to that
-commit says. It is a shortcut and never needed: one that is damaged, of other features or reactions, of a shorter
-deduplication horizon, or of another archive is passed over.
+docs/state.md), ``R`` what each reaction remembers, ``D`` the identities as an Arrow IPC stream. A part is as many
+frames of its kind as it takes and an empty one, so that it is written and read piece by piece, whatever its size. The
+file is written where everything that was folded has been committed and published, so that it says what folding the
+archive up to that commit says. It is a shortcut and never needed: one that is damaged, of other features or reactions,
+of a shorter deduplication horizon, or of another archive is passed over.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from shared_features.errors import HistoryError
 from shared_features.plan import Plan
 from shared_features.reactions import ReactionStage, reaction_stages
 from shared_features.state import StageState
 from streaming.archive import Archive, counts_of
-from streaming.archive_log import frames, sync_folder, write_frame
+from streaming.archive_log import Frame, frames, sync_folder, write_frame
 from streaming.deduplication import Deduplicator
 
 if TYPE_CHECKING:
@@ -35,9 +38,9 @@ log = logging.getLogger(__name__)
 SAVE_ROWS = 100_000
 """So many rows are folded in a second or two: fewer are not worth a file."""
 
-_FORMAT = 2
+_FORMAT = 3
 _HEADER, _STATE, _REACTION, _IDENTITIES = b"H", b"S", b"R", b"D"
-_MOST_BYTES = 1 << 30
+_FRAME_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +127,18 @@ def save_state(
         "horizon_us": deduplicator.horizon_us,
         "newest_us": deduplicator.newest_us,
     }
-    parts = [(_HEADER, json.dumps(header).encode("utf-8"))]
-    parts += [(_STATE, state.save()) for state in states]
-    parts += [(_REACTION, part) for stage in stages for part in stage.save()]
-    parts += [(_IDENTITIES, part) for part in deduplicator.save()]
-    if max(len(payload) for _, payload in parts) > _MOST_BYTES:
-        log.warning("state is too large to be saved: a restart folds the whole archive")
-        return
     folder.mkdir(exist_ok=True)
     temporary, target = folder / "new", folder / f"{commit:016d}.state"
     with temporary.open("wb") as file:
-        for kind, payload in parts:
-            write_frame(file, kind, payload)
+        write_frame(file, _HEADER, json.dumps(header).encode("utf-8"))
+        for state in states:
+            with _PartWriter(file, _STATE) as part:
+                state.write(part)
+        for memory in (memory for stage in stages for memory in stage.save()):
+            with _PartWriter(file, _REACTION) as part:
+                part.write(memory)
+        with _PartWriter(file, _IDENTITIES) as part:
+            deduplicator.save(part)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, target)
@@ -160,7 +163,6 @@ def load_state(archive: Path, plan: Plan, deduplicator: Deduplicator) -> SavedSt
 
 
 def _read(path: Path, archive: Path, plan: Plan, deduplicator: Deduplicator) -> SavedState | None:
-    identities, states, memories = list[memoryview](), list[StageState](), list[bytes]()
     with path.open("rb") as file:
         read = frames(file, is_last=False)
         header = json.loads(bytes(next(read).payload))
@@ -171,21 +173,77 @@ def _read(path: Path, archive: Path, plan: Plan, deduplicator: Deduplicator) -> 
         if header["horizon_us"] < deduplicator.horizon_us:
             log.info("saved state %s has forgotten identities that the longer horizon wants", path.name)
             return None
-        for frame in read:
-            if frame.kind == _STATE:
-                states.append(StageState.load(plan.stages[len(states)], bytes(frame.payload)))
-            elif frame.kind == _REACTION:
-                memories.append(bytes(frame.payload))
-            elif frame.kind == _IDENTITIES:
-                identities.append(frame.payload)
-    if len(states) != len(plan.stages):
-        raise HistoryError(f"it has {len(states)} stages, wanted {len(plan.stages)}")
-    stages = reaction_stages(plan.app)
-    for stage in stages:
-        count = 0 if stage.key is None else len(stage.reactions)
-        stage.load(memories[:count])
-        del memories[:count]
-    if memories:
-        raise HistoryError("it has more reactions that remember than the app")
-    deduplicator.load(identities, header["newest_us"])
+        states = [_loaded(read, _STATE, partial(StageState.load, stage)) for stage in plan.stages]
+        stages = reaction_stages(plan.app)
+        for stage in stages:
+            count = 0 if stage.key is None else len(stage.reactions)
+            stage.load([_loaded(read, _REACTION, io.BufferedReader.read) for _ in range(count)])
+        fresh = Deduplicator(deduplicator.horizon_us)
+        _loaded(read, _IDENTITIES, partial(fresh.load, newest_us=header["newest_us"]))
+        if next(read, None) is not None:
+            raise HistoryError("it has more parts than the app")
+    deduplicator.become(fresh)
     return SavedState(header["commit"], states, stages)
+
+
+def _loaded(read: Iterator[Frame], kind: bytes, load: Callable[[io.BufferedReader], Any]) -> Any:
+    """What ``load`` makes of the next part, which it must read to its end."""
+    raw: io.RawIOBase = _PartReader(read, kind)
+    part: io.BufferedReader = io.BufferedReader(raw, _FRAME_BYTES)
+    found = load(part)
+    if part.read(1):
+        raise HistoryError(f"a part {kind!r} is longer than it says")
+    return found
+
+
+class _PartWriter(io.RawIOBase):
+    """What is written becomes frames of some megabytes of one kind; closed, an empty one."""
+
+    def __init__(self, file: IO[bytes], kind: bytes) -> None:
+        self._file, self._kind, self._held = file, kind, bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._held += data
+        if len(self._held) >= _FRAME_BYTES:
+            self._give()
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            if self._held:
+                self._give()
+            write_frame(self._file, self._kind, b"")
+        super().close()
+
+    def _give(self) -> None:
+        write_frame(self._file, self._kind, memoryview(self._held))
+        self._held = bytearray()
+
+
+class _PartReader(io.RawIOBase):
+    """The bytes of one part, up to its empty frame.
+
+    Raises:
+        HistoryError: while it is read: a frame is damaged, or of another kind.
+    """
+
+    def __init__(self, read: Iterator[Frame], kind: bytes) -> None:
+        self._read, self._kind, self._left, self._is_whole = read, kind, memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        if not len(self._left) and not self._is_whole:
+            frame = next(self._read, None)
+            if frame is None or frame.kind != self._kind:
+                raise HistoryError(f"a part {self._kind!r} is not where it was wanted, or not whole")
+            self._left, self._is_whole = frame.payload, not len(frame.payload)
+        count = min(len(target), len(self._left))
+        target[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
