@@ -72,11 +72,13 @@ class DemoSettings:
     seed: int = 1
     picture: Path | None = None
 
-    def replay(self, since: datetime) -> ReplaySettings:
-        """The first days from ``since`` on."""
-        days, steady_s = (3, 8.0) if self.quick else (7, 40.0)
+    def replay(self, since: datetime, days: tuple[float, float]) -> ReplaySettings:
+        """The first days from ``since`` on: of ``days`` the second number if quick."""
+        steady_s = 8.0 if self.quick else 40.0
         steady_s = steady_s if self.steady_s is None else self.steady_s
-        return ReplaySettings(since, since + timedelta(days=days), int(RATE * steady_s), KILL_EVENTS, seed=self.seed)
+        return ReplaySettings(
+            since, since + timedelta(days=days[self.quick]), int(RATE * steady_s), KILL_EVENTS, seed=self.seed
+        )
 
 
 class DemoRun:
@@ -169,7 +171,7 @@ class DemoRun:
         with self._stage("live") as stage:
             stage.detail = "starting model server and streaming job"
             live.start_model_server(self._models)
-            replay = make_replay(self.app, preparation.history, self._settings.replay(since))
+            replay = make_replay(self.app, preparation.history, self._settings.replay(since, preparation.replay))
             replay.write(self.app, self._folder / "replay.arrow")
             tally = Tally(self.app, replay)
             emulator = {"PUBSUB_EMULATOR_HOST": live.broker_at()}

@@ -4,13 +4,17 @@
                                       summary with ``as_dict()``: ``events`` (rows per type), ``reused``, ``files``,
                                       ``bytes``, ``first_publish``, ``last_publish``, and whatever else was counted
     SPLITS                            optional: ``validate_from``, ``test_from``, and ``start`` and ``end`` of the rows
+    REPLAY                            optional: ``days`` and ``quick_days`` that `sameriver demo` replays from test_from
+
+What else ``write_history`` takes by name, `sameriver data --with NAME=VALUE` gives it.
 
 An app need not have one: it can be given a history by option, or collect its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +34,7 @@ class Examples:
     Attributes:
         exist: whether the app has one.
         splits: which of its rows train, validate and test; None leaves that to shares of its time.
+        replay: days that a demo replays, and a quick one.
 
     Raises:
         ConfigurationError: ``history.py`` has no function ``write_history``.
@@ -42,22 +47,29 @@ class Examples:
 
         self._app = app
         module = load_beside(app.spec, MODULE)
-        self._write: Callable[[Path, Progress], Any] | None = getattr(module, FUNCTION, None)
+        self._write: Callable[..., Any] | None = getattr(module, FUNCTION, None)
         if module is not None and self._write is None:
             raise ConfigurationError(f"{module.__file__} has no {FUNCTION}: define {FUNCTION}(folder, progress) there")
         given = getattr(module, "SPLITS", None)
         self.splits: Splits | None = None if given is None else Splits.from_dict(given)
+        replay = getattr(module, "REPLAY", {})
+        self.replay: tuple[float, float] = (float(replay.get("days", 7)), float(replay.get("quick_days", 3)))
 
     @property
     def exist(self) -> bool:
         """Whether the app has an example history."""
         return self._write is not None
 
-    def write(self, folder: Path, tell: Progress) -> dict[str, Any]:
+    def write(self, folder: Path, tell: Progress, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write the history, or find it there; its summary as plain values.
 
+        Args:
+            folder: where to.
+            tell: told as it goes.
+            settings: by name, of the app's own ``write_history``.
+
         Raises:
-            ConfigurationError: the app has none.
+            ConfigurationError: the app has none, or its history has no such setting.
         """
         from shared_features.errors import ConfigurationError
 
@@ -66,5 +78,11 @@ class Examples:
                 f"app {self._app.name!r} has no example history: define {FUNCTION}(folder, progress) in {MODULE}.py "
                 f"beside its app.py, or put its events as Parquet into {options.history_folder(self._app)}"
             )
-        summary: dict[str, Any] = self._write(folder, tell).as_dict()
+        known = [one.name for one in signature(self._write).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
+        for name in settings or {}:
+            if name not in known:
+                raise ConfigurationError(
+                    f"the history of app {self._app.name!r} has no setting {name!r}, only {', '.join(known) or 'none'}"
+                )
+        summary: dict[str, Any] = self._write(folder, tell, **(settings or {})).as_dict()
         return summary

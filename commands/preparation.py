@@ -71,6 +71,7 @@ class Preparation:
         self.history = var / "history" / app.name
         if not self._examples.exist and not self.history.is_dir():
             self._examples.write(self.history, lambda *_: None)  # says what is missing
+        self.replay = self._examples.replay
         self._app, self._app_name, self._quick = app, app_name, quick
         self._models, self._logs, self._tell = models, logs, tell
         self.training = var / "training" / app.name

@@ -290,7 +290,7 @@ def test_an_app_may_have_numbers_only_or_texts_only(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [
-        ("training.train", ["--models", "{new}", "--model", "forest"], "must be one of wide_and_deep, but is 'forest'"),
+        ("training.train", ["--models", "{new}", "--model", "forest"], "must be one of wide_and_deep, polynomial_logistic, but is 'forest'"),
         ("training.train", ["--models", "{new}", "--options", '{"depth": 9}'], "no option 'depth'"),
         ("training.train", ["--models", "{new}", "--options", "depth"], "--options must be a JSON object"),
         ("training.train", ["--models", "{new}", "--fingerprint", "0" * 32], "run `sameriver traindata` again"),

@@ -150,7 +150,6 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
     import tensorflow as tf
 
     numbers, texts = rows.numbers, rows.texts
-    fingerprint, definitions = rows.fingerprint, rows.definitions
 
     def packed(columns: list[Any], any_column: Any, dtype: Any) -> Any:
         return tf.stack(columns, axis=1) if columns else tf.zeros([tf.shape(any_column)[0], 0], dtype)
@@ -164,12 +163,6 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
         logits = model([packed_numbers, packed_texts], training=False)
         return {"probability": tf.reshape(tf.sigmoid(logits), [-1])}
 
-    def describe() -> dict[str, Any]:
-        return {
-            "fingerprint": tf.identity(tf.constant([fingerprint])),
-            "definitions": tf.identity(tf.constant([definitions])),
-        }
-
     listed = {place for places in rows.lists.values() for place in places}
     inputs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in numbers if name not in listed}
     inputs |= {name: tf.TensorSpec([None, len(places)], tf.float32, name=name) for name, places in rows.lists.items()}
@@ -181,9 +174,24 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
     module.tables = [table for layer in model.layers for table in getattr(layer, "tables", [])]
     signatures = {
         "serving_default": tf.function(predict).get_concrete_function(**inputs),
-        "describe": tf.function(describe).get_concrete_function(),
+        "describe": describing(rows),
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def describing(rows: TrainingRows) -> Any:
+    """The signature ``describe``: fingerprint and definitions of the features that the rows were made of."""
+    import tensorflow as tf
+
+    fingerprint, definitions = rows.fingerprint, rows.definitions
+
+    def describe() -> dict[str, Any]:
+        return {
+            "fingerprint": tf.identity(tf.constant([fingerprint])),
+            "definitions": tf.identity(tf.constant([definitions])),
+        }
+
+    return tf.function(describe).get_concrete_function()
 
 
 class SavedModel:

@@ -8,7 +8,8 @@ from typing import Any
 
 from shared_features.errors import ConfigurationError
 
-MODELS = ("wide_and_deep",)
+KINDS = ("wide_and_deep", "polynomial_logistic")
+"""What a model can be. A model is of the kind that its name says, unless its option ``kind`` names one."""
 
 
 @dataclass(frozen=True, slots=True)

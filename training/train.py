@@ -26,10 +26,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from shared_features.errors import ConfigurationError, HistoryError
+from training import polynomial_logistic
 from training.batches import ShuffledBatches
 from training.export import SavedModel, staged_version, write_saved_model, write_summary
 from training.metrics import figures
-from training.options import MODELS, WideAndDeepOptions
+from training.options import KINDS, WideAndDeepOptions
 from training.progress import Progress, Tell, quiet, run_command
 from training.rows import LABEL, TrainingRows, open_rows
 from training.statistics import compute_statistics
@@ -85,9 +86,9 @@ def train(
     Args:
         rows_folder: as written by ``sameriver traindata``; holds train, validate and test.
         models_folder: the version goes to ``<models_folder>/<model_name>/<version>``.
-        model_name: one of ``training.options.MODELS``.
+        model_name: what it is, one of ``training.options.KINDS``, unless the option ``kind`` says that.
         fingerprint: refuse rows with another; None takes the rows' own.
-        options: see ``WideAndDeepOptions``.
+        options: see ``WideAndDeepOptions`` and ``PolynomialLogisticOptions``.
         seed: of shuffling, weights and dropout.
         quick: fewer rows and epochs, for trying things out.
         progress: called as the work goes on, from this thread.
@@ -98,35 +99,20 @@ def train(
         ConfigurationError: unknown model or option, or a folder that cannot be written.
     """
     started = time.monotonic()
-    if model_name not in MODELS:
+    options = dict(options or {})
+    kind = options.setdefault("kind", model_name)
+    if kind not in KINDS:
         raise ConfigurationError(
-            f"A model must be one of {', '.join(MODELS)}, but is {model_name!r}: correct the app file or --model."
+            f"A model must be one of {', '.join(KINDS)}, but is {kind!r}: correct the app file or --model."
         )
     rows = open_rows(rows_folder)
     rows.require_fingerprint(fingerprint)
-    chosen = WideAndDeepOptions.from_mapping(options or {}, rows.numbers, rows.texts)
-    if quick:
-        chosen = replace(chosen, epochs=min(chosen.epochs, QUICK_EPOCHS))
+    del options["kind"]
     with staged_version(models_folder, model_name) as staged:
-        progress(Progress("read", 0.0, f"constants of {rows.counts['train']:,} training rows"))
-        _require_both_outcomes(rows)
-        statistics = compute_statistics(rows, buckets=chosen.buckets, min_rows=chosen.min_rows)
-        sample_rows = min(QUICK_ROWS, rows.counts["train"]) if quick else None
-        batches = ShuffledBatches(rows, batch_rows=chosen.batch_rows, seed=seed, sample_rows=sample_rows)
-        progress(Progress("read", 0.05, "loading TensorFlow"))
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of CPU instructions helps nobody
-        from training.fit import fit  # loads TensorFlow
-
-        model, epochs = fit(
-            rows,
-            statistics,
-            chosen,
-            batches,
-            seed,
-            lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
-        )
-        progress(Progress("export", 0.9, "exporting the model"))
-        write_saved_model(model, rows, staged.folder)
+        if kind == polynomial_logistic.KIND:
+            made = _given(rows, options, staged.folder, progress)
+        else:
+            made = _fitted(rows, options, staged.folder, seed=seed, quick=quick, progress=progress)
         progress(Progress("measure", 0.93, "measuring the exported model"))
         metrics = _measure(rows, staged.folder)
         summary = {
@@ -135,16 +121,11 @@ def train(
             "fingerprint": rows.fingerprint,
             "definitions": json.loads(rows.definitions),
             "features": [asdict(feature) for feature in rows.features],
-            "options": chosen.summary(),
-            "seed": seed,
-            "quick": quick,
             "data": {
                 split: {"rows": rows.counts[split], **dict(zip(("from", "to"), rows.time_range(split), strict=True))}
                 for split in rows.counts
             },
-            "trained_rows": batches.rows,
-            "statistics": statistics.summary(),
-            "epochs": epochs,
+            **made,
             "metrics": metrics,
             "libraries": {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")}
             | {"python": platform.python_version()},
@@ -154,7 +135,53 @@ def train(
         version, path = staged.publish()
     progress(Progress("measure", 1.0, f"version {version}: test AUC {metrics['test']['auc']:.4f}"))
     duration_s = time.monotonic() - started
-    return TrainedModel(model_name, version, path, rows.fingerprint, metrics, tuple(epochs), duration_s)
+    epochs = tuple(made["epochs"])
+    return TrainedModel(model_name, version, path, rows.fingerprint, metrics, epochs, duration_s)
+
+
+def _fitted(
+    rows: TrainingRows, options: Mapping[str, Any], folder: Path, *, seed: int, quick: bool, progress: Tell
+) -> dict[str, Any]:
+    """Train a wide & deep model and write it into ``folder``; what the summary says of it."""
+    chosen = WideAndDeepOptions.from_mapping(options, rows.numbers, rows.texts)
+    if quick:
+        chosen = replace(chosen, epochs=min(chosen.epochs, QUICK_EPOCHS))
+    progress(Progress("read", 0.0, f"constants of {rows.counts['train']:,} training rows"))
+    _require_both_outcomes(rows)
+    statistics = compute_statistics(rows, buckets=chosen.buckets, min_rows=chosen.min_rows)
+    sample_rows = min(QUICK_ROWS, rows.counts["train"]) if quick else None
+    batches = ShuffledBatches(rows, batch_rows=chosen.batch_rows, seed=seed, sample_rows=sample_rows)
+    progress(Progress("read", 0.05, "loading TensorFlow"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of CPU instructions helps nobody
+    from training.fit import fit  # loads TensorFlow
+
+    model, epochs = fit(
+        rows,
+        statistics,
+        chosen,
+        batches,
+        seed,
+        lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
+    )
+    progress(Progress("export", 0.9, "exporting the model"))
+    write_saved_model(model, rows, folder)
+    return {
+        "options": chosen.summary(),
+        "seed": seed,
+        "quick": quick,
+        "trained_rows": batches.rows,
+        "statistics": statistics.summary(),
+        "epochs": epochs,
+    }
+
+
+def _given(rows: TrainingRows, options: Mapping[str, Any], folder: Path, progress: Tell) -> dict[str, Any]:
+    """Write a model whose coefficients the app gives into ``folder``; what the summary says of it."""
+    chosen = polynomial_logistic.PolynomialLogisticOptions.from_mapping(options, rows.numbers)
+    progress(Progress("export", 0.1, "loading TensorFlow"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    polynomial_logistic.write_polynomial_logistic(chosen, rows, folder)
+    return {"options": chosen.summary(), "quick": False, "trained_rows": 0, "epochs": []}
 
 
 def _require_both_outcomes(rows: TrainingRows) -> None:
@@ -184,7 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train, export and measure a model.")
     parser.add_argument("--rows", required=True, type=Path, help="folder of training rows")
     parser.add_argument("--models", required=True, type=Path, help="folder of models")
-    parser.add_argument("--model", default=MODELS[0], help=f"one of {', '.join(MODELS)}")
+    parser.add_argument(
+        "--model", default=KINDS[0], help=f"one of {', '.join(KINDS)}, or any name with the option kind"
+    )
     parser.add_argument("--options", default="{}", help="the model's options as a JSON object")
     parser.add_argument("--fingerprint", help="refuse rows of other features than these")
     parser.add_argument("--seed", type=int, default=1)
