@@ -1,0 +1,103 @@
+"""Pieces of blocks on disk, between two steps of a batch job: what travels through the runner says where they are.
+
+A file is Arrow IPC streams, one for each piece, one after the other; then JSON, which says what goes where and what was
+counted; then the length of the JSON, 8 bytes. It is written under another name and renamed: a file that is there is
+whole, so that a job which was cut off goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from batch.partitions import Place
+from shared_features.errors import HistoryError
+
+_LENGTH = 8
+_PLAIN = pa.ipc.IpcWriteOptions(compression=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows on disk that go to one place.
+
+    Attributes:
+        place: where they go.
+        file: where they are, with ``offset`` and ``length`` in bytes.
+        rows: how many.
+    """
+
+    place: Place
+    file: str
+    offset: int
+    length: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """What a file holds: its pieces, and what its maker has counted."""
+
+    pieces: list[Piece]
+    counts: dict[str, int]
+
+
+def write_spill(
+    path: Path, pieces: Iterable[tuple[Place, pa.RecordBatch]], counts: Mapping[str, int] | None = None
+) -> Spilled:
+    """Write pieces, whole or not at all; blocks of one place are put one after the other.
+
+    Args:
+        counts: counted while the pieces were made; read when they are all written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index: list[tuple[int, int, int, int, int, int]] = []
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink:
+            for place, block in pieces:
+                offset = sink.tell()
+                with pa.ipc.new_stream(sink, block.schema, options=_PLAIN) as writer:
+                    writer.write_batch(block)
+                index.append((*place, offset, sink.tell() - offset, block.num_rows))
+            text = json.dumps({"pieces": index, "counts": dict(counts or {})}).encode("ascii")
+            sink.write(text + len(text).to_bytes(_LENGTH, "big"))
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return _spilled(path, index, counts or {})
+
+
+def read_spill(path: Path) -> Spilled | None:
+    """What a file holds; None if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-_LENGTH, os.SEEK_END)
+            length = int.from_bytes(file.read(_LENGTH), "big")
+            file.seek(-_LENGTH - length, os.SEEK_END)
+            known = json.loads(file.read(length))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise HistoryError(f"{path} is damaged ({error}): remove the folder and run again") from error
+    return _spilled(path, known["pieces"], known["counts"])
+
+
+def read_piece(file: str, offset: int, length: int) -> pa.RecordBatch:
+    """The rows of one piece; its columns refer to the file, mapped into memory."""
+    with pa.memory_map(file) as source:
+        source.seek(offset)
+        with pa.ipc.open_stream(source.read_buffer(length)) as reader:
+            return reader.read_next_batch()
+
+
+def _spilled(path: Path, index: Iterable[Iterable[int]], counts: Mapping[str, int]) -> Spilled:
+    pieces = [Piece(Place(step, shard, bucket), str(path), *where) for step, shard, bucket, *where in index]
+    return Spilled(pieces, dict(counts))

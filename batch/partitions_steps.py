@@ -1,0 +1,408 @@
+"""Folding a history shard by shard and bucket by bucket, through Beam, with state carried from bucket to bucket.
+
+    splits ─> scatter ─┬───────────────────────────────> by shard ─> fold ─┬─> by shard ─> fold ─> … ─> ended rows
+                       └─> identities ─> twice? ─> which ─┘ (left out)     └─> ended rows
+
+Rows do not travel through the runner: a step writes them to files of a work folder (`batch.partitions_spill`) and
+hands on where they are. So a shuffle costs one write and one read whatever the runner does with its elements, memory
+holds one bucket of a shard, and a run that was cut off goes on: a split that is scattered and a bucket that is folded
+are files, which the next run finds. All workers must see the folder.
+
+Nothing is computed here: rows are put in order and handed to `shared_features.kernel.step`. The result depends on the
+rows only, not on splits, shards, buckets or the runner (contract C3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from batch import coders, runner
+from batch.admission import DUPLICATE, admit, first_of_each
+from batch.partitions import Place, conformed, end_of, identities, in_fold_order, route
+from batch.partitions_beam import SideBySide, tagged
+from batch.partitions_spill import Piece, Spilled, read_piece, read_spill, write_spill
+from batch.partitions_state import load_checkpoint, save_checkpoint
+from batch.pipeline import WITHOUT_KEY
+from batch.tables import read_split
+from shared_features.app import App
+from shared_features.columns import Evaluator
+from shared_features.compute import BLOCK_ROWS
+from shared_features.kernel import finish, key_column, step
+from shared_features.plan import Plan, Stage, make_plan
+from shared_features.state import StageState
+
+coders.register()
+
+Where = tuple[int, str, int, int, bytes]
+"""Bucket, file, offset and length of a piece; rows of it that are left out, as int32."""
+
+IDENTITY_SHARDS = 16
+
+
+class Ended(Protocol):
+    """What is done with rows that have passed all stages."""
+
+    def open(self, name: str) -> Ending:
+        """Begin a bucket; ``name`` is the bucket's, and the same each time the job runs."""
+        ...
+
+    def close(self) -> None:
+        """No bucket follows."""
+        ...
+
+
+class Ending(Protocol):
+    """One bucket of ended rows."""
+
+    def write(self, block: pa.RecordBatch) -> None:
+        """Take rows, in fold order, with ``stage.*`` and ``feature.*``."""
+        ...
+
+    def close(self) -> Mapping[str, int]:
+        """Make durable what was taken, under the bucket's name; what is to be counted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one job folds.
+
+    Attributes:
+        app: the app.
+        work: its work folder.
+        columns: of events, carried from reading to the end.
+        shards: into how many shards keys go.
+        archived: whether rows carry the positions of a live job.
+        ended: makes, in a worker, what takes the rows that have passed all stages.
+        token: by which progress is told, see `runner.watched`.
+        keep_state: whether the state after the last bucket is kept, too.
+    """
+
+    app: App
+    work: str
+    columns: tuple[str, ...]
+    shards: int
+    archived: bool
+    ended: Callable[[Plan], Ended]
+    token: str = ""
+    keep_state: bool = False
+
+
+class Scatter(SideBySide):
+    """Split (bytes) → where its rows are, by step and shard; its sorted identities, by shard of these."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+
+    def prepare(self) -> None:
+        self._plan = make_plan(self._fold.app)
+
+    def work(self, element: bytes) -> Iterator[Any]:
+        name = hashlib.blake2b(element, digest_size=12).hexdigest()
+        path = Path(self._fold.work, "rows", f"{name}.arrow")
+        spilled = read_spill(path)
+        if spilled is None:
+            counts: dict[str, int] = {}
+            spilled = write_spill(path, self._scattered(element, _identities_of(path), counts), counts)
+        runner.report(self._fold.token, spilled.counts.get("events.read", 0), "read")
+        yield from _outputs(spilled)
+        if not self._fold.archived and spilled.pieces:
+            found = np.load(_identities_of(path), mmap_mode="r")
+            bounds = np.searchsorted(found, _IDENTITY_BOUNDS).tolist()
+            for shard, (begin, end) in enumerate(zip([0, *bounds], [*bounds, len(found)], strict=True)):
+                yield tagged("identities", (shard, (str(path), begin, end)))
+            yield tagged("scattered", str(path))
+
+    def _scattered(self, split: bytes, known: Path, counts: dict[str, int]) -> Iterator[tuple[Place, pa.RecordBatch]]:
+        hashes = [np.empty(0, np.uint64)]
+        for block in read_split(split):
+            admitted, left_out = admit(self._plan, block)
+            unpublished = admitted.column("publish_time").null_count
+            count(counts, {"events.read": block.num_rows, "events.unpublished": unpublished})
+            count(counts, {"events.published": admitted.num_rows - unpublished, **_without_key(self._plan, admitted)})
+            count(counts, {f"left_out.{reason}": number for reason, number in left_out.items()})
+            stages = [name for name in admitted.schema.names if name.startswith("stage.")]
+            admitted = admitted.select([*self._fold.columns, *stages])
+            if not self._fold.archived:
+                hashes.append(identities(admitted))
+            yield from route(self._plan, admitted, -1, self._fold.shards)
+        if not self._fold.archived:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            np.save(known, np.sort(np.concatenate(hashes)))
+
+
+class FindTwice(SideBySide):
+    """All identities of one shard of them → a file of those that come more than once, if there are any."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+
+    def work(self, element: tuple[int, Iterable[tuple[str, int, int]]]) -> Iterator[str]:
+        shard, ranges = element
+        parts = [np.load(_identities_of(Path(path)), mmap_mode="r")[begin:end] for path, begin, end in ranges]
+        hashes = np.sort(np.concatenate(parts))
+        twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        if len(twice):
+            path = Path(self._fold.work, "twice", f"{shard}.npy")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, twice)
+            yield str(path)
+
+
+class FindRows(beam.DoFn):
+    """Scattered split → its rows whose identity comes more than once, each with its place on disk."""
+
+    def process(self, element: str, twice: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if not twice:
+            return
+        sought = np.concatenate([np.load(path) for path in sorted(twice)])
+        spilled = read_spill(Path(element))
+        for piece in spilled.pieces if spilled else ():
+            block = read_piece(piece.file, piece.offset, piece.length)
+            hashes = identities(block)
+            rows = np.flatnonzero(np.isin(hashes, sought))
+            if len(rows):
+                found = block.take(pa.array(rows))
+                columns = {"row": rows.astype(np.int64)}
+                columns |= {name: np.full(len(rows), getattr(piece, name)) for name in ("offset", "length")}
+                columns |= {name: np.full(len(rows), getattr(piece.place, name)) for name in piece.place._fields}
+                for name, values in columns.items():
+                    found = found.append_column(_AT + name, pa.array(values))
+                found = found.append_column(_AT + "file", pa.repeat(piece.file, len(rows)))
+                shards = np.searchsorted(_IDENTITY_BOUNDS, hashes[rows], side="right")
+                for shard in np.unique(shards).tolist():
+                    yield shard, found.filter(pa.array(shards == shard))
+
+
+class LeaveOut(beam.DoFn):
+    """Rows of one shard of identities that come more than once → all but the first of each, to be left out (C5)."""
+
+    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
+        block = pa.concat_batches(list(element[1]))
+        block = block.append_column(_AT + "number", pa.array(np.arange(block.num_rows)))
+        left_out = np.ones(block.num_rows, np.bool_)
+        left_out[first_of_each(block).column(_AT + "number").to_numpy()] = False
+        rows = block.filter(pa.array(left_out)).select([name for name in block.schema.names if name.startswith(_AT)])
+        by_piece: dict[Piece, list[int]] = {}
+        for row in rows.to_pylist():
+            at = {name.removeprefix(_AT): value for name, value in row.items()}
+            place = Place(at["step"], at["shard"], at["bucket"])
+            by_piece.setdefault(Piece(place, at["file"], at["offset"], at["length"], 0), []).append(at["row"])
+        for piece, numbers in by_piece.items():
+            yield _handed_on(piece, np.array(numbers, np.int32))
+        if rows.num_rows:
+            yield tagged("counts", (f"left_out.{DUPLICATE}", rows.num_rows))
+
+
+class FoldShard(SideBySide):
+    """Where all rows of one shard of a step are → where they are for later steps, folded; the others have ended."""
+
+    def __init__(self, fold: Fold, index: int) -> None:
+        self._fold, self._index = fold, index
+
+    def prepare(self) -> None:
+        self._plan = make_plan(self._fold.app)
+        stages = self._plan.stages
+        self._stage: Stage | None = stages[self._index] if self._index < len(stages) else None
+        self._ended = self._fold.ended(self._plan)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._ended.close()
+
+    def work(self, element: tuple[int, Iterable[Where]]) -> Iterator[Any]:
+        shard, by_bucket = element[0], dict[int, list[Where]]()
+        for where in sorted(element[1]):
+            by_bucket.setdefault(where[0], []).append(where)
+        buckets = sorted(by_bucket)
+        folded = [read_spill(self._path(shard, bucket)) for bucket in buckets]
+        first, state = self._resumed(shard, buckets, folded)
+        checkpoint = self._state_path(shard)
+        for number, bucket in enumerate(buckets):
+            spilled = folded[number] if number < first else None
+            if spilled is None:
+                spilled = self._fold_bucket(shard, bucket, by_bucket[bucket], state)
+                if state is not None and (number + 1 < len(buckets) or self._fold.keep_state):
+                    save_checkpoint(checkpoint, bucket, state)
+            name = "rows without a key" if self._stage is None else f"fold by {self._stage.name}"
+            runner.report(self._fold.token, spilled.counts.get(_FOLDED, 0), name)
+            yield from _outputs(spilled)
+
+    def _resumed(self, shard: int, buckets: list[int], folded: list[Spilled | None]) -> tuple[int, StageState | None]:
+        """How many buckets are done with, and the state after them."""
+        done = folded.index(None) if None in folded else len(folded)
+        if self._stage is None:
+            return done, None
+        fresh = StageState(self._stage, shard=shard)
+        if done == len(buckets) and not self._fold.keep_state:
+            return done, fresh
+        saved = load_checkpoint(self._state_path(shard), self._stage)
+        if saved is None or saved[0] not in buckets[:done]:
+            return 0, fresh
+        return buckets.index(saved[0]) + 1, saved[1]
+
+    def _path(self, shard: int, bucket: int) -> Path:
+        return Path(self._fold.work, f"step-{self._index}", f"{shard}_{bucket}.arrow")
+
+    def _state_path(self, shard: int) -> Path:
+        return Path(self._fold.work, "state", f"{self._index}_{shard}.state")
+
+    def _fold_bucket(self, shard: int, bucket: int, wheres: list[Where], state: StageState | None) -> Spilled:
+        counts: dict[str, int] = {}
+        pieces = self._folded(f"{self._index}_{shard}_{bucket}", wheres, state, counts)
+        return write_spill(self._path(shard, bucket), pieces, counts)
+
+    def _folded(
+        self, name: str, wheres: list[Where], state: StageState | None, counts: dict[str, int]
+    ) -> Iterator[tuple[Place, pa.RecordBatch]]:
+        end, ending = end_of(self._plan), self._ended.open(name)
+        block = in_fold_order(self._read(wheres), "" if self._stage is None else self._stage.name)
+        for start in range(0, block.num_rows, BLOCK_ROWS):
+            part = block.slice(start, BLOCK_ROWS)
+            part = part if state is None else _stepped(state, part)
+            for place, rows in route(self._plan, part, self._index, self._fold.shards):
+                if place.step < end:
+                    yield place, rows
+                else:
+                    ending.write(finish(self._plan, conformed(self._plan, [rows], end)))
+        count(counts, {_FOLDED: block.num_rows, **ending.close()})
+
+    def _read(self, wheres: list[Where]) -> pa.RecordBatch:
+        left_out: dict[tuple[str, int], list[bytes]] = {}
+        for _, file, offset, _, rows in wheres:
+            if rows:
+                left_out.setdefault((file, offset), []).append(rows)
+        blocks = []
+        for _, file, offset, length, rows in wheres:
+            if rows:
+                continue
+            block = read_piece(file, offset, length)
+            if (file, offset) in left_out:
+                keep = np.ones(block.num_rows, np.bool_)
+                keep[np.frombuffer(b"".join(left_out[file, offset]), np.int32)] = False
+                block = block.filter(pa.array(keep))
+            blocks.append(block)
+        return conformed(self._plan, blocks, self._index)
+
+
+class Folded(beam.PTransform[Any, Any]):
+    """Splits of a history → what was counted; rows that have passed all stages are given to `Fold.ended`."""
+
+    def __init__(self, fold: Fold) -> None:
+        super().__init__()
+        self._fold = fold
+
+    def expand(self, splits: Any) -> Any:
+        fold, plan = self._fold, make_plan(self._fold.app)
+        scattered = splits | "scatter" >> _typed(
+            Scatter(fold), _HANDED_ON, counts=_COUNT, identities=tuple[int, tuple[str, int, int]], scattered=str
+        )
+        ways, counts = [scattered.main], [scattered.counts]
+        if not fold.archived:
+            twice = (
+                scattered.identities
+                | "by identity" >> beam.GroupByKey()
+                | "come twice" >> beam.ParDo(FindTwice(fold)).with_output_types(str)
+            )
+            find, leave_out = FindRows(), LeaveOut()  # type: ignore[no-untyped-call]
+            others = (
+                scattered.scattered
+                | "which rows"
+                >> beam.ParDo(find, beam.pvalue.AsList(twice)).with_output_types(tuple[int, pa.RecordBatch])
+                | "rows by identity" >> beam.GroupByKey()
+                | "all but the first" >> _typed(leave_out, _HANDED_ON, counts=_COUNT)
+            )
+            ways.append(others.main)
+            counts.append(others.counts)
+        for index in range(end_of(plan) + 1):
+            name = "ended" if index == end_of(plan) else plan.stages[index].name
+            mine = [
+                way | f"{number} to {name}" >> beam.ParDo(Of(index)).with_output_types(tuple[int, Where])
+                for number, way in enumerate(ways)
+            ]
+            folded = (
+                mine
+                | f"all to {name}" >> beam.Flatten()
+                | f"by {name}" >> beam.GroupByKey()
+                | f"fold by {name}" >> _typed(FoldShard(fold, index), _HANDED_ON, counts=_COUNT)
+            )
+            ways.append(folded.main)
+            counts.append(folded.counts)
+        return counts | "all that was counted" >> beam.Flatten()
+
+
+class Of(beam.DoFn):
+    """Of what is handed on: what goes to one step, by shard."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def process(self, element: tuple[int, tuple[int, Where]]) -> Iterator[tuple[int, Where]]:
+        if element[0] == self._index:
+            yield element[1]
+
+
+def count(counts: dict[str, int], found: Mapping[str, int]) -> None:
+    """Add what was found to what is counted."""
+    for name, number in found.items():
+        if number:
+            counts[name] = counts.get(name, 0) + number
+
+
+_AT = "at."
+_FOLDED = "steps.rows"
+_COUNT = tuple[str, int]
+_HANDED_ON = tuple[int, tuple[int, Where]]
+_IDENTITY_BOUNDS = (np.arange(1, IDENTITY_SHARDS, dtype=np.uint64)) << np.uint64(64 - 4)
+
+
+def _typed(function: beam.DoFn, main: Any, **tags: Any) -> Any:
+    return beam.ParDo(function).with_output_types(main, **tags).with_outputs(*tags, main="main")
+
+
+def _outputs(spilled: Spilled) -> Iterator[Any]:
+    for piece in spilled.pieces:
+        yield _handed_on(piece)
+    for item in spilled.counts.items():
+        yield tagged("counts", item)
+
+
+def _handed_on(piece: Piece, left_out: np.ndarray | None = None) -> tuple[int, tuple[int, Where]]:
+    rows = b"" if left_out is None else left_out.tobytes()
+    return piece.place.step, (piece.place.shard, (piece.place.bucket, piece.file, piece.offset, piece.length, rows))
+
+
+def _identities_of(path: Path) -> Path:
+    return path.parent.with_name("identities") / f"{path.stem}.npy"
+
+
+def _without_key(plan: Plan, block: pa.RecordBatch) -> dict[str, int]:
+    """Rows of a key's event types whose key is null, by stage."""
+    evaluator = Evaluator(block)
+    found = {}
+    for stage in plan.stages:
+        keys = key_column(stage.key, evaluator)
+        if keys.null_count:
+            of_types = np.zeros(block.num_rows, np.bool_)
+            for event_type in stage.key.fields:
+                of_types |= evaluator.is_type(event_type)
+            found[f"{WITHOUT_KEY}{stage.name}"] = int(np.count_nonzero(of_types & np.asarray(keys.is_null())))
+    return found
+
+
+def _stepped(state: StageState, block: pa.RecordBatch) -> pa.RecordBatch:
+    """One step of the kernel; rows of an archive keep the positions that they have."""
+    prefix = f"stage.{state.stage.name}."
+    given = {name: block.column(name) for name in block.schema.names if name.startswith(prefix)}
+    done = step(state, block.drop_columns(list(given)) if given else block)
+    for name, column in given.items():
+        done = done.set_column(done.schema.get_field_index(name), name, column)
+    return done
