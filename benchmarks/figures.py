@@ -151,8 +151,13 @@ def stream(folder: Path) -> list[Row]:
         ("share of the null loop's rate", f"{found['ratio_null_loop']:.2f}", "≥ 0.5"),
         ("times the rate of features per element", f"{found['ratio_per_element']:,.0f}", ""),
         (
-            "publish to prediction, live, p50 / p99",
+            "publish to prediction at 255 events/s, p50 / p99",
             f"{found['live_p50_ms']:.0f} / {found['live_p99_ms']:.0f} ms",
+            "≤ 10 / ≤ 50 ms",
+        ),
+        (
+            "publish to prediction at 694 events/s, p50 / p99",
+            f"{found['busy_p50_ms']:.0f} / {found['busy_p99_ms']:.0f} ms",
             "≤ 10 / ≤ 50 ms",
         ),
         ("after these, kill -9 to the first new prediction", f"{found['restart_s']:.0f} s", "≤ 30 s"),

@@ -42,6 +42,7 @@ class StateCache:
 
     def __init__(self, states: list[StageState]) -> None:
         self._held: dict[int, tuple[bytes, StageState]] = {i: (RECOVERED, state) for i, state in enumerate(states)}
+        self._newest = dict(enumerate(states))
 
     def take(self, stage: int, token: bytes) -> StageState:
         """The state, out of the cache.
@@ -61,13 +62,15 @@ class StateCache:
 
     def put(self, stage: int, token: bytes, state: StageState) -> None:
         self._held[stage] = (token, state)
+        self._newest[stage] = state
 
     def states(self) -> list[StageState]:
         """The states by stage; those that a fold has taken out are not among them."""
         return [self._held[stage][1] for stage in sorted(self._held)]
 
     def nbytes(self) -> int:
-        return sum(state.nbytes for _, state in list(self._held.values()))
+        """Bytes of all states, those that a fold has taken out among them; any thread may ask."""
+        return sum(state.nbytes for state in list(self._newest.values()))
 
 
 @dataclass(slots=True)
