@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from commands import output
+from commands.bench_backfill import backfill
 from commands.bench_serving import serving
 from commands.bench_skew import skew
 from commands.bench_stream import stream
@@ -39,6 +40,7 @@ def kernel(rows: int, as_json: bool) -> None:
         benchmark.report(result)
 
 
+bench.add_command(backfill)
 bench.add_command(serving)
 bench.add_command(skew)
 bench.add_command(stream)
