@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.tables import used_types
+from batch.bigquery_history import decode_messages, is_messages
+from batch.tables import event_schema, used_types
 from shared_features.decode import validate_block
 from shared_features.hashing import hash_columns
 from shared_features.kernel import out_of_range
@@ -26,12 +27,15 @@ def admit(plan: Plan, block: pa.RecordBatch) -> tuple[pa.RecordBatch, Counter[st
     """The rows that may be folded, cleaned, and how many may not, by reason.
 
     Args:
-        block: rows in any order, with the columns of `batch.tables.event_schema`.
+        block: rows in any order, with the columns of `batch.tables.event_schema`; or messages, which are decoded.
 
     Returns:
         The good rows in their order; counts by the codes of `shared_features.validate.REASONS`, or `UNUSED`.
     """
     left_out: Counter[str] = Counter()
+    if is_messages(block.schema.names):
+        block, left_out = decode_messages(plan.app, block)
+        block = block.select(event_schema(plan.app).names)
     types = block.column("event_type")
     names = used_types(plan.app)
     unused = [name for name in plan.app.event_types if name not in names]

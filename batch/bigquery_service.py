@@ -34,8 +34,9 @@ MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # a response is at most 10 MiB from Googl
 
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects and
 # https://cloud.google.com/bigquery/docs/datasets#dataset-naming, tables narrowed to ASCII
+_PROJECT = re.compile(r"(?:[a-z0-9][a-z0-9.-]{0,62}:)?[a-z][a-z0-9-]{2,61}[a-z0-9]")
 _TABLE = re.compile(
-    r"bq://(?P<project>(?:[a-z0-9][a-z0-9.-]{0,62}:)?[a-z][a-z0-9-]{2,61}[a-z0-9])"
+    rf"bq://(?P<project>{_PROJECT.pattern})"
     r"\.(?P<dataset>[A-Za-z0-9_]{1,1024})"
     r"\.(?P<table>[A-Za-z0-9_-]{1,1024})"
 )
@@ -89,6 +90,12 @@ class Endpoints:
         if rest is not None and "://" not in rest:
             rest = f"http://{rest}"
         return cls(rest=rest, grpc=environment.get(GRPC_VARIABLE) or None)
+
+
+def check_project(uri: str, project: str) -> None:
+    """HistoryError if this is no project's name."""
+    if not _PROJECT.fullmatch(project):
+        raise HistoryError(f"{uri[:200]} does not begin with a project's name: wanted bq://project?query=SELECT …")
 
 
 @dataclass(frozen=True, slots=True)

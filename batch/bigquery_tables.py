@@ -89,7 +89,7 @@ def prepare_table(uri: str, shape: Shape, endpoints: Endpoints) -> None:
                     f"wanted NULLABLE {field.field_type}: write to another table"
                 )
         for statement in _alterations(name, missing, one_by_one=endpoints.emulated):
-            client.query_and_wait(statement, wait_timeout=LOAD_DEADLINE_S)
+            client.query(statement).result(timeout=LOAD_DEADLINE_S)
         if missing and endpoints.emulated:  # bqemulator 1.4.0 adds the columns, but does not tell its catalogue
             table.schema = [*table.schema, *missing]
             client.update_table(table, ["schema"], timeout=DEADLINE_S)

@@ -29,7 +29,7 @@ from batch import bigquery_service as service
 from batch.bigquery_service import DEADLINE_S, LOAD_DEADLINE_S, Endpoints, TableName
 from batch.bigquery_tables import flat_batch, prepare_table, rows_there
 from batch.existing import absent, differing_rows
-from batch.writers import Reject, Shape, Written, read_token, token_of
+from batch.writers import PieceGoneError, Reject, Shape, Written, read_token, token_of
 from shared_features.errors import HistoryError
 
 APPEND_BYTES = 4 << 20
@@ -52,6 +52,7 @@ _PASSING_ERRORS = (
     StopIteration,
 )
 _ALREADY = types.StorageError.StorageErrorCode.STREAM_ALREADY_COMMITTED
+_GONE = {types.StorageError.StorageErrorCode.STREAM_NOT_FOUND, types.StorageError.StorageErrorCode.INVALID_STREAM_STATE}
 _WRONG_STATE = types.StorageError.StorageErrorCode.INVALID_STREAM_STATE
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def commit_streams(uri: str, names: Sequence[str], endpoints: Endpoints) -> None
             done = {error.entity for error in answer.stream_errors if _is_committed(error, endpoints)}
             for error in answer.stream_errors:
                 if error.entity not in done:
-                    raise HistoryError(
+                    raise (PieceGoneError if error.code in _GONE else HistoryError)(
                         f"writing {uri} failed: stream {error.entity} cannot be committed ({error.error_message}): "
                         "write its rows again"
                     )

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from batch.existing import KnownRows, absent, differing_rows
 from batch.files import Files, open_files
-from batch.writers import Reject, Shape, Written, read_token, token_of
+from batch.writers import PieceGoneError, Reject, Shape, Written, read_token, token_of
 from shared_features.blocks import nest
-from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.errors import ConfigurationError
 from shared_features.hashing import hash_columns
 
 PIECES = "_pieces"
@@ -64,13 +64,13 @@ class ParquetDestination:
 
 
 def _waits(files: Files, parts: dict[str, str]) -> bool:
-    """Whether the piece has rows and has not its name yet; HistoryError if it is nowhere."""
+    """Whether the piece has rows and has not its name yet; PieceGoneError if it is nowhere."""
     if not parts["staged"]:
         return False
     if files.checksum(parts["staged"]) is not None:
         return True
     if files.checksum(parts["final"]) is None:
-        raise HistoryError(
+        raise PieceGoneError(
             f"piece {parts['staged']} for {parts['final']} is gone before it was committed: write it again"
         )
     return False

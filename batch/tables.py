@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch import bigquery
-from batch import bigquery_service as service
+from batch.bigquery_history import MESSAGES, flat_names, is_messages, message_block, readable, renamed, restriction
+from batch.bigquery_tables import SEPARATOR
 from shared_features.app import App
 from shared_features.blocks import concat_blocks, flatten
 from shared_features.errors import HistoryError
@@ -37,6 +38,9 @@ SPLIT_ROWS = 131_072
 
 BLOCK_ROWS = 65_536
 """Rows of a block as it enters the pipeline: Beam's cost is paid per block, memory per row."""
+
+MESSAGE_ROWS = 4_096
+"""Messages of a block of them."""
 
 _BATCH_ROWS = 32_768
 _DIGEST_BYTES = 1 << 22
@@ -103,7 +107,7 @@ def open_history(
 
     Args:
         uri: a folder with Parquet files (in sub-folders too; names that begin with ``_`` or ``.`` are passed
-            over), one Parquet file, or ``bq://project.dataset.table``.
+            over), one Parquet file, ``bq://project.dataset.table`` (or a view), ``bq://project?query=SELECT …``.
         since, until: read only rows of [since, until) by publish time, or by event time where that is null;
             aware datetimes.
 
@@ -126,6 +130,8 @@ def open_history(
 def read_split(split: bytes) -> Iterator[pa.RecordBatch]:
     """The rows of one split as blocks of about `BLOCK_ROWS` rows, in the columns of `History.schema`.
 
+    Of a table that a Pub/Sub subscription wrote they are messages; `batch.admission.admit` makes events of them.
+
     Raises:
         HistoryError: the file or table has changed or gone since `open_history`.
     """
@@ -135,10 +141,22 @@ def read_split(split: bytes) -> Iterator[pa.RecordBatch]:
     if "stream" in parts:
         stream = bigquery.StreamSpec.decode(parts["stream"].encode())
         batches, where = bigquery.read_stream(stream), stream.uri
+        if is_messages(schema.names):
+            yield from _messages(batches, where, between)
+            return
+        batches = (renamed(batch, parts["flat"]) for batch in batches)
     else:
         where = parts["path"]
         batches = _read_parquet(where, parts["row_groups"], parts["columns"])
     yield from _coalesced(_inside(_conformed(batch, schema, where), between) for batch in batches)
+
+
+def _messages(batches: Iterator[pa.RecordBatch], where: str, between: _Range) -> Iterator[pa.RecordBatch]:
+    """Rows of a subscription's table, few at a time: each may bring a block of many events."""
+    for batch in batches:
+        block = _inside(message_block(batch, where), between)
+        for start in range(0, block.num_rows, MESSAGE_ROWS):
+            yield block.slice(start, MESSAGE_ROWS)
 
 
 # -- Parquet ------------------------------------------------------------------------------------------------
@@ -241,32 +259,24 @@ def _digest(path: Path) -> str:
 
 # -- BigQuery -----------------------------------------------------------------------------------------------
 def _open_bigquery(uri: str, wanted: pa.Schema, plan: Plan, between: _Range) -> History:
-    version = _table_version(uri)
-    found = bigquery.read_schema(uri)
-    schema = _checked(uri, _flat(found), wanted, plan)
-    columns = list(dict.fromkeys(name.partition(".")[0] for name in schema.names))
+    places = [f"stage.{stage.name}.{name}" for stage in plan.stages for name in ("epoch", "position")]
+    dotted = [*wanted.names, *places]
+    tops = [name.partition(".")[0] for name in dotted] + [name.replace(".", SEPARATOR) for name in dotted]
+    table, version = readable(uri, [*tops, *MESSAGES.names])
+    found = bigquery.read_schema(str(table))
+    if is_messages(found.names):
+        streams = bigquery.streams(str(table), MESSAGES.names, restriction(between.since_us, between.until_us))
+        splits = [_split(MESSAGES, between, stream=stream.encode().decode()) for stream in streams]
+        return History(uri, wanted, splits, None, version)
+    flat = flat_names(found.names, dotted)
+    schema = _checked(uri, {flat.get(name, name): kind for name, kind in _flat(found).items()}, wanted, plan)
+    back = {name: column for column, name in flat.items()}
+    columns = list(dict.fromkeys(back.get(name, name.partition(".")[0]) for name in schema.names))
     columns = [name for name in columns if name in found.names]
-    restriction = _restriction(between) if "publish_time" in columns else ""
-    streams = bigquery.streams(uri, columns, restriction)
-    splits = [_split(schema, between, stream=stream.encode().decode()) for stream in streams]
+    where = restriction(between.since_us, between.until_us) if "publish_time" in columns else ""
+    streams = bigquery.streams(str(table), columns, where)
+    splits = [_split(schema, between, stream=stream.encode().decode(), flat=flat) for stream in streams]
     return History(uri, schema, splits, None, version)
-
-
-def _table_version(uri: str) -> dict[str, Any] | None:
-    """The table's time of change; None for what can change without it (views, rows not yet settled)."""
-    name, endpoints = bigquery.TableName.parse(uri), bigquery.Endpoints.from_environment()
-    with service.told(f"reading {uri}"), service.rest_client(name.project, endpoints) as client:
-        table = client.get_table(f"{name.project}.{name.dataset}.{name.table}", timeout=service.DEADLINE_S)
-    if table.table_type != "TABLE" or table.streaming_buffer is not None or table.modified is None:
-        return None
-    return {"modified": table.modified.isoformat(), "rows": table.num_rows, "bytes": table.num_bytes}
-
-
-def _restriction(between: _Range) -> str:
-    """The range as a GoogleSQL condition; rows without a publish time come along and are judged here."""
-    bounds = [(">=", between.since_us), ("<", between.until_us)]
-    given = [f"publish_time {sign} TIMESTAMP_MICROS({int(us)})" for sign, us in bounds if us is not None]
-    return f"publish_time IS NULL OR ({' AND '.join(given)})" if given else ""
 
 
 # -- columns ------------------------------------------------------------------------------------------------
@@ -350,7 +360,8 @@ def _inside(block: pa.RecordBatch, between: _Range) -> pa.RecordBatch:
     """The rows of the range; those without either time come along, to be refused and counted."""
     if between == _Range():
         return block
-    times = pc.coalesce(block.column("publish_time"), block.column("event_time")).cast(pa.int64())
+    names = [name for name in ("publish_time", "event_time") if name in block.schema.names]
+    times = pc.coalesce(*(block.column(name) for name in names)).cast(pa.int64())
     keep = pc.is_null(times)
     inside = pc.is_valid(times)
     if between.since_us is not None:

@@ -43,6 +43,10 @@ Reject = Callable[[pa.RecordBatch, Sequence[str]], None]
 """Is given rows that the destination refuses, with its reason for each of them."""
 
 
+class PieceGoneError(HistoryError):
+    """A piece that was not committed is not there any more, so that it never will be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What rows look like.
@@ -135,7 +139,8 @@ class Destination(Protocol):
         """Let everybody see these pieces.
 
         Raises:
-            HistoryError: it cannot be reached, or a piece is gone.
+            PieceGoneError: a piece is gone.
+            HistoryError: it cannot be reached.
         """
         ...
 

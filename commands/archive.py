@@ -1,4 +1,4 @@
-"""`sameriver archive`: what a stopped job's archive can be told to do."""
+"""`sameriver archive`: what can be done with a job's archive."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from commands import options, output
+from commands.archive_export import export
 from commands.options import app_option, folder_option, json_option
 
 
@@ -40,3 +41,6 @@ def compact(app_name: str, archive: Path | None, as_json: bool) -> None:
     )
     if done.left:
         click.echo("the last segment stays in the log: not all of it has been published, or it is empty")
+
+
+archive.add_command(export)

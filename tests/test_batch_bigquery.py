@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from google.cloud import bigquery as google_bigquery
 
 from batch import bigquery
 from batch.bigquery import Endpoints
-from batch.tables import open_history
+from batch.bigquery_service import rest_client
+from batch.tables import open_history, read_split
 from batch.traindata import MANIFEST, features_of_history, make_training_rows
 from shared_features import load_app
 from shared_features.blocks import nest
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.plan import make_plan
+from shared_features.schema import TIMESTAMP
+from streaming.event_blocks import block_message
+from streaming.intake import Intake
+from streaming.topics import Message
 from tests import histories
 from tests.bigquery_server import PROJECT, environment
 from tests.histories import block_of, event
+from tests.serving_steps import to_messages
 from tests.shop.app import app
 from tests.test_traindata import EVENTS, SPLITS, tree
 
@@ -76,14 +85,79 @@ def test_a_table_without_publish_times_goes_by_event_time(dataset: str, tmp_path
 
 def test_a_missing_table_or_column_is_named(dataset: str) -> None:
     plan = make_plan(app)
-    with pytest.raises(HistoryError, match="no such table"):
+    load(f"{dataset}.somewhere", block_of([event("sale", 1)]))
+    with pytest.raises(
+        HistoryError, match=r"no such table: bq://.*nowhere; dataset batch_history has .*somewhere.*: name"
+    ):
         open_history(f"{dataset}.nowhere", plan)
+    with pytest.raises(HistoryError, match=r"project sameriver has no dataset elsewhere, but .*batch_history.*: check"):
+        open_history("bq://sameriver.elsewhere.nowhere", plan)
+    with pytest.raises(HistoryError, match=r"project another-one has no dataset a, but none: check the names"):
+        open_history("bq://another-one.a.b", plan)
     with pytest.raises(HistoryError, match=r"bq://project\.dataset\.table, got"):
         open_history("bq://half.a_name", plan)
     block = block_of([event("sale", 1)])
     uri = load(f"{dataset}.narrow", block.select([name for name in block.schema.names if name != "sale.amount"]))
     with pytest.raises(HistoryError, match=r"has no column 'sale\.amount' \(double\): it has sale\.shop"):
         open_history(uri, plan)
+
+
+def test_views_and_queries_are_read_as_tables_are(dataset: str) -> None:
+    load(f"{dataset}.seen", block_of(EVENTS))
+    view = google_bigquery.Table(f"{PROJECT}.batch_history.view")
+    view.view_query = "SELECT * FROM `sameriver.batch_history.seen`"
+    with rest_client(PROJECT, Endpoints.from_environment()) as client:
+        client.create_table(view, exists_ok=True)
+    wanted = events(f"{dataset}.seen")
+    assert events(f"{dataset}.view").equals(wanted)
+    query = "SELECT * FROM batch_history.seen WHERE event_type IN ('sale', 'visit')"
+    assert events(f"bq://{PROJECT}?query={query}").equals(wanted)
+    assert open_history(f"{dataset}.view", make_plan(app)).version is None
+    with pytest.raises(HistoryError, match=r"running the query of bq://sameriver\?query=SELECT nothing failed"):
+        open_history(f"bq://{PROJECT}?query=SELECT nothing", make_plan(app))
+    with pytest.raises(HistoryError, match="does not begin with a project's name"):
+        open_history("bq://A B?query=SELECT 1", make_plan(app))
+
+
+def events(uri: str) -> pa.Table:
+    history = open_history(uri, make_plan(app))
+    read = pa.Table.from_batches([block for split in history.splits for block in read_split(split)])
+    return read.sort_by([("event_type", "ascending"), ("event_id", "ascending")])
+
+
+def test_a_table_that_a_subscription_wrote_gives_what_the_live_job_would_take(dataset: str, tmp_path: Path) -> None:
+    """Single events, a block of events, a message that came twice, and three that the live job refuses."""
+    block = block_of(EVENTS)
+    singles = to_messages(app, block.slice(0, 9), block.column("publish_time").cast(pa.int64()).to_pylist())
+    rest = block.slice(9)
+    many = [
+        block_message(schema, rest.filter(pc.equal(rest.column("event_type"), name)))
+        for name, schema in app.event_types.items()
+    ]
+    at = block.column("publish_time")[-1].value
+    bad = [(b"{", {"event_type": "sale"}), (b"{}", {"event_type": "other"}), (b"x", {"compression": "zip"})]
+    rows = [(one.message_id, one.publish_time_us, one.data, one.attributes) for one in [*singles, singles[3]]]
+    rows += [(f"block{i}", at, one.data, one.attributes) for i, one in enumerate(many)]
+    rows += [(f"bad{i}", at, data, attributes) for i, (data, attributes) in enumerate(bad)]
+    uri = f"{dataset}.subscribed"
+    subscribed = {
+        "subscription_name": pa.array(["projects/p/subscriptions/s"] * len(rows)),
+        "message_id": pa.array([row[0] for row in rows]),
+        "publish_time": pa.array([row[1] for row in rows]).cast(TIMESTAMP),
+        "data": pa.array([row[2] for row in rows], pa.binary()),
+        "attributes": pa.array([json.dumps(row[3]) for row in rows]),
+    }
+    bigquery.load_table(uri, pa.table(subscribed))
+    blocks = [Message(one.data, one.attributes, f"block{i}", at, "") for i, one in enumerate(many)]
+    live = Intake(app.event_types).take([*singles, *blocks]).block
+    folder = histories.write(tmp_path / "live", live)
+    summary = make_training_rows(app, uri, tmp_path / "rows", splits=SPLITS)
+    make_training_rows(app, folder, tmp_path / "live rows", splits=SPLITS)
+    ours, theirs = tree(tmp_path / "rows"), tree(tmp_path / "live rows")
+    assert ours.pop(MANIFEST) != theirs.pop(MANIFEST)
+    assert ours == theirs
+    refused = {"duplicate": 1, "malformed_json": 1, "unknown_event_type": 1, "unknown_encoding": 1}
+    assert {name: count for name, count in summary.events_left_out.items() if count} == refused
 
 
 def test_an_empty_table_gives_no_rows(dataset: str) -> None:

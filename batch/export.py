@@ -1,0 +1,246 @@
+"""Export: what an archive holds, into BigQuery or Parquet, once, beside the job that goes on writing it.
+
+The archive on this machine stays the write-ahead log (contract C6); nothing that an event waits for depends on where
+its rows go later. An export follows it like any reader: it takes what has been published, in order, and asks the
+*destination* how far it is: the last commit of this archive among a table's rows, or in the names of its files.
+So an export can be stopped, killed, and gone on with from another copy of the archive.
+
+Between "about to commit" and "committed" the destination may not know yet. So the tokens are noted beside the
+archive first (``export/<name>.json``), and what a kill left noted is committed again before anything is asked:
+committing twice is once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batch.files import open_files
+from batch.output_rows import ARCHIVE, KINDS, archive_id, shape_of
+from batch.writers import Destination, PieceGoneError, Shape, Written, open_destination
+from shared_features.app import App
+from shared_features.blocks import append_columns, concat_blocks
+from shared_features.errors import ConfigurationError, FingerprintError
+from streaming import archive as archives
+from streaming.archive_log import Commit, sync_folder
+from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
+from streaming.locks import take_lock
+
+PIECE_BYTES = 64 << 20
+"""Rows of about so many bytes are committed together; they wait in memory until then."""
+
+NOTES = "export"
+
+_NAME = re.compile(r"(?P<first>\d{16})-(?P<last>\d{16})(-[0-9a-f]{8})?\.parquet")
+
+
+@dataclass(slots=True)
+class Exported:
+    """What one export did.
+
+    Attributes:
+        to: the destination. what: kind of rows.
+        written: what became of the rows.
+        commits: of the archive, looked at.
+        last: the last of them; -1 if there is none.
+        resumed_after: the last commit that the destination had already; -1 if it had none.
+    """
+
+    to: str
+    what: str
+    written: Written = field(default_factory=Written)
+    commits: int = 0
+    last: int = -1
+    resumed_after: int = -1
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return asdict(self)
+
+
+class Export:
+    """One archive on its way to one destination; one process at a time.
+
+    Args:
+        app: whose archive it is.
+        folder: of the archive.
+        what: one of `KINDS`.
+        to: URI of the destination, see `open_destination`.
+
+    Raises:
+        FingerprintError: the archive was written by other features.
+        ConfigurationError: another process exports this archive to there.
+        HistoryError: there is no archive, or the destination cannot be reached.
+    """
+
+    def __init__(self, app: App, folder: Path, what: str, to: str) -> None:
+        self._app, self._folder, self._what, self._to = app, folder, what, to
+        written_by = archives.identity(folder)
+        if written_by["fingerprint"] != app.fingerprint:
+            raise FingerprintError(
+                f"archive {folder} was written by fingerprint {written_by['fingerprint']}, app {app.name!r} has "
+                f"{app.fingerprint}: give the app's own archive"
+            )
+        notes = folder / NOTES
+        notes.mkdir(exist_ok=True)
+        name = hashlib.blake2b(f"{what} {to}".encode(), digest_size=8).hexdigest()
+        self._note, self.rejected = notes / f"{name}.json", notes / f"{name}.rejected.jsonl"
+        lock = take_lock(notes / f"{name}.lock")
+        if lock is None:
+            raise ConfigurationError(f"archive {folder} is being exported to {to} already: stop that one")
+        self._lock = lock
+        self._id = ""
+        self._at: int | None = None
+        self._destination: Destination | None = None
+        self._shape: Shape | None = None
+        self.done = Exported(to, what)
+
+    def catch_up(
+        self, tell: Callable[[int], None] = lambda _: None, stopped: Callable[[], bool] = lambda: False
+    ) -> Exported:
+        """Export all that has been published since.
+
+        Args:
+            tell: is told the number of each commit that has been exported.
+            stopped: whether to leave the rest to the next call.
+
+        Raises:
+            HistoryError: the archive is damaged, or the destination cannot be reached or written.
+        """
+        if self._at is None and not self._begin():
+            return self.done
+        held: list[pa.RecordBatch] = []
+        for commit in self._new_commits():
+            rows = self._rows(commit)
+            if held and (rows.schema != held[0].schema or sum(one.nbytes for one in held) > PIECE_BYTES):
+                self._put(held)
+                tell(self.done.last)
+                held = []
+                if stopped():
+                    return self.done
+            self.done.commits, self.done.last = self.done.commits + 1, commit.sequence
+            held += [rows] if rows.num_rows else []
+        if held:
+            self._put(held)
+        tell(self.done.last)
+        return self.done
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        self._lock.close()
+
+    def _begin(self) -> bool:
+        """Find out which archive this is and how far the destination is; False while nothing has been published."""
+        first = next((commit for commit in self._published(-1)), None)
+        if first is None:
+            return False
+        self._id = archive_id(self._app.fingerprint, first.block)
+        self._open(self._rows(first).schema)
+        self._settle()
+        self._at = self.done.resumed_after = self._position()
+        return True
+
+    def _new_commits(self) -> Iterator[Commit]:
+        """Published commits with rows that are not at the destination yet."""
+        assert self._at is not None
+        return self._published(max(self._at, self.done.last))
+
+    def _published(self, after: int) -> Iterator[Commit]:
+        for commit in archives.read_commits(self._folder, after=after):
+            if not commit.published:
+                return
+            if commit.block.num_rows and commit.sequence > after:
+                yield commit
+
+    def _rows(self, commit: Commit) -> pa.RecordBatch:
+        block = append_columns(
+            commit.block,
+            {
+                ARCHIVE: pa.array([self._id] * commit.block.num_rows, pa.string()),
+                COMMIT_COLUMN: pa.array(np.full(commit.block.num_rows, commit.sequence, np.int64)),
+                ROW_COLUMN: pa.array(np.arange(commit.block.num_rows, dtype=np.int32)),
+            },
+        )
+        return KINDS[self._what][0](self._app, block)
+
+    def _open(self, schema: pa.Schema) -> Destination:
+        if self._destination is None or self._shape is None or self._shape.schema != schema:
+            self._shape = shape_of(self._app, self._what, schema)
+            self._destination = open_destination(self._to, self._shape)
+            self._destination.prepare()
+        return self._destination
+
+    def _put(self, held: list[pa.RecordBatch]) -> None:
+        block = concat_blocks(held)
+        commits = block.column(COMMIT_COLUMN)
+        destination = self._open(block.schema)
+        with destination.piece(
+            f"archive-{self._id}/{commits[0].as_py():016d}-{commits[-1].as_py():016d}", self._reject
+        ) as piece:
+            piece.write(block)
+        self._write_note(piece.token)
+        self.done.written += destination.commit([piece.token])
+        self._note.unlink()
+
+    def _write_note(self, token: bytes) -> None:
+        temporary = self._note.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.write(json.dumps({"to": self._to, "token": token.decode()}).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._note)
+        sync_folder(self._note.parent)
+
+    def _settle(self) -> None:
+        """Commit what a kill may have left half committed."""
+        if not self._note.exists():
+            return
+        assert self._destination is not None
+        token = json.loads(self._note.read_bytes())["token"].encode()
+        with suppress(PieceGoneError):  # it was never committed, and never will be
+            self.done.written += self._destination.commit([token])
+        self._note.unlink()
+
+    def _position(self) -> int:
+        """The last commit of this archive at the destination; -1 if there is none."""
+        if self._to.startswith("bq://"):
+            from batch.bigquery_service import Endpoints
+            from batch.bigquery_tables import greatest
+
+            found = greatest(self._to, COMMIT_COLUMN, {ARCHIVE: self._id}, Endpoints.from_environment())
+            return -1 if found is None else found
+        names = [name.rpartition("/")[2] for name in open_files(self._to).names(f"archive-{self._id}/")]
+        return max((int(match["last"]) for match in map(_NAME.fullmatch, names) if match), default=-1)
+
+    def _reject(self, rows: pa.RecordBatch, reasons: Sequence[str]) -> None:
+        """Keep rows that the destination refuses, one JSON object a line."""
+        with self.rejected.open("a", encoding="utf-8") as file:
+            for row, reason in zip(rows.to_pylist(), reasons, strict=True):
+                file.write(json.dumps({"to": self._to, "reason": reason, "row": row}, default=str) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def follow(export: Export, every_s: float, stopping: threading.Event, tell: Callable[[int], None]) -> Exported:
+    """Export what is published as it comes, until told to stop.
+
+    Args:
+        every_s: how often the archive is looked at; all that came meanwhile is committed together.
+    """
+    while True:
+        started = time.monotonic()
+        done = export.catch_up(tell, stopping.is_set)
+        if stopping.wait(max(0.0, every_s - (time.monotonic() - started))):
+            return done

@@ -1,0 +1,216 @@
+"""What an archive holds gets to tables and files once: in whatever way an export is cut off, and beside a job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from batch import bigquery, export
+from batch.bigquery_service import Endpoints
+from batch.export import Export, Exported
+from batch.tables import open_history, read_split
+from batch.writers import Written
+from cli import main
+from shared_features.blocks import flatten
+from shared_features.errors import ConfigurationError, FingerprintError
+from shared_features.plan import make_plan
+from streaming.archive import Archive, compact_archive, read_commits
+from streaming.messages import plain
+from tests import processes
+from tests.bigquery_server import environment
+from tests.serving_steps import Served, serve, to_messages
+from tests.shop.app import app
+from tests.test_verify import sales
+
+SHOP = str(Path(__file__).parent / "shop")
+ROWS = 120
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Served]:
+    """An archive of a job that has stopped, and what it published."""
+    folder = tmp_path_factory.mktemp("live")
+    return folder, serve(app, to_messages(app, sales(ROWS)), folder)
+
+
+@pytest.fixture
+def folder(live: tuple[Path, Served], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(live[0], tmp_path / "archive"))
+
+
+@pytest.fixture
+def dataset(bigquery_endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in environment(bigquery_endpoints).items():
+        monkeypatch.setenv(name, value)
+    return "bq://sameriver.archive_export"
+
+
+def exported(folder: Path, to: str, what: str = "archive") -> Exported:
+    running = Export(app, folder, what, to)
+    try:
+        return running.catch_up()
+    finally:
+        running.close()
+
+
+def table(to: str) -> pa.Table:
+    """All rows at the destination, with the columns that both kinds have, in the archive's order."""
+    if to.startswith("bq://"):
+        found = pa.Table.from_batches(bigquery.read_table(to))
+        found = found.rename_columns([name.replace("__", ".") for name in found.schema.names])
+    else:
+        paths = [path for path in Path(to).rglob("*.parquet") if "_pieces" not in path.parts]
+        found = pa.concat_tables([flatten(pq.read_table(path)) for path in paths])
+    return found.sort_by([("archive_commit", "ascending"), ("archive_row", "ascending")])
+
+
+@pytest.mark.parametrize("place", ["files", "table"])
+def test_every_event_is_there_once_and_is_a_history(place: str, folder: Path, dataset: str, tmp_path: Path) -> None:
+    to = f"{dataset}.events" if place == "table" else str(tmp_path / "out")
+    first = exported(folder, to)
+    assert (first.written, first.resumed_after) == (Written(rows=ROWS), -1)
+    again = exported(folder, to)
+    assert (again.written, again.commits, again.resumed_after) == (Written(), 0, first.last)
+    commits = pa.Table.from_batches([commit.block for commit in read_commits(folder)])
+    found = table(to)
+    for name in ("event_type", "event_id", "sale.amount", "visit.length", "stage.shop.position", "feature.sum_10s"):
+        assert found[name].combine_chunks().equals(commits[name].combine_chunks()), name
+    shops = zip(found["sale.shop"].to_pylist(), found["visit.shop"].to_pylist(), strict=True)
+    assert found["key.shop"].to_pylist() == [visit if sale is None else sale for sale, visit in shops]
+    history = open_history(to, make_plan(app))
+    assert history.archived
+    read = pa.Table.from_batches([block for split in history.splits for block in read_split(split)])
+    assert sorted(read["event_id"].to_pylist()) == sorted(commits["event_id"].to_pylist())
+
+
+@pytest.mark.parametrize("what", ["predictions", "reactions"])
+@pytest.mark.parametrize("place", ["files", "table"])
+def test_what_was_published_is_there_once(
+    place: str, what: str, folder: Path, live: tuple[Path, Served], dataset: str, tmp_path: Path
+) -> None:
+    to = f"{dataset}.{what}" if place == "table" else str(tmp_path / "out")
+    done = exported(folder, to, what)
+    topic = "shop-predictions" if what == "predictions" else "shop-reaction-praise"
+    sent = [plain(message.data) for message in live[1].sent[topic]]
+    assert done.written == Written(rows=len(sent))
+    identity = f"{what[:-1]}_id"
+    rows = {row[identity]: row for row in table(to).to_pylist()}
+    assert set(rows) == {record[identity] for record in sent}
+    for record in sent:
+        row = rows[record[identity]]
+        assert row["event_id"] == record["event_id"]
+        if what == "predictions":
+            assert row["output.probability"] == record["outputs"]["probability"]
+            assert {"shop": row["key.shop"], "till": row["key.till"]} == {"till": None, **record["key"]}
+            assert row["reaction.praise"] == (record["reactions"] == ["praise"])
+        else:
+            assert (json.loads(row["payload"]), json.loads(row["key"])) == (record["payload"], record["key"])
+
+
+def test_an_export_follows_a_job_and_its_compaction(folder: Path, tmp_path: Path) -> None:
+    to = str(tmp_path / "out")
+    running = Export(app, folder, "archive", to)
+    with pytest.raises(ConfigurationError, match=r"is being exported to .* already: stop that one"):
+        Export(app, folder, "archive", to)
+    before = running.catch_up().last
+    block = next(iter(read_commits(folder))).block
+    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    sequence = opened.append(block, {})
+    assert running.catch_up().last == before  # it is not published: it could still be another one after a crash
+    opened.mark_published(sequence)
+    assert running.catch_up().last == sequence
+    opened.close()
+    compact_archive(folder)
+    assert running.catch_up().written == Written(rows=ROWS + block.num_rows)
+    running.close()
+    assert exported(folder, to).written == Written()
+    assert len(list(Path(to).rglob("archive-*/*.parquet"))) == 2
+
+
+def test_a_copy_of_the_archive_goes_on_where_the_destination_is(
+    folder: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small pieces, stopped after the first: another copy, without notes, does the rest."""
+    monkeypatch.setattr(export, "PIECE_BYTES", 1)
+    to = f"{dataset}.copies"
+    running = Export(app, folder, "archive", to)
+    part = running.catch_up(stopped=lambda: True)
+    running.close()
+    assert 0 < part.written.rows < ROWS
+    other = folder.with_name("copy")
+    shutil.copytree(folder, other, ignore=lambda *_: [export.NOTES])
+    done = exported(other, to)
+    assert done.resumed_after == part.last
+    assert part.written + done.written == Written(rows=ROWS)
+    assert table(to).num_rows == ROWS
+
+
+KILLED = """
+import os, signal, sys
+from batch import writers
+from cli import main
+
+def opened(uri, shape, real=writers.open_destination):
+    destination = real(uri, shape)
+    kind = type(destination)
+    commit = kind.commit
+    def killed(self, tokens):
+        if sys.argv[1] == "after":
+            commit(self, tokens)
+        os.kill(os.getpid(), signal.SIGKILL)
+    kind.commit = killed
+    return destination
+
+import batch.export
+batch.export.open_destination = opened
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("place", ["files", "table"])
+def test_a_kill_between_append_and_commit_or_after_it_loses_and_doubles_nothing(
+    place: str, folder: Path, dataset: str, tmp_path: Path
+) -> None:
+    """`kill -9` with the rows appended and the token noted, before the service is told to commit and after it."""
+    to = f"{dataset}.killed" if place == "table" else str(tmp_path / "out")
+    arguments = ["archive", "export", "--app", SHOP, "--archive", str(folder), "--what", "predictions", "--to", to]
+    for moment in ("before", "after"):
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, *arguments], cwd=processes.REPOSITORY, capture_output=True, text=True
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert len(list((folder / export.NOTES).glob("*.json"))) == 1
+    done = CliRunner().invoke(main, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    ids = table(to)["prediction_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == len(exported_ids(folder))
+    assert not list((folder / export.NOTES).glob("*.json"))
+
+
+def exported_ids(folder: Path) -> list[str]:
+    to = folder.parent / "whole"
+    exported(folder, str(to), "predictions")
+    return [str(one) for one in table(str(to))["prediction_id"].to_pylist()]
+
+
+def test_what_cannot_be_exported_is_told(folder: Path, tmp_path: Path) -> None:
+    written = json.loads((folder / "archive.json").read_text())
+    (folder / "archive.json").write_text(json.dumps({**written, "fingerprint": "0" * 32}))
+    with pytest.raises(
+        FingerprintError, match=r"was written by fingerprint 0{32}, app 'shop' has .*: give the app's own"
+    ):
+        Export(app, folder, "archive", str(tmp_path))
+    done = CliRunner().invoke(
+        main, ["archive", "export", "--app", SHOP, "--archive", str(tmp_path / "no"), "--to", "x"]
+    )
+    assert done.exit_code == 2
+    assert "was not found" in done.output
