@@ -72,9 +72,10 @@ def window_rows(aggregate: Aggregate, around: Around) -> WindowRows:
     folded = np.arange(len(times)) <= around.row
     newest = int(times[folded].max())
     order = np.lexsort((around.evaluator.identities(), times))
-    in_order = order[carrying[order] & (times[order] <= at)]
+    in_order = order[carrying[order]]
     if aggregate.window_events:
-        return _last_events(aggregate.window_events, in_order, folded, times, newest - around.lateness_us)
+        return _last_events(aggregate.window_events, in_order, folded, times, at, newest - around.lateness_us)
+    in_order = in_order[times[in_order] <= at]
     reach = newest - around.lateness_us - around.longest_us
     begin, included = at - aggregate.window_us, aggregate.closed == "both"
     if reach > begin:
@@ -92,12 +93,14 @@ def _carrying(aggregate: Aggregate, evaluator: Evaluator) -> np.ndarray:
     return carrying.copy()
 
 
-def _last_events(n: int, in_order: np.ndarray, folded: np.ndarray, times: np.ndarray, grace: int) -> WindowRows:
-    """The last n of those up to the row's time: not older than the grace, and of the older ones the latest n."""
+def _last_events(
+    n: int, in_order: np.ndarray, folded: np.ndarray, times: np.ndarray, at: int, grace: int
+) -> WindowRows:
+    """The last n up to the row's time, among those not older than the grace and the n latest that are."""
     mine = in_order[folded[in_order]]
-    older, recent = mine[times[mine] < grace][-n:], mine[times[mine] >= grace]
-    rows = np.concatenate([older, recent])[-n:]
-    others = in_order[~folded[in_order]]
+    reachable = np.concatenate([mine[times[mine] < grace][-n:], mine[times[mine] >= grace]])
+    rows = reachable[times[reachable] <= at][-n:]
+    others = in_order[~folded[in_order] & (times[in_order] <= at)]
     first = int(times[rows[0]]) if len(rows) == n else None
     too_late = others if first is None else others[times[others] >= first]
     return WindowRows(rows, too_late, first, True)

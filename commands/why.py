@@ -148,8 +148,8 @@ def _tell_window(window: Mapping[str, Any]) -> None:
     condition = f" where {window['where']}" if window["where"] else ""
     events = "1 event" if window["count"] == 1 else f"{window['count']:,} events"
     click.echo(
-        f"\n{window['value']}{condition} by {window['stage']} {_short(window['key'])} over {window['over']}: {events} in "
-        f"{edge}{begin}, {window['to']}], {window['late']:,} of them late"
+        f"\n{window['value']}{condition} by {window['stage']} {_short(window['key'])} over {window['over']}: {events} "
+        f"in {edge}{begin}, {window['to']}], {window['late']:,} of them late"
     )
     for definition, value in window["aggregates"].items():
         click.echo(f"  {definition} = {_short(value)}")

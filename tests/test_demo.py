@@ -21,6 +21,7 @@ from batch.verify import same_bits
 from commands.replay import read_history, warm_up_us
 from shared_features.plan import make_plan
 from streaming.archive import read_commits
+from streaming.messages import prediction_ids
 from tests.processes import REPOSITORY
 from tests.quick_demo import QuickDemo, quick_demo
 
@@ -116,6 +117,34 @@ def test_verify_runs_again_on_what_the_demo_left_and_finds_damage(demo: QuickDem
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["mismatches"] == 0
     assert report["features"] == demo.result["verify"]["features"]
+
+
+def test_why_shows_what_made_a_prediction_of_the_demo(demo: QuickDemo, tmp_path: Path) -> None:
+    """Of the last reaction: features to the bit, and the very version of the model, loaded again, within 1e-6."""
+    (run,) = (demo.folder / "var" / "demo").glob("run-*")
+    blocks = [commit.block for commit in read_commits(run / "archive") if commit.block.num_rows]
+    fired = [block.filter(block.column("reaction.rebook")) for block in blocks]
+    row = [block for block in fired if block.num_rows][-1].slice(0, 1)
+    version = row.column("version.wide_and_deep")[0].as_py()
+    fingerprint = app.fingerprint
+    (prediction_id,) = prediction_ids(
+        row, app=app.name, fingerprint=fingerprint, model="wide_and_deep", model_version=version
+    )
+    command = [sys.executable, "-P", "-m", "cli", "why", prediction_id, "--archive", str(run / "archive"), "--json"]
+    command += ["--models", str(demo.folder / "var" / "models" / "flights")]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    (prediction,) = told["predictions"]
+    assert (told["same"], prediction["same"], prediction["version"]) == (True, True, version)
+    assert prediction["outputs"][0]["again"] > 0.8
+    assert told["reactions"] == ["rebook"]
+    assert set(prediction["tensors"]) == set(app.features)
+    assert prediction["tensors"]["carrier"]["values"] == [row.column("departed.carrier")[0].as_py()]
+    delays = next(one for one in told["windows"] if "origin_delay_mean_1h" in one["features"])
+    served = {one["feature"]: one["served"] for one in told["features"]}
+    assert len(delays["events"]) == served["origin_departures_1h"] > 0
 
 
 def test_the_model_of_the_demo_is_judged_beside_baselines_and_the_rule(demo: QuickDemo, tmp_path: Path) -> None:
