@@ -28,6 +28,7 @@ from commands.tail import tail
 from commands.training import evaluate, train, traindata
 from commands.up import up
 from commands.verify import verify
+from commands.why import why
 
 
 @click.group(
@@ -70,6 +71,7 @@ for command in (
     train,
     evaluate,
     verify,
+    why,
     serve,
     broker,
     stream,
