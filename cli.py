@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import click
 
 from commands.archive import archive
+from commands.backfill import backfill
 from commands.bench import bench
 from commands.data import data
 from commands.deadletters import deadletters
@@ -70,6 +71,7 @@ for command in (
     traindata,
     train,
     evaluate,
+    backfill,
     verify,
     why,
     serve,

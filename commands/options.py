@@ -145,3 +145,8 @@ def archive_folder(app: App) -> Path:
 def reports_folder(app: App) -> Path:
     """Where reports on its models are."""
     return VAR / "reports" / app.name
+
+
+def runner_options(runner: str) -> list[str]:
+    """Beam's options for a runner by its short name; none for the one in this process."""
+    return {"flink": ["--runner=FlinkRunner"], "dataflow": ["--runner=DataflowRunner"]}.get(runner, [])
