@@ -4,6 +4,8 @@
     <out>/validate/…  <out>/test/…
     <out>/_training.json               what made them, what was left out and why
 
+With another format than Parquet: the same rows as ``2013-01-00000-of-00003.csv`` …, see `batch.formats`.
+
 Columns: ``event_id``, ``event_time``, ``publish_time``, one per feature, ``label``. The same app and history give
 the same bytes, whatever the shards and the runner. A folder is written under another name and renamed when it is
 whole; if it was made from the same definitions and the same history, it is kept as it is.
@@ -25,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch import runner
+from batch import formats, runner
 from batch.labels import LABEL_NULL, NO_LABEL
 from batch.pipeline import WITHOUT_KEY
 from batch.rows import OUTSIDE, UNSPLIT, row_schema, write_rows
@@ -92,6 +94,8 @@ def make_training_rows(
     shards: int = SHARDS,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
+    file_format: formats.Format = "parquet",
+    rows_per_file: int = formats.ROWS_PER_FILE,
 ) -> TrainingSummary:
     """Write training rows to ``out``, or find that they are there already, and sum them up.
 
@@ -101,6 +105,8 @@ def make_training_rows(
         shards: into how many shards keys go; changes nothing in the rows.
         runner_options: Beam's; see `runner.run`. Workers must see ``out`` and the history.
         progress: called with the share done and the step at work.
+        file_format: of the files; ``train`` takes Parquet.
+        rows_per_file: of files that are no Parquet.
 
     Raises:
         HistoryError: the history is missing, has not the app's columns, or gives no row.
@@ -116,6 +122,8 @@ def make_training_rows(
     out = Path(out)
     splits = splits or by_share(source)
     origin = _origin(app, source, splits)
+    if file_format != "parquet":
+        origin |= {"format": file_format, "rows_per_file": rows_per_file}
     held = _manifest(out)
     if held is not None and source.version is not None and held["origin"] == origin and _intact(out, held):
         watch(1.0, "reused")
@@ -123,7 +131,8 @@ def make_training_rows(
     _check_target(out, held)
     with _beside(out) as folder:
         counts = write_rows(app, source, folder, splits, shards, runner_options, watch)
-        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.parquet"))}
+        formats.convert(folder, file_format, rows_per_file)
+        files = _files(folder)
         if not files:
             raise HistoryError(
                 f"history {source.uri} gives no training row for app {app.name!r} ({_listed(counts)}): "
@@ -249,8 +258,13 @@ def _manifest(out: Path) -> dict[str, Any] | None:
 
 
 def _intact(out: Path, manifest: dict[str, Any]) -> bool:
-    found = {path.relative_to(out).as_posix(): path.stat().st_size for path in out.rglob("*.parquet")}
-    return bool(found == manifest["files"])
+    return bool(_files(out) == manifest["files"])
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Sizes of the files of rows, by their paths."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in formats.SUFFIXES.values())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
 def _check_target(out: Path, held: dict[str, Any] | None) -> None:

@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 @click.option("--test-from", type=click.DateTime(), help="UTC; rows from there on test.  [default: app's own]")
 @click.option("--shards", default=4, type=click.IntRange(1), help="Into how many shards keys go; changes no row.")
 @click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["parquet", "csv", "tfrecord"]),
+    default="parquet",
+    show_default=True,
+    help="Of the files; `train` takes Parquet.",
+)
+@click.option(
+    "--rows-per-file", default=100_000, show_default=True, type=click.IntRange(1), help="Of CSV and TFRecord."
+)
+@click.option(
     "--beam", "beam_options", multiple=True, metavar="OPTION", help="Beam option, such as --runner=FlinkRunner."
 )
 @json_option
@@ -40,6 +51,8 @@ def traindata(
     validate_from: datetime | None,
     test_from: datetime | None,
     shards: int,
+    file_format: Literal["parquet", "csv", "tfrecord"],
+    rows_per_file: int,
     beam_options: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -62,6 +75,8 @@ def traindata(
             shards=shards,
             runner_options=beam_options,
             progress=tell,
+            file_format=file_format,
+            rows_per_file=rows_per_file,
         )
     if as_json:
         output.print_json(summary.as_dict())
