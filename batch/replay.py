@@ -37,13 +37,14 @@ def served_chunks(archive: Path, rows: int = CHUNK_ROWS) -> Iterator[pa.RecordBa
             held.append(commit.block)
             count += commit.block.num_rows
         if count >= rows:
-            yield _numbered(held, first)
+            yield numbered(held, first)
             held, first, count = [], first + count, 0
     if held:
-        yield _numbered(held, first)
+        yield numbered(held, first)
 
 
-def _numbered(blocks: list[pa.RecordBatch], first: int) -> pa.RecordBatch:
+def numbered(blocks: list[pa.RecordBatch], first: int) -> pa.RecordBatch:
+    """Rows of several commits as one block, numbered from ``first`` on by `COMMIT_ROW`; absent columns are null."""
     table = pa.concat_tables([pa.Table.from_batches([block]) for block in blocks], promote_options="default")
     numbers = pa.array(np.arange(first, first + table.num_rows))
     return table.append_column(COMMIT_ROW, numbers).combine_chunks().to_batches()[0]
@@ -55,16 +56,18 @@ class Replay:
     Args:
         plan: of the app that served.
         archive: for finding out whose identities stand in it twice.
+        remember: whether identities are kept for that, 8 bytes each; without end, for who follows a live job.
     """
 
-    def __init__(self, plan: Plan, archive: Path) -> None:
-        self._plan, self._archive = plan, archive
+    def __init__(self, plan: Plan, archive: Path, *, remember: bool = True) -> None:
+        self._plan, self._archive, self._remember = plan, archive, remember
         self._states = [StageState(stage) for stage in plan.stages]
         self._identities: list[np.ndarray] = []
 
     def take(self, served: pa.RecordBatch) -> pa.RecordBatch:
         """The chunk's events with the features and positions that batch gives them, row by row."""
-        self._identities.append(Evaluator(served).identities())
+        if self._remember:
+            self._identities.append(Evaluator(served).identities())
         block = served.select([name for name in served.schema.names if not name.startswith(_SERVED)])
         for state in self._states:
             block = run_stage(state, block)

@@ -100,25 +100,52 @@ def verify(
         FingerprintError: the archive was written with other features.
         HistoryError: there is no archive, or it is damaged.
     """
-    written = archives.identity(archive)
-    if written["fingerprint"] != app.fingerprint:
-        raise FingerprintError(
-            f"archive {archive} was written by fingerprint {written['fingerprint']}, the app has {app.fingerprint}: "
-            "verify it with the version of the app that wrote it"
-        )
-    report, plan = VerifyReport(), make_plan(app)
-    replay, stages = Replay(plan, archive), reaction_stages(app)
+    verifier = Verifier(app, archive, predict=predict)
     for served in served_chunks(archive):
-        replayed = replay.take(served)
-        report.events += served.num_rows
-        _compare_features(app, served, replayed, report)
-        _compare_predictions(app, served, replayed, predict or {}, report)
-        _compare_reactions(app, stages, served, replayed, report)
-    replay.check_identities()
+        verifier.take(served)
+    verifier.replay.check_identities()
     whole = None if training is None else read_served(archive)
     if training is not None and whole is not None:
-        _compare_training(plan, whole, training, report)
-    return report
+        _compare_training(make_plan(app), whole, training, verifier.report)
+    return verifier.report
+
+
+class Verifier:
+    """Compares what it is given with the batch path, chunk by chunk; its memory is the stages' state.
+
+    Args:
+        app, archive, predict: as for `verify`.
+        remember: whether identities are kept, to be checked at the end; see `Replay`.
+
+    Attributes:
+        report: so far.
+        replay: the batch path.
+
+    Raises:
+        FingerprintError: the archive was written with other features.
+        HistoryError: there is no archive.
+    """
+
+    def __init__(
+        self, app: App, archive: Path, *, predict: Mapping[str, Predict] | None = None, remember: bool = True
+    ) -> None:
+        written = archives.identity(archive)
+        if written["fingerprint"] != app.fingerprint:
+            raise FingerprintError(
+                f"archive {archive} was written by fingerprint {written['fingerprint']}, the app has "
+                f"{app.fingerprint}: verify it with the version of the app that wrote it"
+            )
+        self._app, self._predict, self._stages = app, predict or {}, reaction_stages(app)
+        self.replay = Replay(make_plan(app), archive, remember=remember)
+        self.report = VerifyReport()
+
+    def take(self, served: pa.RecordBatch) -> None:
+        """The next rows of the archive, see `batch.replay.numbered`."""
+        replayed = self.replay.take(served)
+        self.report.events += served.num_rows
+        _compare_features(self._app, served, replayed, self.report)
+        _compare_predictions(self._app, served, replayed, self._predict, self.report)
+        _compare_reactions(self._app, self._stages, served, replayed, self.report)
 
 
 def same_bits(a: pa.Array, b: pa.Array) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""`sameriver verify`: recompute what was served and compare it bit for bit."""
+"""`sameriver verify`: recompute what was served and compare it bit for bit, once or beside the live job."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands import options, output
+from commands.monitoring_options import monitoring_options, monitoring_settings
 from commands.options import app_option, folder_option, json_option
+from commands.signals import stop_signal
 
 if TYPE_CHECKING:
-    from batch.verify import VerifyReport
+    from batch.verify import Predict, VerifyReport
     from shared_features.app import App
 
 
@@ -23,19 +26,41 @@ if TYPE_CHECKING:
     "--model-server", metavar="HOST:PORT", help="Asks the model again; otherwise predictions are not checked."
 )
 @click.option("--history", help="History to compare with training rows; otherwise they are not compared.")
+@click.option(
+    "--follow", is_flag=True, help="Go on with what a live job commits, and say the first difference at once."
+)
+@click.option("--until-mismatch", is_flag=True, help="With --follow: end at the first difference, with exit code 1.")
+@monitoring_options
 @json_option
 @click.pass_context
 def verify(
     ctx: click.Context,
+    /,
     app_name: str,
     archive: Path | None,
     model_server: str | None,
     history: str | None,
+    follow: bool,
+    until_mismatch: bool,
     as_json: bool,
+    **monitoring: Any,
 ) -> None:
-    """Recompute what was served by the batch path and compare it bit for bit; exit code 1 on any difference."""
+    """Recompute what was served by the batch path and compare it bit for bit; exit code 1 on any difference.
+
+    With --follow it runs beside the job until it is stopped; /metrics on the monitoring port counts what differs.
+    """
     app = options.load(app_name)
-    report = _compare(app, archive or options.archive_folder(app), model_server, history)
+    folder = archive or options.archive_folder(app)
+    if follow and history is not None:
+        raise click.UsageError(
+            "--follow and --history do not go together: compare with a history when the job has ended"
+        )
+    if until_mismatch and not follow:
+        raise click.UsageError("--until-mismatch goes with --follow")
+    if follow:
+        report = _follow(app, folder, model_server, monitoring, until_mismatch=until_mismatch)
+    else:
+        report = _compare(app, folder, model_server, history)
     found = report.as_dict()
     if as_json:
         output.print_json(found)
@@ -52,17 +77,50 @@ def _tell(found: dict[str, Any]) -> None:
         click.echo(f"first mismatch: {found['first_mismatch']}")
 
 
+def _follow(
+    app: App, archive: Path, model_server: str | None, monitoring: Mapping[str, Any], *, until_mismatch: bool
+) -> VerifyReport:
+    from batch.follow import Follower, FollowMonitoring
+    from streaming.monitoring_server import MonitoringServer
+
+    settings = monitoring_settings(monitoring)
+    with stop_signal() as stop, ExitStack() as stack:
+        follower = Follower(app, archive, predict=_predictors(stack, app, model_server))
+        if settings["monitoring_port"] is not None:
+            host, port, access = (settings[f"monitoring_{name}"] for name in ("host", "port", "access"))
+            server = MonitoringServer(FollowMonitoring(follower), host, port, access)
+            stack.callback(server.close)
+            click.echo(f"following {archive}; metrics at {server.url}/metrics", err=True)
+        stop.drain = stop.asked.set
+        follower.run(
+            stop.asked, until_mismatch=until_mismatch, told=lambda text: click.echo(f"mismatch: {text}", err=True)
+        )
+        return follower.report
+    raise click.exceptions.Exit(0)  # told to stop before it had begun
+
+
+def _predictors(stack: ExitStack, app: App, model_server: str | None) -> dict[str, Predict]:
+    """Asks the served models again; nobody without a server."""
+    if model_server is None:
+        return {}
+    from serving.client import ModelClient
+    from streaming.job import predictor
+
+    return {
+        name: predictor(stack.enter_context(ModelClient(model_server, name))) for name in options.served_models(app)
+    }
+
+
 def _compare(app: App, archive: Path, model_server: str | None, history: str | None) -> VerifyReport:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from batch.admission import first_of_each
     from batch.replay import read_served
     from batch.skew import TrainingRows, training_rows
     from batch.verify import verify
     from commands.replay import ENDLESS_US, read_history, warm_up_us
-    from serving.client import ModelClient
     from shared_features.plan import make_plan
-    from streaming.job import predictor
 
     training: TrainingRows | None = None
     if history is not None:
@@ -71,14 +129,9 @@ def _compare(app: App, archive: Path, model_server: str | None, history: str | N
             times = served.column("event_time").cast(pa.int64())
             begin_us, end_us = (pc.min(times).as_py(), pc.max(times).as_py())
             reach_us = warm_up_us(app)
-            block = read_history(app, Path(history), begin_us - 2 * reach_us, end_us + 1)
+            block = first_of_each(read_history(app, Path(history), begin_us - 2 * reach_us, end_us + 1))
             if reach_us == ENDLESS_US and pc.min(block.column("event_time").cast(pa.int64())).as_py() >= begin_us:
                 reach_us = 0  # the job has seen the whole history
             training = training_rows(make_plan(app), block, begin_us + reach_us)
     with ExitStack() as stack:
-        predict = {
-            name: predictor(stack.enter_context(ModelClient(model_server, name)))
-            for name in options.served_models(app)
-            if model_server is not None
-        }
-        return verify(app, archive, predict=predict, training=training)
+        return verify(app, archive, predict=_predictors(stack, app, model_server), training=training)

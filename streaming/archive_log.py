@@ -116,16 +116,18 @@ def last_mark(file: IO[bytes], *, is_last: bool) -> int | None:
     return max(marks, default=None)
 
 
-def frames(file: IO[bytes], *, is_last: bool) -> Iterator[Frame]:
+def frames(file: IO[bytes], *, is_last: bool, start: int = 0) -> Iterator[Frame]:
     """The frames of an open segment, one at a time.
 
     Args:
         is_last: whether a crash may have torn its end.
+        start: where a frame begins; those before it are left out.
 
     Raises:
         HistoryError: it is damaged.
     """
-    at = 0
+    at = start
+    file.seek(start)
     while True:
         head = file.read(_FRAME.size)
         if not head:

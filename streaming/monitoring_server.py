@@ -13,11 +13,10 @@ import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from serving.status import RefusalError
 from shared_features.errors import ConfigurationError
-from streaming.monitoring import Monitoring
 from streaming.monitoring_access import MonitoringAccess
 
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,6 +24,18 @@ _JSON: Final = "application/json"
 _PROBES: Final = ("/healthz", "/readyz")
 _MAX_CONNECTIONS: Final = 32
 _TIMEOUT_S: Final = 5.0
+
+
+class Monitored(Protocol):
+    """What tells: a job's `streaming.monitoring.Monitoring`, or a check that runs beside it."""
+
+    def metrics(self) -> bytes:
+        """Prometheus' text format."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Plain JSON values; ``ready``, ``subscribed``, ``state_restored``, ``fingerprint_matched``, ``failure``."""
+        ...
 
 
 class MonitoringServer:
@@ -41,7 +52,7 @@ class MonitoringServer:
     """
 
     def __init__(
-        self, monitoring: Monitoring, host: str = "127.0.0.1", port: int = 0, access: MonitoringAccess | None = None
+        self, monitoring: Monitored, host: str = "127.0.0.1", port: int = 0, access: MonitoringAccess | None = None
     ) -> None:
         access = access or MonitoringAccess()
         access.check(host)
@@ -70,7 +81,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], monitoring: Monitoring, access: MonitoringAccess) -> None:
+    def __init__(self, address: tuple[str, int], monitoring: Monitored, access: MonitoringAccess) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.monitoring, self.token, self.context = monitoring, access.token(), access.context()
         self.connections = threading.Semaphore(_MAX_CONNECTIONS)

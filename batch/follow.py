@@ -1,0 +1,209 @@
+"""Verify beside a live job: new commits are compared as they come, and the first difference is told at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from batch.replay import CHUNK_ROWS, numbered
+from batch.verify import Predict, Verifier, VerifyReport
+from shared_features.app import App
+from shared_features.errors import HistoryError
+from streaming import archive as archives
+from streaming import archive_log, archive_parquet
+from streaming.archive_log import COMMIT, SCHEMA, Commit, commit_header
+
+POLL_S = 0.5
+"""How often the archive is looked at while nothing comes."""
+
+
+def follow_commits(folder: Path) -> Iterator[Commit | None]:
+    """Every commit of an archive, oldest first, without end: None whenever there is no further one yet.
+
+    The newest segment is read on where it was left; a commit that is being written is taken once it is whole. Each
+    commit has ``published`` as False: who follows does not wait for marks.
+
+    Raises:
+        HistoryError: there is no archive, it is damaged, or commits are missing.
+    """
+    archives.identity(folder)
+    expected = 0
+    while True:
+        path = _segment_from(folder, expected)
+        if path is None:
+            yield None
+            continue
+        for commit in _segment(folder, path, expected):
+            if commit is not None:
+                if commit.sequence != expected:
+                    raise HistoryError(
+                        f"archive {folder} has commit {commit.sequence} where commit {expected} was wanted: a segment "
+                        "is missing; restore it from a copy"
+                    )
+                expected += 1
+            yield commit
+
+
+def _segment_from(folder: Path, expected: int) -> Path | None:
+    """The segment that begins with the expected commit; None if it is not there yet."""
+    found = {int(path.stem): path for path in archives.segments(folder)}
+    if expected not in found and any(first > expected for first in found):
+        raise HistoryError(f"archive {folder} lacks the segment of commit {expected}: restore it from a copy")
+    return found.get(expected)
+
+
+def _segment(folder: Path, path: Path, first: int) -> Iterator[Commit | None]:
+    if path.suffix == ".parquet":
+        yield from archive_parquet.read_segment(folder, first)
+        return
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:  # it became Parquet meanwhile: it is looked for again
+        return
+    with file:
+        yield from _log(folder, file, first)
+
+
+def _log(folder: Path, file: IO[bytes], first: int) -> Iterator[Commit | None]:
+    """A segment of the log until the next one begins."""
+    at, schema = 0, None
+    while True:
+        is_last = all(int(path.stem) <= first for path in archives.segments(folder))
+        came = False
+        for frame in archive_log.frames(file, is_last=is_last, start=at):
+            at = frame.end
+            if frame.kind == SCHEMA:
+                schema = pa.ipc.read_schema(pa.py_buffer(frame.payload))
+            elif frame.kind == COMMIT:
+                if schema is None:
+                    raise HistoryError(f"archive segment {file.name} has a commit before any schema: restore it")
+                header, rows = commit_header(frame)
+                block = pa.ipc.read_record_batch(pa.py_buffer(rows), schema)
+                came = True
+                yield Commit(header["sequence"], header["counts"], block, published=False)
+        if not is_last:
+            return
+        if not came:
+            yield None
+
+
+class Follower:
+    """A `Verifier` that takes an archive's commits as they come.
+
+    Args:
+        app, archive, predict: as for `batch.verify.verify`.
+
+    Attributes:
+        commits: compared so far.
+        caught_up: whether all that was there at the last look has been compared.
+    """
+
+    def __init__(self, app: App, archive: Path, *, predict: Mapping[str, Predict] | None = None) -> None:
+        self._verifier = Verifier(app, archive, predict=predict, remember=False)
+        self._commits = follow_commits(archive)
+        self.app, self.commits, self.caught_up, self.compared_s = app, 0, False, 0.0
+
+    @property
+    def report(self) -> VerifyReport:
+        """What was compared so far."""
+        return self._verifier.report
+
+    def run(self, stop: threading.Event, *, until_mismatch: bool, told: Callable[[str], None]) -> None:
+        """Compare until ``stop`` is set, or up to the first difference.
+
+        Args:
+            told: called once, with the first difference in full.
+        """
+        said = False
+        while not stop.is_set():
+            if not self.step():
+                stop.wait(POLL_S)
+            if not said and self.report.first_mismatch is not None:
+                told(self.report.first_mismatch)
+                said = True
+            if said and until_mismatch:
+                return
+
+    def step(self) -> bool:
+        """Compare what has come, at most a chunk; False if nothing had."""
+        held: list[pa.RecordBatch] = []
+        commits = rows = 0
+        while rows < CHUNK_ROWS and (commit := next(self._commits)) is not None:
+            commits += 1
+            if commit.block.num_rows:
+                held.append(commit.block)
+                rows += commit.block.num_rows
+        if held:
+            self._verifier.take(numbered(held, self.report.events))
+        self.commits += commits
+        self.caught_up = rows < CHUNK_ROWS
+        if commits:
+            self.compared_s = time.time()
+        return commits > 0
+
+
+class FollowMonitoring:
+    """What a `Follower` says on its port, as a job does on its own: unhealthy from the first difference on."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Families(follower))
+
+    def metrics(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def status(self) -> dict[str, Any]:
+        """The report so far; ready once it has caught up with the job."""
+        follower = self._follower
+        return {
+            **follower.report.as_dict(),
+            "app": follower.app.name,
+            "fingerprint": follower.app.fingerprint,
+            "commits": follower.commits,
+            "ready": follower.caught_up,
+            "subscribed": True,
+            "state_restored": follower.caught_up,
+            "fingerprint_matched": True,
+            "failure": None if follower.report.first_mismatch is None else "mismatch",  # probes tell no values
+        }
+
+
+class _Families(Collector):
+    """The report as families of metrics."""
+
+    def __init__(self, of: Follower) -> None:
+        self._of = of
+
+    def collect(self) -> Iterable[Metric]:
+        follower, report = self._of, self._of.report
+        labels = {"app": follower.app.name, "fingerprint": follower.app.fingerprint}
+        yield InfoMetricFamily("sameriver_verify", "What is compared", value=labels)
+        mismatches = CounterMetricFamily("sameriver_verify_mismatches", "Values that differ", labels=["of"])
+        mismatches.add_metric(["features"], report.feature_mismatches)
+        mismatches.add_metric(["predictions"], report.prediction_mismatches)
+        mismatches.add_metric(["reactions"], report.reaction_mismatches)
+        yield mismatches
+        for name, text, value in (
+            ("commits", "Commits compared", follower.commits),
+            ("events", "Events folded again", report.events),
+            ("features", "Features compared", report.features),
+            ("predictions", "Predictions of events compared", report.predictions),
+            ("predictions_unchecked", "Predictions that nobody could be asked for again", report.predictions_unchecked),
+        ):
+            yield CounterMetricFamily(f"sameriver_verify_{name}", text, value=value)
+        yield GaugeMetricFamily(
+            "sameriver_verify_caught_up", "1 if all commits seen so far are compared", value=float(follower.caught_up)
+        )
+        yield GaugeMetricFamily(
+            "sameriver_verify_last_commit_time_seconds", "When a commit was last compared", value=follower.compared_s
+        )
