@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -83,18 +84,18 @@ class LocalFiles:
         return sorted(name for name in found if name.startswith(below))
 
     def open(self, name: str) -> IO[bytes]:
-        with _told(f"reading {self._root / name}"):
+        with told(f"reading {self._root / name}"):
             return (self._root / name).open("rb")
 
     def create(self, name: str) -> IO[bytes]:
-        with _told(f"writing {self._root / name}"):
+        with told(f"writing {self._root / name}"):
             path = self._root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
 
     def publish(self, name: str, final: str) -> bool:
         source, target = self._root / name, self._root / final
-        with _told(f"writing {target}"):
+        with told(f"writing {target}"):
             with source.open("rb") as file:
                 os.fsync(file.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,43 +131,48 @@ class LocalFiles:
                 path.unlink(missing_ok=True)
 
 
+@cache
+def _client(emulator: str | None) -> Any:
+    """One for the process: connections are kept, and it may be used by several threads."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    return Client(project="sameriver", credentials=AnonymousCredentials()) if emulator else Client()
+
+
 class GoogleFiles:
     """Objects of a bucket whose names begin with a folder's; written by resumable uploads of `CHUNK_BYTES`."""
 
     def __init__(self, uri: str, bucket: str, folder: str) -> None:
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud.storage import Client
-
         self._uri, self._prefix = uri, f"{folder}/" if folder else ""
-        with _told(f"opening {uri}"):
-            if os.environ.get(EMULATOR_VARIABLE):
-                client = Client(project="sameriver", credentials=AnonymousCredentials())
-            else:
-                client = Client()
-        self._bucket: Any = client.bucket(bucket)
+        with told(f"opening {uri}"):
+            self._bucket: Any = _client(os.environ.get(EMULATOR_VARIABLE)).bucket(bucket)
 
     def names(self, below: str = "") -> list[str]:
         return sorted(blob.name.removeprefix(self._prefix) for blob in self._blobs(below))
 
     def _blobs(self, below: str) -> list[Any]:
-        with _told(f"listing {self._uri}"):
-            return list(self._bucket.list_blobs(prefix=self._prefix + below, timeout=DEADLINE_S))
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        patience = DEFAULT_RETRY.with_timeout(DEADLINE_S)
+        with told(f"listing {self._uri}"):
+            return list(self._bucket.list_blobs(prefix=self._prefix + below, timeout=DEADLINE_S, retry=patience))
 
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._prefix + name, chunk_size=CHUNK_BYTES)
 
     def open(self, name: str) -> IO[bytes]:
-        with _told(f"reading {self._uri}/{name}"):
+        with told(f"reading {self._uri}/{name}"):
             return cast("IO[bytes]", self._blob(name).open("rb", chunk_size=CHUNK_BYTES))
 
     def create(self, name: str) -> IO[bytes]:
-        with _told(f"writing {self._uri}/{name}"):
+        with told(f"writing {self._uri}/{name}"):
             return cast("IO[bytes]", self._blob(name).open("wb", chunk_size=CHUNK_BYTES, ignore_flush=True))
 
     def publish(self, name: str, final: str) -> bool:
         from google.api_core.exceptions import PreconditionFailed
 
-        with _told(f"writing {self._uri}/{final}"):
+        with told(f"writing {self._uri}/{final}"):
             target, source, token = self._blob(final), self._blob(name), None
             if target.exists(timeout=DEADLINE_S):  # an emulator may not know preconditions
                 return False
@@ -181,14 +187,14 @@ class GoogleFiles:
         return True
 
     def checksum(self, name: str) -> str | None:
-        with _told(f"reading {self._uri}/{name}"):
+        with told(f"reading {self._uri}/{name}"):
             found = self._bucket.get_blob(self._prefix + name, timeout=DEADLINE_S)
         return None if found is None else str(found.crc32c)
 
     def remove(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
-        with _told(f"removing {self._uri}/{name}"):
+        with told(f"removing {self._uri}/{name}"):
             try:
                 self._blob(name).delete(timeout=DEADLINE_S)
             except NotFound:
@@ -209,7 +215,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _told(doing: str) -> Iterator[None]:
+def told(doing: str) -> Iterator[None]:
     """Turn what a file system or Google's client raises into one sentence."""
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError

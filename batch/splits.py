@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from batch.parquet_files import opened
 from batch.tables import History
 from shared_features.errors import ConfigurationError
 from shared_features.schema import TIMESTAMP
@@ -77,7 +77,8 @@ def by_share(source: History) -> Splits:
                 f"history {source.uri} does not say which time it covers: give the splits, --validate-from and "
                 "--test-from"
             )
-        times = pq.ParquetFile(piece["path"]).read_row_groups(piece["row_groups"], columns=["event_time"])["event_time"]
+        with opened(piece["path"]) as file:
+            times = file.read_row_groups(piece["row_groups"], columns=["event_time"])["event_time"]
         found = pc.min_max(times.cast(TIMESTAMP))
         ends += [end.as_py() for end in (found["min"], found["max"]) if end.is_valid]
     if not ends or min(ends) == max(ends):

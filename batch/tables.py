@@ -1,6 +1,6 @@
-"""Where history comes from: Parquet on disk or a BigQuery table, as blocks of the columns that an app needs.
+"""Where history comes from: Parquet files or a BigQuery table, as blocks of the columns that an app needs.
 
-A history is named by a URI: the path of a folder or file of Parquet, or ``bq://project.dataset.table``. It is
+A history is named by a URI: a folder or file of Parquet, here or at ``gs://``, or ``bq://project.dataset.table``. It is
 checked once, by `open_history`, against the app's schemas; what is read is handed out as *splits*, small pieces
 of JSON that any worker can read by itself with `read_split`.
 
@@ -12,9 +12,8 @@ not read at all.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 from batch import bigquery
 from batch.bigquery_history import MESSAGES, flat_names, is_messages, message_block, readable, renamed, restriction
 from batch.bigquery_tables import SEPARATOR
+from batch.parquet_files import content, opened, parquet_files, read_row_groups
 from shared_features.app import App
 from shared_features.blocks import concat_blocks, flatten
 from shared_features.errors import HistoryError
@@ -43,7 +43,6 @@ MESSAGE_ROWS = 4_096
 """Messages of a block of them."""
 
 _BATCH_ROWS = 32_768
-_DIGEST_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +105,9 @@ def open_history(
     """Find a history and check that it has what the app needs, without reading rows.
 
     Args:
-        uri: a folder with Parquet files (in sub-folders too; names that begin with ``_`` or ``.`` are passed
-            over), one Parquet file, ``bq://project.dataset.table`` (or a view), ``bq://project?query=SELECT …``.
+        uri: a folder with Parquet files, here or at ``gs://`` (in sub-folders too; names that begin with ``_`` or
+            ``.`` are passed over), one Parquet file, ``bq://project.dataset.table`` (or a view), or
+            ``bq://project?query=SELECT …``.
         since, until: read only rows of [since, until) by publish time, or by event time where that is null;
             aware datetimes.
 
@@ -119,10 +119,10 @@ def open_history(
     between = _Range(_microseconds(since), _microseconds(until))
     if text.startswith("bq://"):
         return _open_bigquery(text, wanted, plan, between)
-    if "://" in text:
+    if "://" in text and not text.startswith("gs://"):
         raise HistoryError(
-            f"history {text!r} names a source that is not known: wanted a folder or file of Parquet, or "
-            "bq://project.dataset.table"
+            f"history {text!r} names a source that is not known: wanted a folder or file of Parquet, here or at gs://, "
+            "or bq://project.dataset.table"
         )
     return _open_parquet(text, wanted, plan, between)
 
@@ -147,7 +147,7 @@ def read_split(split: bytes) -> Iterator[pa.RecordBatch]:
         batches = (renamed(batch, parts["flat"]) for batch in batches)
     else:
         where = parts["path"]
-        batches = _read_parquet(where, parts["row_groups"], parts["columns"])
+        batches = read_row_groups(where, parts["row_groups"], parts["columns"], _BATCH_ROWS)
     yield from _coalesced(_inside(_conformed(batch, schema, where), between) for batch in batches)
 
 
@@ -161,53 +161,28 @@ def _messages(batches: Iterator[pa.RecordBatch], where: str, between: _Range) ->
 
 # -- Parquet ------------------------------------------------------------------------------------------------
 def _open_parquet(uri: str, wanted: pa.Schema, plan: Plan, between: _Range) -> History:
-    files = _parquet_files(Path(uri))
+    root, paths = parquet_files(uri)
     splits: list[bytes] = []
     manifest: list[dict[str, Any]] = []
     rows = 0
     schema: pa.Schema | None = None
-    root = Path(uri) if Path(uri).is_dir() else Path(uri).parent
-    for path in files:
+    for path in paths:
         try:
-            with pq.ParquetFile(path) as file:
+            with opened(path) as file:
                 found, metadata = _flat(file.schema_arrow), file.metadata
         except (pa.ArrowException, OSError) as error:
             raise HistoryError(f"{path} cannot be read as Parquet ({_first_line(error)}): move it away") from error
-        own = _checked(str(path), found, wanted, plan)
+        own = _checked(path, found, wanted, plan)
         if schema is not None and own != schema:
-            raise HistoryError(f"{path} has other columns of stage positions than {files[0]}: wanted one archive")
+            raise HistoryError(f"{path} has other columns of stage positions than {paths[0]}: wanted one archive")
         schema = own
         columns = [name for name in own.names if name in found]
         for groups in _row_groups(metadata, between):
-            splits.append(_split(own, between, path=str(path), row_groups=groups, columns=columns))
+            splits.append(_split(own, between, path=path, row_groups=groups, columns=columns))
         rows += metadata.num_rows
-        manifest.append(
-            {
-                "file": path.relative_to(root).as_posix(),
-                "rows": metadata.num_rows,
-                "bytes": path.stat().st_size,
-                "sha256": _digest(path),
-            }
-        )
+        manifest.append({**content(path, root), "rows": metadata.num_rows})
     assert schema is not None
     return History(uri, schema, splits, rows, {"files": manifest})
-
-
-def _parquet_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise HistoryError(
-            f"history {path} does not exist: wanted a folder or file of Parquet; make one with `sameriver data`"
-        )
-    files = [
-        file
-        for file in sorted(path.rglob("*.parquet"))
-        if not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
-    ]
-    if not files:
-        raise HistoryError(f"history {path} has no Parquet file: wanted at least one; make them with `sameriver data`")
-    return files
 
 
 def _row_groups(metadata: pq.FileMetaData, between: _Range) -> Iterator[list[int]]:
@@ -239,22 +214,6 @@ def _outside(column: pq.ColumnChunkMetaData, between: _Range) -> bool:
         return False
     low, high = (_microseconds(bound) for bound in (statistics.min, statistics.max))
     return low is not None and high is not None and between.misses(low, high)
-
-
-def _read_parquet(path: str, row_groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(_BATCH_ROWS, row_groups=list(row_groups), columns=list(columns))
-    except (pa.ArrowException, OSError, IndexError) as error:
-        raise HistoryError(f"{path} cannot be read any more ({_first_line(error)}): run again") from error
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_DIGEST_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # -- BigQuery -----------------------------------------------------------------------------------------------

@@ -101,6 +101,15 @@ def bigquery_endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[End
 
 
 @pytest.fixture(scope="session")
+def storage_address() -> Iterator[str]:
+    """A Google Cloud Storage emulator that the whole run shares: use a folder of your own in its bucket."""
+    from tests.storage_server import storage_server
+
+    with storage_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HistorySummary]:
     """The whole history of flights, written once: its folder and its summary."""
     from apps.flights.history import write_history

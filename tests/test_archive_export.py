@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from batch import bigquery, export
 from batch.bigquery_service import Endpoints
 from batch.export import Export, Exported
+from batch.parquet_files import opened, parquet_files
 from batch.tables import open_history, read_split
 from batch.writers import Written
 from cli import main
@@ -68,14 +68,20 @@ def table(to: str) -> pa.Table:
         found = pa.Table.from_batches(bigquery.read_table(to))
         found = found.rename_columns([name.replace("__", ".") for name in found.schema.names])
     else:
-        paths = [path for path in Path(to).rglob("*.parquet") if "_pieces" not in path.parts]
-        found = pa.concat_tables([flatten(pq.read_table(path)) for path in paths])
+        parts = []
+        for path in parquet_files(to)[1]:
+            with opened(path) as file:
+                parts.append(flatten(file.read()))
+        found = pa.concat_tables(parts)
     return found.sort_by([("archive_commit", "ascending"), ("archive_row", "ascending")])
 
 
-@pytest.mark.parametrize("place", ["files", "table"])
-def test_every_event_is_there_once_and_is_a_history(place: str, folder: Path, dataset: str, tmp_path: Path) -> None:
-    to = f"{dataset}.events" if place == "table" else str(tmp_path / "out")
+@pytest.mark.parametrize("place", ["files", "table", "bucket"])
+def test_every_event_is_there_once_and_is_a_history(
+    place: str, folder: Path, dataset: str, tmp_path: Path, storage_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_address)
+    to = {"table": f"{dataset}.events", "files": str(tmp_path / "out"), "bucket": "gs://lake/archive/shop"}[place]
     first = exported(folder, to)
     assert (first.written, first.resumed_after) == (Written(rows=ROWS), -1)
     again = exported(folder, to)
