@@ -21,6 +21,8 @@ from commands.signals import stop_signal
     "--steady", "steady_s", type=click.FloatRange(1), show_default="40, or 8", help="Seconds at a steady 255 events/s."
 )
 @click.option("--seed", default=1, help="Of the events that are made late or sent twice.")
+@click.option("--map-port", default=0, help="Port of the map, for apps that have one.", show_default="any free one")
+@click.option("--hold", is_flag=True, help="Stay when all is done, with the map, until Ctrl-C.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write one frame as SVG there.")
 @json_option
 @click.pass_context
@@ -31,6 +33,8 @@ def demo(
     models: Path | None,
     steady_s: float | None,
     seed: int,
+    map_port: int,
+    hold: bool,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -39,17 +43,20 @@ def demo(
     It is the first week after what the model was trained and validated on: for flights, of November 2013. Makes what
     is missing (history, training rows, model) and keeps it for the next time. 5 % of the events come late and 1 %
     twice, and the job is once ended with kill -9 while it works. Exit code 0 only if no prediction was lost and
-    nothing differs.
+    nothing differs. An app with a map (vessels) shows it in the browser meanwhile.
     """
     app = options.load(app_name)
     models = models or options.models_folder(app)
     from commands.demo_run import DemoRun, DemoSettings
 
-    settings = DemoSettings(quick=quick, steady_s=steady_s, seed=seed, picture=picture)
+    settings = DemoSettings(quick=quick, steady_s=steady_s, seed=seed, picture=picture, map_port=map_port)
     result: dict[str, Any] = {}
     with stop_signal() as stop, DemoRun(app, app_name, models, settings) as run, _shown(run, as_json):
         result = run.play()
         stop.drain = lambda: None
+        if hold and run.map is not None:
+            click.echo(f"The map stays at {run.map.url} until Ctrl-C.", err=True)
+            stop.wait()
     if not result:
         ctx.exit(130)
     if as_json:

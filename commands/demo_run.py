@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from commands import options
 from commands.children import START_S, Live
+from commands.demo_map import DemoMap
 from commands.demo_tally import NEVER, Tally
 from commands.demo_verdict import ended, lost, summary, verdict
 from commands.demo_view import Stage, View, export_svg
@@ -65,12 +66,14 @@ class DemoSettings:
         steady_s: how long events come at a steady rate; None: 40 s, or 8 s if quick.
         seed: of what is made late or sent twice.
         picture: file for one frame as SVG.
+        map_port: of the map, for an app that has one; 0 takes a free port.
     """
 
     quick: bool = False
     steady_s: float | None = None
     seed: int = 1
     picture: Path | None = None
+    map_port: int = 0
 
     def replay(self, since: datetime, days: tuple[float, float]) -> ReplaySettings:
         """The first days from ``since`` on: of ``days`` the second number if quick."""
@@ -96,11 +99,15 @@ class DemoRun:
         self.view = View(f"sameriver demo · {app.name}", list(self._stages.values()))
         self._listeners: list[Callable[[Stage], None]] = []
         self._stack = ExitStack()
+        self.map: DemoMap | None = None
         self._began_s = time.monotonic()
 
     def __enter__(self) -> DemoRun:
         self._folder, lock = _new_folder(options.VAR / "demo")
         self._stack.enter_context(lock)
+        self.map = DemoMap.of(self.app, self._settings.map_port)
+        if self.map is not None:
+            self._stack.callback(self.map.stop)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,6 +156,9 @@ class DemoRun:
             stage.detail = f"{compared:,} features compared bit for bit, {differ:,} mismatches"
         seconds = time.monotonic() - self._began_s
         result = summary(tally, archive, totals, report, auc=auc, seconds=seconds)
+        if self.map is not None:
+            result["map"] = self.map.picture(options.reports_folder(self.app) / "demo.png")
+            self.map.over = "the replay is over"
         self.view.verdict = verdict(result)
         return result
 
@@ -174,10 +184,13 @@ class DemoRun:
             replay = make_replay(self.app, preparation.history, self._settings.replay(since, preparation.replay))
             replay.write(self.app, self._folder / "replay.arrow")
             tally = Tally(self.app, replay)
+            if self.map is not None:
+                self.map.follow(tally)
             emulator = {"PUBSUB_EMULATOR_HOST": live.broker_at()}
             names = [f"--predictions={topic(self.app.name, 'predictions')}"]
             names += [f"--reactions={name}" for name in reaction_topics(self.app).values()]
             names += [f"--dead-letters={topic(self.app.name, 'dead-letters')}", f"--project={options.PROJECT}"]
+            names += [f"--model={self.app.models[0].name}"] if self.app.models else []
             subscriber = Child(
                 "subscriber",
                 ["commands.replay_subscriber", *names],
@@ -200,6 +213,8 @@ class DemoRun:
             subscriber.wait_ready(60)
             publisher.wait_ready(60)
             stage.detail = "broker, model server, streaming job; official publisher and subscriber"
+            if self.map is not None:
+                stage.detail = f"{stage.detail}; map at {self.map.url}"
         self.view.tally = tally
         self._live = live
         return tally, publisher, subscriber
@@ -319,7 +334,7 @@ def _receive(tally: Tally, record: Record) -> None:
     """Take a report of the subscriber."""
     if "predictions" in record:
         tally.got(record["predictions"])
-        tally.reaction_ids.update(record["reactions"])
+        tally.reacted(record["reactions"])
         tally.dead_letters.update(record["dead_letters"])
 
 

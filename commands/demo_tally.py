@@ -58,6 +58,7 @@ class Tally:
         self.repeated = 0
         self.strangers = 0
         self.reaction_ids: set[str] = set()
+        self._alerts: deque[tuple[str, int]] = deque(maxlen=1_000)
         self.killed_ns = NEVER
         self.failed = 0
         self.phases_done = 0
@@ -100,6 +101,19 @@ class Tally:
                     self._time(row)
                 self._judge(row)
             self.changed_s = time.monotonic()
+
+    def reacted(self, reactions: Iterable[tuple[str, str, str]]) -> None:
+        """Reactions that the subscriber got: (reaction id, its name, event id)."""
+        with self._lock:
+            for reaction_id, name, event_id in reactions:
+                if reaction_id not in self.reaction_ids:
+                    self.reaction_ids.add(reaction_id)
+                    self._alerts.append((name, self._row_of.get(event_id, NEVER)))
+
+    def alerts(self, most: int) -> list[tuple[str, int]]:
+        """The latest reactions, the newest first: name, and row of the event."""
+        with self._lock:
+            return [(name, row) for name, row in reversed(self._alerts) if row != NEVER][:most]
 
     def killed(self) -> None:
         """The job has just been killed."""

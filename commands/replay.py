@@ -15,6 +15,7 @@ from shared_features.app import App
 from shared_features.compute import to_block
 from shared_features.encode import rows_to_messages
 from shared_features.errors import HistoryError
+from shared_features.hashing import hash_columns
 from shared_features.plan import make_plan
 
 WARM, STEADY, BURST, KILL = 0, 1, 2, 3
@@ -114,7 +115,8 @@ def make_replay(app: App, history: Path, settings: ReplaySettings) -> Replay:
     at_again = at[again] + draw.integers(MINUTE_US, settings.late_max_us, len(again))
     rows = np.concatenate([np.arange(block.num_rows), again])
     order = np.argsort(np.concatenate([at, at_again]), kind="stable")
-    rows, is_again = rows[order], order >= block.num_rows
+    rows = rows[order]
+    is_again = _seen_before(block, rows)
     is_late = np.isin(rows, held) & ~is_again
     phase = np.where(published[rows] < since_us, WARM, STEADY).astype(np.int8)
     replayed = np.flatnonzero(phase)
@@ -122,6 +124,14 @@ def make_replay(app: App, history: Path, settings: ReplaySettings) -> Replay:
     phase[rest] = BURST
     phase[rest[len(rest) - min(settings.kill_events, len(rest) // 2) :]] = KILL
     return Replay(block.take(pa.array(rows)), phase, is_late, is_again)
+
+
+def _seen_before(block: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Where an event stands that has stood before; a history, too, may have events twice."""
+    identities = hash_columns([block.column("event_type"), block.column("event_id")])[rows]
+    found = np.ones(len(rows), np.bool_)
+    found[np.unique(identities, return_index=True)[1]] = False
+    return found
 
 
 def read_history(app: App, history: Path, from_us: int, to_us: int) -> pa.RecordBatch:

@@ -4,7 +4,8 @@
         --reactions flights-reaction-rebook --dead-letters flights-dead-letters
 
 It makes topics and subscriptions, says ``{"ready": true}``, and prints what it got, some times a second:
-``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "reactions": [id, …], "dead_letters": []}``.
+``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "reactions": [[id, name, event_id], …],
+"dead_letters": [reason, …]}``. Of several models' predictions only those of ``--model`` are told.
 ``received_ns`` is the machine's monotonic clock in the client's callback. SIGTERM ends it.
 """
 
@@ -32,14 +33,18 @@ REPORT_S = 0.04
 class _Received:
     """What came and nobody has been told of yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str | None) -> None:
+        self._model = model
         self._lock = threading.Lock()
         self._predictions: list[tuple[str, str, float | None, int]] = []
-        self._reactions: list[str] = []
+        self._reactions: list[tuple[str, str, str]] = []
         self._reasons: list[str] = []
 
     def prediction(self, message: Any) -> None:
         received_ns = time.monotonic_ns()
+        if self._model not in (None, message.attributes.get("model")):
+            message.ack()
+            return
         record = json.loads(message.data)
         probability = record["outputs"].get("probability")
         with self._lock:
@@ -47,8 +52,9 @@ class _Received:
         message.ack()
 
     def reaction(self, message: Any) -> None:
+        record = json.loads(message.data)
         with self._lock:
-            self._reactions.append(message.attributes["reaction_id"])
+            self._reactions.append((record["reaction_id"], record["reaction"], record["event_id"]))
         message.ack()
 
     def dead_letter(self, message: Any) -> None:
@@ -90,9 +96,10 @@ def subscribe(project: str, topic: str) -> str:
 @click.option("--predictions", required=True)
 @click.option("--reactions", multiple=True)
 @click.option("--dead-letters", required=True)
-def main(project: str, predictions: str, reactions: tuple[str, ...], dead_letters: str) -> None:
+@click.option("--model")
+def main(project: str, predictions: str, reactions: tuple[str, ...], dead_letters: str, model: str | None) -> None:
     """Print what comes on the topics until SIGTERM."""
-    received, stopping = _Received(), threading.Event()
+    received, stopping = _Received(model), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     stop_with_parent()
     callbacks = {predictions: received.prediction, dead_letters: received.dead_letter}

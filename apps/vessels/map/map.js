@@ -1,0 +1,70 @@
+"use strict";
+// Asks for /state once a second and draws the latest position of every vessel. Everything comes from this server.
+const map = L.map("map", { preferCanvas: true, worldCopyJump: true, minZoom: 1, maxZoom: 10, zoomSnap: 0.25 });
+map.setView([15, 0], 1.75);
+map.attributionControl.setPrefix("Leaflet").addAttribution("Land: Natural Earth · vessels: simulated");
+const dots = new Map();
+const marks = L.layerGroup().addTo(map);
+const text = (id, value) => { document.getElementById(id).textContent = value; };
+
+async function get(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+async function begin() {
+  const land = await get("vendor/land-110m.json");
+  L.geoJSON(topojson.feature(land, land.objects.land), {
+    interactive: false, style: { color: "#8aa0a8", weight: 0.7, fillColor: "#f4f1e8", fillOpacity: 1 },
+  }).addTo(map);
+  L.geoJSON(await get("shapes"), {
+    style: { color: "#2a7f62", weight: 1.5, fillOpacity: 0.12 },
+    onEachFeature: (feature, layer) => layer.bindTooltip(document.createTextNode(feature.properties.name)),
+  }).addTo(map);
+  document.body.dataset.ready = "yes";
+  for (;;) {
+    let state;
+    try { state = await get("state"); } catch { text("over", "the demo has ended"); return; }
+    draw(state);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+function draw(state) {
+  let fishing = 0;
+  for (const [vessel, latitude, longitude, probability] of state.vessels) {
+    const busy = probability >= 0.5;
+    fishing += busy;
+    const style = { radius: busy ? 3.5 : 2, stroke: false, fillOpacity: 0.85, fillColor: busy ? "#e4572e" : "#2f6f8f" };
+    let dot = dots.get(vessel);
+    if (!dot) {
+      dot = L.circleMarker([latitude, longitude], style).addTo(map);
+      dot.bindTooltip(() => document.createTextNode(`${vessel}: ${Math.round(100 * dot.probability)} % fishing`));
+      dots.set(vessel, dot);
+    }
+    dot.probability = probability;
+    dot.setLatLng([latitude, longitude]).setStyle(style);
+  }
+  marks.clearLayers();
+  const list = document.getElementById("alerts");
+  list.replaceChildren();
+  for (const alert of state.alerts) {
+    const item = document.createElement("li");
+    const name = document.createElement("b");
+    name.textContent = alert.reaction.replaceAll("_", " ");
+    item.append(name, `${alert.vessel}, ${alert.time}`);
+    list.append(item);
+    if (alert.latitude !== null && alert.reaction !== "fishing") {
+      L.circleMarker([alert.latitude, alert.longitude], { radius: 9, color: "#b00020", weight: 1.5, fill: false }).addTo(marks);
+    }
+  }
+  text("clock", state.time);
+  text("vessels", state.vessels.length);
+  text("fishing", fishing);
+  text("predictions", state.predictions.toLocaleString("en"));
+  text("over", state.over);
+  document.body.dataset.vessels = state.vessels.length;
+}
+
+begin();
