@@ -13,9 +13,30 @@ async function get(path) {
   return answer.json();
 }
 
+// Outlines across the antimeridian jump from one edge of the map to the other: they are drawn whole, on both sides.
+function wrapped(collection) {
+  const polygons = [];
+  for (const feature of collection.features) {
+    for (const rings of feature.geometry.coordinates) {
+      const whole = rings.map((ring) => {
+        let turn = 0;
+        return ring.map(([longitude, latitude], at) => {
+          if (at > 0 && Math.abs(longitude - ring[at - 1][0]) > 180) turn += longitude < 0 ? 360 : -360;
+          return [longitude + turn, latitude];
+        });
+      });
+      polygons.push(whole);
+      const over = whole[0].some(([longitude]) => Math.abs(longitude) > 180.001);
+      const shift = whole[0].some(([longitude]) => longitude > 180.001) ? -360 : 360;
+      if (over) polygons.push(whole.map((ring) => ring.map(([longitude, latitude]) => [longitude + shift, latitude])));
+    }
+  }
+  return { type: "MultiPolygon", coordinates: polygons };
+}
+
 async function begin() {
   const land = await get("vendor/land-110m.json");
-  L.geoJSON(topojson.feature(land, land.objects.land), {
+  L.geoJSON(wrapped(topojson.feature(land, land.objects.land)), {
     interactive: false, style: { color: "#8aa0a8", weight: 0.7, fillColor: "#f4f1e8", fillOpacity: 1 },
   }).addTo(map);
   L.geoJSON(await get("shapes"), {
