@@ -8,6 +8,7 @@ know how to nest. `batch.tables` reads such tables as it reads nested ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -156,3 +157,12 @@ def greatest(uri: str, column: str, where: dict[str, str], endpoints: Endpoints)
         job = client.query(statement, job_config=google.QueryJobConfig(query_parameters=parameters))
         (row,) = job.result(timeout=LOAD_DEADLINE_S)
     return None if row.greatest is None else int(row.greatest)
+
+
+def time_span(uri: str, column: str, endpoints: Endpoints) -> list[datetime]:
+    """The first and the last of a column of times; empty if it has none."""
+    name = TableName.parse(uri)
+    statement = f"SELECT MIN(`{column}`) AS low, MAX(`{column}`) AS high FROM `{name.dotted}`"  # noqa: S608
+    with service.told(f"reading {uri}"), service.rest_client(name.project, endpoints) as client:
+        (row,) = client.query(statement).result(timeout=LOAD_DEADLINE_S)
+    return [end for end in (row.low, row.high) if end is not None]

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch.bigquery import StreamSpec
+from batch.bigquery_tables import time_span
 from batch.parquet_files import opened
 from batch.tables import History
 from shared_features.errors import ConfigurationError
@@ -67,16 +69,15 @@ def by_share(source: History) -> Splits:
     """Of the time from the first event to the last one the first 70 % train, 15 % validate and 15 % test.
 
     Raises:
-        ConfigurationError: the history cannot say which time it covers without being read (BigQuery).
+        ConfigurationError: the history cannot say which time it covers without being decoded (a Pub/Sub
+            subscription's table), or covers none.
     """
     ends: list[datetime] = []
     for split in source.splits:
         piece = json.loads(split)
         if "path" not in piece:
-            raise ConfigurationError(
-                f"history {source.uri} does not say which time it covers: give the splits, --validate-from and "
-                "--test-from"
-            )
+            ends = _of_table(source, StreamSpec.decode(piece["stream"].encode()), messages="flat" not in piece)
+            break
         with opened(piece["path"]) as file:
             times = file.read_row_groups(piece["row_groups"], columns=["event_time"])["event_time"]
         found = pc.min_max(times.cast(TIMESTAMP))
@@ -89,6 +90,14 @@ def by_share(source: History) -> Splits:
     return Splits(
         *((first + share * whole).replace(microsecond=0) for share in (TRAIN_SHARE, TRAIN_SHARE + VALIDATE_SHARE))
     )
+
+
+def _of_table(source: History, stream: StreamSpec, *, messages: bool) -> list[datetime]:
+    if messages:
+        raise ConfigurationError(
+            f"history {source.uri} does not say which time it covers: give the splits, --validate-from and --test-from"
+        )
+    return time_span(stream.uri, "event_time", stream.endpoints)
 
 
 def _us(bound: datetime | None, otherwise: int) -> int:

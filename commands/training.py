@@ -1,4 +1,4 @@
-"""`sameriver traindata | train | evaluate`: from history to a model and to what it is worth.
+"""`sameriver traindata | train`: from history to a model.
 
 TensorFlow is loaded by a process of its own: it takes seconds and 600 MB, and stays out of whoever calls this.
 """
@@ -8,24 +8,33 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from commands import options, output
+from commands.evaluate import trained_model
 from commands.jobs import run_job
 from commands.options import app_option, folder_option, json_option, model_option
 
 if TYPE_CHECKING:
     from batch.splits import Splits
-    from shared_features.app import App, Model
+    from shared_features.app import App
 
 
 @click.command()
 @app_option
-@click.option("--history", show_default="var/history/<app>", help="Folder of Parquet, or bq://project.dataset.table.")
-@folder_option("--out", "the training rows", "var/training/<app>")
+@click.option(
+    "--history",
+    show_default="var/history/<app>",
+    help="Folder of Parquet, here or at gs://; bq://project.dataset.table or a view; bq://project?query=SELECT …",
+)
+@click.option(
+    "--out",
+    metavar="FOLDER|URI",
+    show_default="var/training/<app>",
+    help="Folder of the training rows, gs://bucket/folder, or bq://project.dataset.table.",
+)
 @click.option("--validate-from", type=click.DateTime(), help="UTC; rows from there on validate.  [default: app's own]")
 @click.option("--test-from", type=click.DateTime(), help="UTC; rows from there on test.  [default: app's own]")
 @click.option("--shards", default=4, type=click.IntRange(1), help="Into how many shards keys go; changes no row.")
@@ -47,7 +56,7 @@ if TYPE_CHECKING:
 def traindata(
     app_name: str,
     history: str | None,
-    out: Path | None,
+    out: str | None,
     validate_from: datetime | None,
     test_from: datetime | None,
     shards: int,
@@ -66,11 +75,14 @@ def traindata(
     with output.progress("training rows") as tell:
         tell(0.0, "loading Beam")
         from batch.traindata import make_training_rows
+        from batch.training_out import put_training_rows
 
-        summary = make_training_rows(
+        target = out or str(options.training_folder(app))
+        make = put_training_rows if target.startswith(("gs://", "bq://")) else make_training_rows
+        summary = make(
             app,
-            history or options.history_folder(app),
-            out or options.training_folder(app),
+            history or str(options.history_folder(app)),
+            target,
             splits=splits,
             shards=shards,
             runner_options=beam_options,
@@ -117,7 +129,7 @@ def train(
     former rows were made from, or else from the app's own in var/history/<app>.
     """
     app = options.load(app_name)
-    model = _model(app, model_name)
+    model = trained_model(app, model_name)
     name = model.name
     if rows is None:
         rows = options.training_folder(app)
@@ -135,54 +147,6 @@ def train(
         f"{trained['path']}: version {trained['version']} of {name}, trained in {trained['duration_s']:.0f} s; on the "
         f"test split AUC {test['auc']:.4f}, log loss {test['log_loss']:.4f}"
     )
-
-
-@click.command()
-@app_option
-@folder_option("--rows", "the training rows", "var/training/<app>")
-@folder_option("--models", "models, one folder each", "var/models/<app>")
-@model_option
-@click.option("--version", type=click.IntRange(1), show_default="the latest", help="Version of the model.")
-@folder_option("--out", "the report and the plot", "var/reports/<app>")
-@click.option("--resamples", default=500, type=click.IntRange(2), help="Of the bootstrap.")
-@json_option
-def evaluate(
-    app_name: str,
-    rows: Path | None,
-    models: Path | None,
-    model_name: str | None,
-    version: int | None,
-    out: Path | None,
-    resamples: int,
-    as_json: bool,
-) -> None:
-    """Judge a model on the test split, beside baselines on the very same rows; plot ROC and calibration."""
-    from training.export import latest_version
-
-    app = options.load(app_name)
-    model = _model(app, model_name)
-    name = model.name
-    rows = rows or options.training_folder(app)
-    out = out or options.reports_folder(app)
-    home = models or options.models_folder(app)
-    folder = home / name / str(version) if version is not None else latest_version(home, name)
-    arguments = ["--rows", str(rows), "--version", str(folder), "--out", str(out), "--resamples", str(resamples)]
-    baseline = model.options.get("baseline")
-    if baseline is not None:
-        arguments += ["--baseline-feature", str(baseline)]
-    with TemporaryDirectory(prefix="sameriver-") as temporary, output.progress(f"evaluating {name}") as tell:
-        tell(0.0, "the app's rules")
-        report = run_job("training.evaluate", [*arguments, *_rules(app, rows, Path(temporary))], tell)
-    if as_json:
-        output.print_json(report)
-        return
-    from training.evaluate import report_table
-
-    headings, lines = report_table(report)
-    click.echo(f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}")
-    output.print_table(headings, lines)
-    for path in report["files"]:
-        click.echo(path)
 
 
 def _splits(app: App, validate_from: datetime | None, test_from: datetime | None) -> Splits | None:
@@ -220,28 +184,3 @@ def _ensure_rows(app: App, folder: Path) -> None:
         make_training_rows(
             app, history, folder, splits=splits, progress=lambda done, step: tell(0.1 + 0.9 * done, step)
         )
-
-
-def _model(app: App, name: str | None) -> Model:
-    """The app's model of this name, or its first; ConfigurationError if there is none to train."""
-    from shared_features.errors import ConfigurationError
-
-    names = options.served_models(app)
-    if not names or (name is not None and name not in names):
-        found = f"has the models {', '.join(names)} to train" if names else "has no model to train"
-        wanted = "wanted one of them as --model" if names else "wanted models=[Model(...)] in its file"
-        raise ConfigurationError(f"app {app.name!r} {found}{'' if name is None else f', got {name!r}'}: {wanted}")
-    return next(model for model in app.models if model.name == (name or names[0]))
-
-
-def _rules(app: App, rows: Path, folder: Path) -> list[str]:
-    """Arguments that hand over, as a file in ``folder``, what the app's rules say of the test rows."""
-    import pyarrow.parquet as pq
-
-    from commands.rules import rule_probabilities
-
-    table = rule_probabilities(app, rows / "test") if (rows / "test").is_dir() else None
-    if table is None:
-        return []
-    pq.write_table(table, folder / "rules.parquet")
-    return ["--rules", str(folder / "rules.parquet")]

@@ -182,7 +182,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("place", ["files", "table"])
+@pytest.mark.parametrize("place", [pytest.param("files", marks=pytest.mark.soak), "table"])
 def test_a_kill_between_append_and_commit_or_after_it_loses_and_doubles_nothing(
     place: str, folder: Path, dataset: str, tmp_path: Path
 ) -> None:

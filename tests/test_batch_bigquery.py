@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,11 @@ from google.cloud import bigquery as google_bigquery
 from batch import bigquery
 from batch.bigquery import Endpoints
 from batch.bigquery_service import rest_client
+from batch.files import open_files
+from batch.splits import by_share
 from batch.tables import open_history, read_split
 from batch.traindata import MANIFEST, features_of_history, make_training_rows
+from batch.training_out import put_training_rows
 from shared_features import load_app
 from shared_features.blocks import nest
 from shared_features.errors import ConfigurationError, HistoryError
@@ -160,6 +164,39 @@ def test_a_table_that_a_subscription_wrote_gives_what_the_live_job_would_take(da
     assert {name: count for name, count in summary.events_left_out.items() if count} == refused
 
 
+def test_training_rows_go_to_a_table_once_or_to_a_bucket(
+    dataset: str, tmp_path: Path, storage_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_address)
+    history = str(histories.write(tmp_path / "history", block_of(EVENTS)))
+    here = make_training_rows(app, history, tmp_path / "here", splits=SPLITS)
+    table, bucket = f"{dataset}.rows", "gs://lake/training/shop"
+    for reused in (False, True):
+        for to in (table, bucket):
+            done = put_training_rows(app, history, to, splits=SPLITS)
+            assert (done.folder, done.reused, done.rows) == (to, reused, here.rows)
+    got = pa.Table.from_batches(bigquery.read_table(table))
+    assert Counter(got["split"].to_pylist()) == Counter({name: count for name, count in here.rows.items() if count})
+    assert got.num_rows == len(set(got["row_id"].to_pylist()))
+    ours, theirs = bytes_at(bucket), tree(tmp_path / "here")
+    assert json.loads(ours.pop(MANIFEST))["origin"] == json.loads(theirs.pop(MANIFEST))["origin"]
+    assert ours == theirs
+    with pytest.raises(ConfigurationError, match=r"gs://lake/training/shop holds training rows of something else"):
+        put_training_rows(app, history, bucket, splits=SPLITS, file_format="csv")
+    with pytest.raises(ConfigurationError, match="have no file format: leave --format out"):
+        put_training_rows(app, history, table, splits=SPLITS, file_format="csv")
+    with pytest.raises(ConfigurationError, match="does not say which time it covers: give the splits"):
+        make_training_rows(app, f"{dataset}.subscribed", tmp_path / "unsplit")
+
+
+def bytes_at(uri: str) -> dict[str, bytes]:
+    files, found = open_files(uri), {}
+    for name in files.names():
+        with files.open(name) as file:
+            found[name] = file.read()
+    return found
+
+
 def test_an_empty_table_gives_no_rows(dataset: str) -> None:
     uri = load(f"{dataset}.empty", block_of([event("sale", 1)]).slice(0, 0))
     assert features_of_history(app, uri).num_rows == 0
@@ -175,8 +212,8 @@ def test_real_flights_are_the_same_bytes(
     flights = load_app("flights")
     make_training_rows(flights, tmp_path / "events.parquet", tmp_path / "parquet", splits=histories.SPLITS_2013)
     make_training_rows(flights, f"{dataset}.flights", tmp_path / "bigquery", splits=histories.SPLITS_2013, shards=3)
-    with pytest.raises(ConfigurationError, match="--validate-from and --test-from"):
-        make_training_rows(flights, f"{dataset}.flights", tmp_path / "unsplit")
+    here, there = (open_history(uri, make_plan(flights)) for uri in (tmp_path / "events.parquet", f"{dataset}.flights"))
+    assert by_share(there) == by_share(here)
     ours, theirs = tree(tmp_path / "parquet"), tree(tmp_path / "bigquery")
     del ours[MANIFEST], theirs[MANIFEST]
     assert ours == theirs
