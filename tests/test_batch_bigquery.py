@@ -160,6 +160,8 @@ def test_a_table_that_a_subscription_wrote_gives_what_the_live_job_would_take(da
     ours, theirs = tree(tmp_path / "rows"), tree(tmp_path / "live rows")
     assert ours.pop(MANIFEST) != theirs.pop(MANIFEST)
     assert ours == theirs
+    with pytest.raises(ConfigurationError, match="does not say which time it covers: give the splits"):
+        make_training_rows(app, uri, tmp_path / "unsplit")
     refused = {"duplicate": 1, "malformed_json": 1, "unknown_event_type": 1, "unknown_encoding": 1}
     assert {name: count for name, count in summary.events_left_out.items() if count} == refused
 
@@ -185,8 +187,6 @@ def test_training_rows_go_to_a_table_once_or_to_a_bucket(
         put_training_rows(app, history, bucket, splits=SPLITS, file_format="csv")
     with pytest.raises(ConfigurationError, match="have no file format: leave --format out"):
         put_training_rows(app, history, table, splits=SPLITS, file_format="csv")
-    with pytest.raises(ConfigurationError, match="does not say which time it covers: give the splits"):
-        make_training_rows(app, f"{dataset}.subscribed", tmp_path / "unsplit")
 
 
 def bytes_at(uri: str) -> dict[str, bytes]:
