@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from google.api_core import exceptions
 from google.cloud import bigquery as google
 
+from batch import bigquery
 from batch import bigquery_service as service
 from batch.bigquery_service import DEADLINE_S, LOAD_DEADLINE_S, Endpoints, TableName
 from batch.writers import Shape
 from shared_features.errors import HistoryError
-from shared_features.schema import TIMESTAMP
 
 SEPARATOR = "__"
 PARTITIONED_BY, CLUSTERED_BY = "publish_time", "event_time"
@@ -126,25 +126,31 @@ def _alterations(name: TableName, missing: list[google.SchemaField], *, one_by_o
 
 
 def rows_there(uri: str, identity: str, batch: pa.RecordBatch, endpoints: Endpoints) -> pa.Table:
-    """The table's rows whose identity is in the batch; only the partitions that its publish times name are read.
+    """The table's rows whose identity is in the batch.
+
+    Identities are compared here, not by a query with all of them as parameters: a stream brings millions a second, and
+    only of the partitions that the batch's publish times name.
 
     Args:
         batch: as `flat_batch` gives it.
     """
-    name = TableName.parse(uri)
-    parameters: list[google.ArrayQueryParameter | google.ScalarQueryParameter] = [
-        google.ArrayQueryParameter("ids", "STRING", batch.column(identity).to_pylist())
-    ]
-    where = f"`{identity}` IN UNNEST(@ids)"
+    where = ""
     if PARTITIONED_BY in batch.schema.names and not batch.column(PARTITIONED_BY).null_count:
-        ends = pc.min_max(batch.column(PARTITIONED_BY).cast(TIMESTAMP))
-        parameters += [google.ScalarQueryParameter(end, "TIMESTAMP", ends[end].as_py()) for end in ("min", "max")]
-        where += f" AND {PARTITIONED_BY} BETWEEN @min AND @max"
-    columns = ", ".join(f"`{column}`" for column in batch.schema.names)
-    statement = f"SELECT {columns} FROM `{name.dotted}` WHERE {where}"  # noqa: S608  # identifiers are checked
-    with service.told(f"reading {uri}"), service.rest_client(name.project, endpoints) as client:
-        job = client.query(statement, job_config=google.QueryJobConfig(query_parameters=parameters))
-        return job.result(timeout=LOAD_DEADLINE_S).to_arrow(create_bqstorage_client=False)
+        ends = pc.min_max(batch.column(PARTITIONED_BY).cast(pa.int64()))
+        low, high = (f"TIMESTAMP_MICROS({int(ends[end].as_py())})" for end in ("min", "max"))
+        where = f"{PARTITIONED_BY} >= {low} AND {PARTITIONED_BY} <= {high}"
+    ids = batch.column(identity)
+
+    def found(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        for stream in bigquery.streams(uri, columns, where, endpoints, max_streams=1):
+            for rows in bigquery.read_stream(stream):
+                known = rows.filter(pc.is_in(rows.column(identity), ids))
+                if known.num_rows:
+                    yield known
+
+    if next(found([identity]), None) is None:
+        return pa.Table.from_batches([batch.slice(0, 0)])
+    return pa.Table.from_batches(found(batch.schema.names))
 
 
 def greatest(uri: str, column: str, where: dict[str, str], endpoints: Endpoints) -> int | None:
