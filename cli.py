@@ -17,16 +17,18 @@ from commands.bench import bench
 from commands.data import data
 from commands.deadletters import deadletters
 from commands.demo import demo
+from commands.evaluate import evaluate
 from commands.gateway import gateway
 from commands.group import Commands, stop_with_parent, take_short_turns, unwind_on_termination
 from commands.logs import set_up_logging
 from commands.new import new
 from commands.publish import publish
 from commands.servers import broker, serve
+from commands.sql import sql
 from commands.status import status
 from commands.stream import stream
 from commands.tail import tail
-from commands.training import evaluate, train, traindata
+from commands.training import train, traindata
 from commands.up import up
 from commands.verify import verify
 from commands.why import why
@@ -74,6 +76,7 @@ for command in (
     backfill,
     verify,
     why,
+    sql,
     serve,
     broker,
     stream,

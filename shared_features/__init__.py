@@ -27,6 +27,7 @@ from shared_features.choices import coalesce, maximum, minimum, where
 from shared_features.clean import Clean
 from shared_features.compute import compute
 from shared_features.events import EventType
+from shared_features.gates import Gate
 from shared_features.geo import (
     bearing_deg,
     bearing_from_last_deg,
@@ -44,6 +45,7 @@ __all__ = [
     "App",
     "Clean",
     "EventType",
+    "Gate",
     "Key",
     "Label",
     "Model",

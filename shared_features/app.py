@@ -18,6 +18,7 @@ from shared_features.aggregates import Aggregate, duration_us
 from shared_features.errors import ConfigurationError, DefinitionError, did_you_mean
 from shared_features.events import EventType
 from shared_features.expressions import Expression, Field
+from shared_features.gates import DEFAULT_GATES, Gate
 from shared_features.keys import Key
 from shared_features.lists import Listed
 from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, check_name, prediction
@@ -39,6 +40,7 @@ class App:
         models: models and rules; all of them predict, the first is the primary one. Empty: collect mode.
         baselines: rules that reports put beside the models; they predict nothing live.
         reactions: what to publish when.
+        gates: what a newly trained model must show before it is promoted; the default ones where there are none.
         lateness: how far behind a key's newest event an event may come and still see all of its windows.
 
     Raises:
@@ -56,6 +58,7 @@ class App:
         models: Sequence[Model] = (),
         baselines: Sequence[Rule] = (),
         reactions: Sequence[Reaction] = (),
+        gates: Sequence[Gate] = (),
         lateness: str | timedelta = "24h",
     ) -> None:
         check_name("app", name)
@@ -65,6 +68,7 @@ class App:
         self.spec = name
         self.features, self.models, self.reactions = dict(features), list(models), list(reactions)
         self.baselines = list(baselines)
+        self.gates = list(gates or DEFAULT_GATES)
         self.lateness_us = duration_us(lateness, f"lateness of app {name!r}")
         self.event_types = {event_type.name: event_type for event_type in event_types}
         if len(self.event_types) != len(event_types) or predict_on.name not in self.event_types:
@@ -210,6 +214,15 @@ class App:
                     raise DefinitionError(
                         f"{place}, a feature of type {self.features[name].dtype}, wanted one of {', '.join(wanted)}",
                         at=model.at,
+                    )
+
+        for gate in self.gates:
+            for name in gate.slices:
+                if name not in self.features:
+                    raise DefinitionError(
+                        f"gate on {gate.metric} names {name!r} in slices=, but the app has no such feature"
+                        f"{did_you_mean(name, self.features)}",
+                        at=gate.at,
                     )
 
     def _check_label(self, label: Label) -> None:

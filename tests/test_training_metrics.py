@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from shared_features.errors import HistoryError
 from training.metrics import (
+    average_precision,
     bootstrap_auc,
+    brier_score,
     calibration_curve,
     calibration_error,
     figures,
@@ -33,14 +35,18 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows: list[tuple[bool, int
 
 
 def test_auc_and_log_loss_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
     from sklearn.metrics import log_loss as sklearn_log_loss
-    from sklearn.metrics import roc_auc_score
 
     random = np.random.default_rng(1)
     labels = random.random(20_000) < 0.2
     probabilities = np.round(np.clip(0.2 + 0.3 * labels + random.normal(0, 0.2, 20_000), 0.001, 0.999), 3)
     assert rank_auc(labels, probabilities) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-12)
     assert log_loss(labels, probabilities) == pytest.approx(sklearn_log_loss(labels, probabilities), abs=1e-12)
+    assert brier_score(labels, probabilities) == pytest.approx(brier_score_loss(labels, probabilities), abs=1e-12)
+    assert average_precision(labels, probabilities) == pytest.approx(
+        average_precision_score(labels, probabilities), abs=1e-12
+    )
     false_rate, hit_rate = roc_curve(labels, probabilities)
     assert np.trapezoid(hit_rate, false_rate) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-12)
     assert (false_rate[0], hit_rate[0], false_rate[-1], hit_rate[-1]) == (0, 0, 1, 1)

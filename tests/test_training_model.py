@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,14 @@ from training.rows import number_column, open_rows
 pytestmark = pytest.mark.tensorflow
 
 OPTIONS = json.dumps({"crosses": [["shop", "carrier"]], "embeddings": ["carrier"], "units": [32, 32], "epochs": 3})
+
+GATES = json.dumps(
+    [
+        {"metric": "auc", "not_worse_by": 0.0, "slices": []},
+        {"metric": "log_loss", "not_worse_by": 0.001, "slices": ["shop", "carrier"]},
+        {"metric": "calibration_error", "at_most": 0.0001, "slices": []},
+    ]
+)
 
 
 def _start(module: str, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -198,32 +208,61 @@ def test_the_report_sets_the_model_beside_its_baselines(trained: Trained, tmp_pa
     rules = tmp_path / "rules.parquet"
     pq.write_table(rule.take(np.arange(len(rule))[::-1].copy()), rules)  # in another order: joined by identity
     arguments: list[str | Path] = ["--rows", trained.rows_folder, "--version", trained.version]
-    arguments += ["--baseline-feature", "delay"]
+    arguments += ["--champion", trained.homes[1] / "wide_and_deep" / "1", "--gates", GATES]
+    arguments += ["--baseline-feature", "delay", "--miss", "4", "--purpose", "Parcels & their <delays>."]
     code, lines, complaints = _end(
         _start("training.evaluate", *arguments, "--rules", rules, "--out", tmp_path / "report", "--resamples", "100")
     )
     assert code == 0, complaints
     report = lines[-1]
-    assert [line["progress"]["done"] for line in lines[:-1]] == [0.0, 0.3, 0.7, 0.9]
+    done = [line["progress"]["done"] for line in lines[:-1]]
+    assert (done[0], done[-1], done) == (0.0, 0.95, sorted(done))
     names = [one["name"] for one in report["models"]]
-    assert names == ["wide_and_deep", "delay alone", "HistGradientBoosting", "late already"]
+    assert names == ["wide_and_deep", "champion, version 1", "delay alone", "HistGradientBoosting", "late already"]
 
     labels = number_column(trained.test["label"])
     probabilities = trained.model.probabilities(trained.test)
     assert report["auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-9)
     assert report["log_loss"] == pytest.approx(log_loss(labels, probabilities.astype(float)), abs=1e-6)
-    assert report["auc_baseline"] == report["models"][2]["auc"]
+    assert report["auc_baseline"] == report["models"][3]["auc"]
     assert report["auc"] > report["auc_baseline"] - 0.02
     assert 0 < report["calibration_error"] < 0.1
     alone = np.nan_to_num(number_column(trained.test["delay"]), nan=np.nanmedian(number_column(trained.test["delay"])))
-    assert report["models"][1]["auc"] == pytest.approx(roc_auc_score(labels, alone), abs=0.01)
-    assert report["models"][1]["log_loss"] < 0.69
+    assert report["models"][2]["auc"] == pytest.approx(roc_auc_score(labels, alone), abs=0.01)
+    assert report["models"][2]["log_loss"] < 0.69
     against = {one["against"]: one for one in report["differences"]}
     assert against["delay alone"]["low"] > 0
     assert against["delay alone"]["excludes_zero"]
     assert against["late already"]["low"] < against["late already"]["auc"] < against["late already"]["high"]
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == report
     assert (tmp_path / "report" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    check_the_page((tmp_path / "report" / "evaluation.html").read_text(), report)
+    check_slices_and_gates(report)
+    assert report["importance"][0]["feature"] == "delay"
+    assert {one["feature"] for one in report["importance"]} == set(training_rows.FEATURES)
+    assert report["costs"]["threshold"] == 0.2
+    assert report["costs"]["best_cost"] <= report["costs"]["cost"] < min(report["costs"]["never"], 1000)
+
+
+def check_slices_and_gates(report: dict[str, Any]) -> None:
+    """The champion is the same model: all differences are 0, and only the bound on calibration is broken."""
+    assert {one["feature"] for one in report["slices"]} == {"month", "shop", "carrier"}
+    for one in report["slices"]:
+        assert one["auc"]["low"] < one["auc"]["value"] < one["auc"]["high"]
+        assert one["against_champion"]["auc"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert sum(one["rows"] for one in report["slices"] if one["feature"] == "shop") == 2_000
+    assert [one["passed"] for one in report["gate"]["rules"]] == [True, True, False]
+    assert not report["gate"]["passed"]
+
+
+def check_the_page(page: str, report: dict[str, Any]) -> None:
+    """One file with everything inside: the card with data, fingerprint and limits, and no script and no address."""
+    assert "Parcels &amp; their &lt;delays&gt;." in page
+    for said in (training_rows.FINGERPRINT, "6,000", *(html.escape(one) for one in report["card"]["limits"])):
+        assert said in page
+    assert "may not be promoted" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r"<script|https?://", page)
 
 
 def test_what_was_exported_is_what_was_trained(tmp_path: Path, trained: Trained) -> None:
@@ -290,7 +329,11 @@ def test_an_app_may_have_numbers_only_or_texts_only(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [
-        ("training.train", ["--models", "{new}", "--model", "forest"], "must be one of wide_and_deep, polynomial_logistic, but is 'forest'"),
+        (
+            "training.train",
+            ["--models", "{new}", "--model", "forest"],
+            "must be one of wide_and_deep, .*, but is 'forest'",
+        ),
         ("training.train", ["--models", "{new}", "--options", '{"depth": 9}'], "no option 'depth'"),
         ("training.train", ["--models", "{new}", "--options", "depth"], "--options must be a JSON object"),
         ("training.train", ["--models", "{new}", "--fingerprint", "0" * 32], "run `sameriver traindata` again"),
@@ -316,7 +359,7 @@ def test_expected_errors_are_one_sentence_and_exit_code_2(
     assert (train if module == "training.train" else evaluate).main(given) == 2
     output, complaints = capfd.readouterr()
     last = json.loads(output.splitlines()[-1])
-    assert said in last["error"]
+    assert re.search(said, last["error"])
     assert f"error: {last['error']}" in complaints
     assert versions(tmp_path / "new" / "wide_and_deep") == []
 

@@ -37,6 +37,37 @@ def log_loss(labels: Array, probabilities: Array) -> float:
     return float(-np.where(labels.astype(bool), np.log(inside), np.log1p(-inside)).mean())
 
 
+def brier_score(labels: Array, probabilities: Array) -> float:
+    """Mean squared distance of probability and outcome, in [0, 1]; 0 is best (Brier, 1950).
+
+    >>> brier_score(np.array([0, 1]), np.array([0.5, 1.0]))
+    0.125
+    """
+    return float(np.mean((probabilities.astype(np.float64) - labels) ** 2))
+
+
+def average_precision(labels: Array, scores: Array) -> float:
+    """Mean precision over the positives, each taken at its own score: sum of (recall gained) x precision.
+
+    Rows of one score count together, as in scikit-learn's ``average_precision_score``.
+
+    Raises:
+        HistoryError: there is no positive.
+
+    >>> average_precision(np.array([0, 1, 1]), np.array([0.2, 0.1, 0.9]))
+    0.8333333333333333
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(labels[order].astype(np.int64))
+    if not hits[-1]:
+        raise HistoryError(
+            f"An average precision needs positives, but all {len(labels)} labels are false: evaluate a longer period."
+        )
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    gained = np.diff(hits[last], prepend=0)
+    return float((gained * hits[last] / (last + 1)).sum() / hits[-1])
+
+
 def calibration_curve(labels: Array, probabilities: Array, bins: int = CALIBRATION_BINS) -> tuple[Array, Array, Array]:
     """(mean probability, share of positives, rows) of bins of equal count, in the order of probability."""
     order = np.argsort(probabilities, kind="stable")
@@ -63,10 +94,12 @@ def roc_curve(labels: Array, scores: Array) -> tuple[Array, Array]:
 
 
 def figures(labels: Array, probabilities: Array) -> dict[str, float]:
-    """AUC, log loss, calibration error, mean prediction and share of positives of one split."""
+    """AUC, average precision, log loss, Brier score, calibration error, mean prediction, share of positives, rows."""
     return {
         "auc": rank_auc(labels, probabilities),
+        "average_precision": average_precision(labels, probabilities),
         "log_loss": log_loss(labels, probabilities),
+        "brier": brier_score(labels, probabilities),
         "calibration_error": calibration_error(labels, probabilities),
         "mean_prediction": float(probabilities.mean(dtype=np.float64)),
         "positives": float(labels.mean(dtype=np.float64)),

@@ -1,0 +1,164 @@
+"""An evaluation as one HTML page that needs nothing else: plots inside, no script, no address."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from shared_features.whole_files import replace_text
+from training.costs import Costs
+from training.plots import Judged, plot_calibration, plot_costs, plot_importance, plot_ranking, plot_slices
+
+Array = npt.NDArray[Any]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em; color: #222 }
+h1, h2 { line-height: 1.2 } h2 { margin-top: 2em; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right }
+th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f6f6f6 }
+th { border-bottom: 2px solid #ccc } img { max-width: 100% } .no { color: #b00020; font-weight: bold }
+"""
+
+
+def write_report(path: Path, report: Mapping[str, Any], labels: Array, judged: Sequence[Judged], costs: Costs) -> None:
+    """Write the page.
+
+    Args:
+        path: of the file.
+        report: of `training.evaluate.evaluate`.
+        labels: bool [rows].
+        judged: the models, the one that is judged first.
+        costs: that the cost curves are drawn for.
+    """
+    title = f"{report['app']}: {report['model']}, version {report['version']}"
+    period = f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}"
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        f"<p>{_text(period)}; {report['positives']:.1%} of them positive.</p>",
+        _models(report),
+        _gate(report),
+        "<h2>Ranking and calibration</h2>",
+        _image(plot_ranking(labels, judged)),
+        _image(plot_calibration(labels, judged)),
+        _costs(report, labels, judged, costs),
+        _slices(report),
+        _importance(report),
+        _card(report["card"]),
+    ]
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+    replace_text(path, page)
+
+
+def _models(report: Mapping[str, Any]) -> str:
+    names = ("auc", "average_precision", "log_loss", "brier", "calibration_error", "mean_prediction")
+    headings = ["model", "AUC", "average precision", "log loss", "Brier", "calibration error", "mean prediction"]
+    lines = [[one["name"], *(f"{one[name]:.4f}" for name in names)] for one in report["models"]]
+    gains = [
+        [f"AUC gained on {one['against']}", f"{one['auc']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}"]
+        for one in report["differences"]
+    ]
+    return _table(headings, lines) + _table(["", "difference", "95 % interval"], gains)
+
+
+def _gate(report: Mapping[str, Any]) -> str:
+    rules = report["gate"]["rules"]
+    if not rules:
+        return ""
+    lines = [[one["rule"], one["measured"], "kept" if one["passed"] else "broken"] for one in rules]
+    verdict = "may be promoted" if report["gate"]["passed"] else '<span class="no">may not be promoted</span>'
+    return f"<h2>Gate</h2><p>This version {verdict}.</p>" + _table(["rule", "measured", "verdict"], lines)
+
+
+def _costs(report: Mapping[str, Any], labels: Array, judged: Sequence[Judged], costs: Costs) -> str:
+    lines = [
+        [
+            one["name"],
+            f"{one['costs']['cost']:.1f}",
+            f"{one['costs']['alarms']:.1%}",
+            f"{one['costs']['best_cost']:.1f}",
+            f"{one['costs']['best_threshold']:.3f}",
+        ]
+        for one in report["models"]
+    ]
+    lines += [["an alarm at every event", f"{report['costs']['always']:.1f}", "100.0%", "", ""]]
+    lines += [["no alarm ever", f"{report['costs']['never']:.1f}", "0.0%", "", ""]]
+    headings = ["model", "cost of 1,000 events", "alarms", "best in hindsight", "at the threshold"]
+    curves = _image(plot_costs(labels, judged, costs))
+    return (
+        f"<h2>Costs</h2><p>A false alarm costs {costs.false_alarm:g}, a miss {costs.miss:g}: an alarm pays from a "
+        f"probability of {costs.threshold:.3f} on.</p>{_table(headings, lines)}{curves}"
+    )
+
+
+def _slices(report: Mapping[str, Any]) -> str:
+    slices = report["slices"]
+    if not slices:
+        return ""
+    headings = ["slice", "rows", "positive", "AUC (95 % interval)", "log loss", "Brier", "predicted too much by"]
+    compared = report["champion"] is not None and "differences" in report["champion"]
+    headings += ["AUC against the champion"] if compared else []
+    lines = []
+    for one in slices:
+        line = [f"{one['feature']} = {one['value']}", f"{one['rows']:,}", f"{one['positives']:.1%}"]
+        line += [_interval(one["auc"], "{:.3f}"), f"{one['log_loss']['value']:.4f}", f"{one['brier']['value']:.4f}"]
+        line.append(_interval(one["bias"], "{:+.3f}"))
+        line += [_interval(one["against_champion"]["auc"], "{:+.4f}")] if compared else []
+        lines.append(line)
+    return f"<h2>Slices</h2>{_image(plot_slices(slices, report['auc']))}{_table(headings, lines)}"
+
+
+def _importance(report: Mapping[str, Any]) -> str:
+    found = report["importance"]
+    if not found:
+        return ""
+    lines = [[one["feature"], f"{one['auc_lost']:+.4f}", f"{one['log_loss_gained']:+.4f}"] for one in found]
+    return (
+        "<h2>Importance of the features</h2><p>What is lost where one feature's values are dealt out anew among the "
+        "rows. Features that say the same cover for each other.</p>"
+        f"{_image(plot_importance(found))}{_table(['feature', 'AUC lost', 'log loss gained'], lines)}"
+    )
+
+
+def _card(card: Mapping[str, Any]) -> str:
+    data = [[split, f"{one['rows']:,}", one["from"][:19], one["to"][:19]] for split, one in card["data"].items()]
+    made = [
+        ["fingerprint of the features", card["fingerprint"]],
+        ["features", str(card["features"])],
+        ["rows trained on", f"{card['trained_rows']:,}"],
+        ["seed", str(card["seed"])],
+        ["made", card["created"]],
+        ["by", ", ".join(f"{name} {version}" for name, version in sorted(card["libraries"].items()))],
+        *([name, str(value)] for name, value in sorted(card["options"].items())),
+    ]
+    limits = "".join(f"<li>{_text(one)}</li>" for one in card["limits"])
+    purpose = f"<p>{_text(card['purpose'])}</p>" if card["purpose"] else ""
+    return (
+        f"<h2>Model card</h2>{purpose}<h3>Limits</h3><ul>{limits}</ul><h3>Data</h3>"
+        f"{_table(['split', 'rows', 'from', 'to'], data)}<h3>Made of</h3>{_table(['', ''], made)}"
+    )
+
+
+def _interval(one: Mapping[str, float], form: str) -> str:
+    return f"{form.format(one['value'])} ({form.format(one['low'])} to {form.format(one['high'])})"
+
+
+def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in headings)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _image(png: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
