@@ -1,4 +1,9 @@
-"""Events in files as messages: JSON lines, CSV, Avro containers and Parquet, checked by the job's own decoder."""
+"""Events in files as messages: JSON lines, CSV, Avro containers and Parquet, checked by the job's own decoder.
+
+An app may read further formats: ``readers.py`` beside its ``app.py`` has ``READERS``, name of the format to a function
+of the file's lines (bytes) that yields, with the number of its line, each event as a dict, ``event_type`` among its
+entries, or, of a line that is none, the line.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -15,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared_features.app import App
+from shared_features.app import App, load_beside
 from shared_features.blocks import flatten
 from shared_features.decode import Decoder, Received
 from shared_features.errors import ConfigurationError
@@ -56,7 +61,8 @@ class EventFile:
     Args:
         app: whose events these are.
         source: path, or ``-`` for standard input.
-        file_format: one of `FORMATS`; None goes by the name's ending, JSON lines for standard input.
+        file_format: one of `FORMATS` or of the app's own; None goes by the name's ending, JSON lines for
+            standard input.
         event_type: of every row; None takes it from the row: its column ``event_type``, the name of an Avro
             schema, or the app's only type.
 
@@ -73,12 +79,19 @@ class EventFile:
         path = Path(source)
         if source != "-" and not path.exists():
             raise ConfigurationError(f"file {source} of events was not found: give its path, or - for standard input")
-        found = file_format or ("jsonl" if source == "-" else _SUFFIXES.get(path.suffix.lower()))
+        module = load_beside(app.spec, "readers")
+        self._readers: Mapping[str, Callable[[Iterable[bytes]], Any]] = getattr(module, "READERS", {})
+        known = {**_SUFFIXES, **{f".{name}": name for name in self._readers}}
+        found = file_format or ("jsonl" if source == "-" else known.get(path.suffix.lower()))
+        if file_format is not None and file_format not in (*FORMATS, *self._readers):
+            raise ConfigurationError(
+                f"app {app.name!r} reads no format {file_format!r}: wanted {', '.join((*FORMATS, *self._readers))}"
+            )
         if path.is_dir() and source != "-":
             found = "parquet"
         if found is None:
             raise ConfigurationError(
-                f"file {source} has no ending that tells its format: wanted one of {', '.join(_SUFFIXES)}, or --format"
+                f"file {source} has no ending that tells its format: wanted one of {', '.join(known)}, or --format"
             )
         self.format = found
 
@@ -91,7 +104,8 @@ class EventFile:
         if self.format == "parquet":
             yield from self._parquet(stdin)
             return
-        reader = {"jsonl": self._json_lines, "csv": self._csv, "avro": self._avro}[self.format]
+        own = {"jsonl": self._json_lines, "csv": self._csv, "avro": self._avro}
+        reader = own.get(self.format, self._app_s)
         if self.source == "-":
             yield from reader(stdin)
             return
@@ -139,6 +153,18 @@ class EventFile:
             raise ConfigurationError(f"{self.source} cannot be read as CSV in UTF-8 ({error}): mend the file") from None
         finally:
             text.detach()  # the file is closed by whoever opened it
+
+    def _app_s(self, file: IO[bytes]) -> Iterator[Row]:
+        """By the app's own reader."""
+        for number, event in self._readers[self.format](file):
+            if isinstance(event, bytes):
+                yield Row(
+                    number, self._message(event, next(iter(self._app.event_types)))
+                )  # malformed: any type says so
+            else:
+                values = dict(event)
+                event_type = values.pop("event_type", None)
+                yield Row(number, self._message(_dumps(values), event_type))
 
     def _avro(self, file: IO[bytes]) -> Iterator[Row]:
         import fastavro

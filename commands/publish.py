@@ -24,10 +24,11 @@ SHOWN = 20
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["jsonl", "csv", "avro", "parquet"]),
+    metavar="FORMAT",
     show_default="by the file's ending; jsonl for -",
-    help="Format of the file.",
+    help="jsonl, csv, avro, parquet, or one of the app's own.",
 )
+@click.option("--nmea", is_flag=True, help="The same as --format nmea: AIS sentences, for the app vessels.")
 @click.option("--no-check", is_flag=True, help="Send bad rows too; the job dead-letters them.")
 @click.option(
     "--block-events",
@@ -51,6 +52,7 @@ def publish(
     emulator: str | None,
     event_type: str | None,
     file_format: str | None,
+    nmea: bool,
     no_check: bool,
     block_events: int | None,
     compression: str | None,
@@ -58,7 +60,7 @@ def publish(
     wait_s: float,
     as_json: bool,
 ) -> None:
-    """Publish the events of a file: JSON lines, CSV, an Avro container or Parquet (a history too).
+    """Publish the events of a file: JSON lines, CSV, an Avro container, Parquet (a history too), or AIS sentences.
 
     Each row is checked first, as the job will check it. Bad rows are named with their line and not sent; the good
     ones are, and the exit code is 2. Blocks cost a hundredth per event: events of one type that stand near each other
@@ -71,7 +73,7 @@ def publish(
     from streaming.topics import Publisher
     from streaming.tracing import Tracing
 
-    events = EventFile(app, file, file_format=file_format, event_type=event_type)
+    events = EventFile(app, file, file_format="nmea" if nmea else file_format, event_type=event_type)
     decoder = Decoder(app.event_types)
     target = topic(app.name, "events")
     published, bad = 0, list[BadRow]()
