@@ -25,7 +25,6 @@ from commands.new import new
 from commands.publish import publish
 from commands.servers import broker, serve
 from commands.sql import sql
-from commands.sql import sql
 from commands.status import status
 from commands.stream import stream
 from commands.tail import tail
@@ -77,7 +76,6 @@ for command in (
     backfill,
     verify,
     why,
-    sql,
     sql,
     serve,
     broker,
