@@ -24,6 +24,7 @@ from commands.logs import set_up_logging
 from commands.new import new
 from commands.publish import publish
 from commands.servers import broker, serve
+from commands.snapshot import snapshot
 from commands.sql import sql
 from commands.status import status
 from commands.stream import stream
@@ -74,6 +75,7 @@ for command in (
     train,
     evaluate,
     backfill,
+    snapshot,
     verify,
     why,
     sql,

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from batch import runner
 from batch.backfill_out import intact, is_here, put_in_place
 from batch.backfill_rows import TOO_LATE, Asking, RowsOf, archive_schema
 from batch.partitions import shards_for
-from batch.partitions_steps import Fold, Folded
+from batch.partitions_steps import Ended, Fold, Folded
 from batch.pipeline import WITHOUT_KEY, columns_before
 from batch.rows import WriteCount
 from batch.tables import History, open_history
@@ -125,7 +125,7 @@ def backfill(
     origin = _origin(app, source, since, until, asking, whole=whole_history)
     run = hashlib.blake2b(canonical(origin).encode(), digest_size=8).hexdigest()
     home = _home(out, work)
-    with _locked(home):
+    with locked(home):
         held = _manifest(home, run)
         if held is not None and source.version is not None and intact(out, held["outcome"]["files"]):
             watch(1.0, "done before")
@@ -133,9 +133,11 @@ def backfill(
         scratch = home / f"_work-{run}"
         since_us, until_us = _us(since, -_FOREVER_US), _us(until, _FOREVER_US)
         rows = RowsOf(str(scratch / "out"), since_us, until_us, _grace_us(plan, since, warm), asking)
-        counts = _folded(plan, source, scratch, rows, shards, runner_options, watch)
+        columns = [*columns_before(plan, 0), *(field.name for field in app.predict_on.block_fields)]
+        counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch)
+        _check_late(plan, counts)
         watch(0.99, "put rows in place")
-        outcome = put_in_place(out, scratch / "out", run, archive_schema(plan, predicted=asking is not None))
+        outcome = put_in_place(app, out, scratch / "out", run, archive_schema(plan, predicted=asking is not None))
         manifest = {"origin": origin, "counts": counts, "outcome": dataclasses.asdict(outcome)}
         _write(home / MANIFESTS / f"{run}.json", manifest)
         shutil.rmtree(scratch)
@@ -143,25 +145,27 @@ def backfill(
     return _summary(str(out), run, manifest, reused=False, seconds=time.monotonic() - started)
 
 
-def _folded(
+def folded(
     plan: Plan,
     source: History,
     scratch: Path,
-    rows: RowsOf,
+    ended: Callable[[Plan], Ended],
+    columns: Sequence[str],
     shards: int | None,
     options: Sequence[str],
     watch: runner.Progress,
+    *,
+    keep_state: bool = False,
 ) -> dict[str, int]:
-    """Fold the history and write the rows below ``scratch``; what was counted."""
+    """Fold a history in a work folder, see `batch.partitions_steps`; what was counted."""
     settled = _settled(scratch, shards or shards_for(source.rows))
-    carried = [*columns_before(plan, 0), *(field.name for field in plan.app.predict_on.block_fields)]
     counted_in = scratch / "counts"
     shutil.rmtree(counted_in, ignore_errors=True)
     counted_in.mkdir(parents=True)
     total = (source.rows or 0) * (1 + len(plan.stages))
     with runner.watched(watch, total) as token:
-        columns = tuple(dict.fromkeys(carried))
-        fold = Fold(plan.app, str(scratch), columns, settled, source.archived, rows, token)
+        carried = tuple(dict.fromkeys(columns))
+        fold = Fold(plan.app, str(scratch), carried, settled, source.archived, ended, token, keep_state)
 
         def build(pipeline: beam.Pipeline) -> None:
             _ = (
@@ -175,13 +179,16 @@ def _folded(
         runner.run(build, options)
     counts = {path.name: int(path.read_text()) for path in sorted(counted_in.iterdir())}
     check_published(source, counts)
+    return counts
+
+
+def _check_late(plan: Plan, counts: dict[str, int]) -> None:
     if counts.get(TOO_LATE):
         raise HistoryError(
             f"{counts[TOO_LATE]} events of the range came later than the app's lateness of "
             f"{plan.app.lateness_us // 1_000_000} s: what their windows reach was not read; run again with the whole "
             "history (--whole-history)"
         )
-    return counts
 
 
 def _settled(scratch: Path, shards: int) -> int:
@@ -252,7 +259,8 @@ def _home(out: str | Path, work: Path | None) -> Path:
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def locked(home: Path) -> Iterator[None]:
+    """One backfill at a time."""
     try:
         (home / MANIFESTS).mkdir(parents=True, exist_ok=True)
         lock = take_lock(home / MANIFESTS / "lock")
@@ -292,20 +300,21 @@ def _summary(out: str, run: str, manifest: dict[str, Any], *, reused: bool, seco
         app=origin["app"],
         fingerprint=origin["fingerprint"],
         history=origin["history"],
-        rows=_starting("rows.", counts),
+        rows=starting("rows.", counts),
         rows_added=0 if reused else outcome["added"],
         rows_there=outcome["added"] + outcome["there"] if reused else outcome["there"],
         rows_differing=outcome["differing"],
         events=counts.get("events.read", 0),
-        events_left_out=_starting("left_out.", counts),
-        without_key=_starting(WITHOUT_KEY, counts),
+        events_left_out=starting("left_out.", counts),
+        without_key=starting(WITHOUT_KEY, counts),
         files=len(outcome["files"]),
         bytes=sum(outcome["files"].values()),
         seconds=round(seconds, 3),
     )
 
 
-def _starting(prefix: str, counts: dict[str, int]) -> dict[str, int]:
+def starting(prefix: str, counts: dict[str, int]) -> dict[str, int]:
+    """The counts whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): number for name, number in counts.items() if name.startswith(prefix)}
 
 

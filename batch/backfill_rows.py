@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch.partitions import DAY_US, fold_times
-from batch.partitions_steps import count
+from batch.partitions_spill import count
 from serving.client import ModelClient
 from serving.client_access import ClientAccess
 from shared_features.app import App, Model, Rule

@@ -44,16 +44,22 @@ def end_of(plan: Plan) -> int:
     return len(plan.stages)
 
 
+def nowhere_of(plan: Plan) -> int:
+    """No step: for rows that nothing needs, but whose identities may come again."""
+    return len(plan.stages) + 1
+
+
 def shards_for(rows: int | None) -> int:
     """Into how many shards the keys of so many rows go."""
     return max(FEWEST_SHARDS, min(MOST_SHARDS, -(-(rows or 0) // SHARD_ROWS)))
 
 
 def route(plan: Plan, block: pa.RecordBatch, after: int, shards: int) -> Iterator[tuple[Place, pa.RecordBatch]]:
-    """The rows of ``block`` by the place where each goes next, in their order; those that nothing needs are left out.
+    """The rows of ``block`` by the place where each goes next, in their order.
 
     Args:
-        after: the step that they come from; -1 for none. Rows that come from a stage and end go there uncut.
+        after: the step that they come from; -1 for none: then rows that nothing needs go to `nowhere_of`. Rows that
+            come from a stage and end go there uncut.
     """
     left = np.ones(block.num_rows, np.bool_)
     evaluator = Evaluator(block)
@@ -66,12 +72,16 @@ def route(plan: Plan, block: pa.RecordBatch, after: int, shards: int) -> Iterato
             left = left & ~mine
             if not left.any():
                 return
-    left = left & evaluator.is_type(plan.app.predict_on.name)
+    asked = left & evaluator.is_type(plan.app.predict_on.name)
     if after >= 0:
-        if left.any():
-            yield Place(end_of(plan), 0, 0), block if left.all() else block.filter(pa.array(left))
-    elif left.any():
-        yield from _cut(block, left, evaluator.identities(), end_of(plan), "", shards)
+        if asked.any():
+            yield Place(end_of(plan), 0, 0), block if asked.all() else block.filter(pa.array(asked))
+        return
+    if asked.any():
+        yield from _cut(block, asked, evaluator.identities(), end_of(plan), "", shards)
+    left &= ~asked
+    if left.any():
+        yield Place(nowhere_of(plan), 0, 0), block.filter(pa.array(left))
 
 
 def _cut(

@@ -14,10 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from batch.partitions import Place
 from shared_features.errors import HistoryError
+
+Where = tuple[int, str, int, int, bytes]
+"""Bucket, file, offset and length of a piece; rows of it that are left out, as int32."""
 
 _LENGTH = 8
 _PLAIN = pa.ipc.IpcWriteOptions(compression=None)
@@ -101,3 +105,15 @@ def read_piece(file: str, offset: int, length: int) -> pa.RecordBatch:
 def _spilled(path: Path, index: Iterable[Iterable[int]], counts: Mapping[str, int]) -> Spilled:
     pieces = [Piece(Place(step, shard, bucket), str(path), *where) for step, shard, bucket, *where in index]
     return Spilled(pieces, dict(counts))
+
+
+def handed_on(piece: Piece, left_out: np.ndarray | None = None) -> tuple[int, tuple[int, Where]]:
+    rows = b"" if left_out is None else left_out.tobytes()
+    return piece.place.step, (piece.place.shard, (piece.place.bucket, piece.file, piece.offset, piece.length, rows))
+
+
+def count(counts: dict[str, int], found: Mapping[str, int]) -> None:
+    """Add what was found to what is counted."""
+    for name, number in found.items():
+        if number:
+            counts[name] = counts.get(name, 0) + number

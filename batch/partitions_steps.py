@@ -25,11 +25,12 @@ import numpy as np
 import pyarrow as pa
 
 from batch import coders, runner
-from batch.admission import DUPLICATE, admit, first_of_each
+from batch.admission import admit
 from batch.partitions import Place, conformed, end_of, identities, in_fold_order, route
 from batch.partitions_beam import SideBySide, tagged
-from batch.partitions_spill import Piece, Spilled, read_piece, read_spill, write_spill
+from batch.partitions_spill import Spilled, Where, count, handed_on, read_piece, read_spill, write_spill
 from batch.partitions_state import load_checkpoint, save_checkpoint
+from batch.partitions_twice import IDENTITY_BOUNDS, FindRows, FindTwice, LeaveOut, identities_of
 from batch.pipeline import WITHOUT_KEY
 from batch.tables import read_split
 from shared_features.app import App
@@ -41,10 +42,8 @@ from shared_features.state import StageState
 
 coders.register()
 
-Where = tuple[int, str, int, int, bytes]
-"""Bucket, file, offset and length of a piece; rows of it that are left out, as int32."""
-
-IDENTITY_SHARDS = 16
+ADMITTED = "admitted"
+"""Folder of the identities, times and epochs of all events, in Arrow IPC streams: where `Fold.keep_state`."""
 
 
 class Ended(Protocol):
@@ -83,7 +82,7 @@ class Fold:
         archived: whether rows carry the positions of a live job.
         ended: makes, in a worker, what takes the rows that have passed all stages.
         token: by which progress is told, see `runner.watched`.
-        keep_state: whether the state after the last bucket is kept, too.
+        keep_state: whether the states at the end are kept, and in `ADMITTED` the identities of all that was folded.
     """
 
     app: App
@@ -111,18 +110,18 @@ class Scatter(SideBySide):
         spilled = read_spill(path)
         if spilled is None:
             counts: dict[str, int] = {}
-            spilled = write_spill(path, self._scattered(element, _identities_of(path), counts), counts)
+            spilled = write_spill(path, self._scattered(element, identities_of(path), counts), counts)
         runner.report(self._fold.token, spilled.counts.get("events.read", 0), "read")
         yield from _outputs(spilled)
         if not self._fold.archived and spilled.pieces:
-            found = np.load(_identities_of(path), mmap_mode="r")
-            bounds = np.searchsorted(found, _IDENTITY_BOUNDS).tolist()
+            found = np.load(identities_of(path), mmap_mode="r")
+            bounds = np.searchsorted(found, IDENTITY_BOUNDS).tolist()
             for shard, (begin, end) in enumerate(zip([0, *bounds], [*bounds, len(found)], strict=True)):
                 yield tagged("identities", (shard, (str(path), begin, end)))
             yield tagged("scattered", str(path))
 
     def _scattered(self, split: bytes, known: Path, counts: dict[str, int]) -> Iterator[tuple[Place, pa.RecordBatch]]:
-        hashes = [np.empty(0, np.uint64)]
+        hashes, kept = [np.empty(0, np.uint64)], list[pa.RecordBatch]()
         for block in read_split(split):
             admitted, left_out = admit(self._plan, block)
             unpublished = admitted.column("publish_time").null_count
@@ -133,73 +132,18 @@ class Scatter(SideBySide):
             admitted = admitted.select([*self._fold.columns, *stages])
             if not self._fold.archived:
                 hashes.append(identities(admitted))
+            if self._fold.keep_state:
+                kept.append(_identified(admitted))
             yield from route(self._plan, admitted, -1, self._fold.shards)
         if not self._fold.archived:
             known.parent.mkdir(parents=True, exist_ok=True)
             np.save(known, np.sort(np.concatenate(hashes)))
-
-
-class FindTwice(SideBySide):
-    """All identities of one shard of them → a file of those that come more than once, if there are any."""
-
-    def __init__(self, fold: Fold) -> None:
-        self._fold = fold
-
-    def work(self, element: tuple[int, Iterable[tuple[str, int, int]]]) -> Iterator[str]:
-        shard, ranges = element
-        parts = [np.load(_identities_of(Path(path)), mmap_mode="r")[begin:end] for path, begin, end in ranges]
-        hashes = np.sort(np.concatenate(parts))
-        twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-        if len(twice):
-            path = Path(self._fold.work, "twice", f"{shard}.npy")
+        if kept:
+            path = Path(self._fold.work, ADMITTED, f"{known.stem}.arrow")
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, twice)
-            yield str(path)
-
-
-class FindRows(beam.DoFn):
-    """Scattered split → its rows whose identity comes more than once, each with its place on disk."""
-
-    def process(self, element: str, twice: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        if not twice:
-            return
-        sought = np.concatenate([np.load(path) for path in sorted(twice)])
-        spilled = read_spill(Path(element))
-        for piece in spilled.pieces if spilled else ():
-            block = read_piece(piece.file, piece.offset, piece.length)
-            hashes = identities(block)
-            rows = np.flatnonzero(np.isin(hashes, sought))
-            if len(rows):
-                found = block.take(pa.array(rows))
-                columns = {"row": rows.astype(np.int64)}
-                columns |= {name: np.full(len(rows), getattr(piece, name)) for name in ("offset", "length")}
-                columns |= {name: np.full(len(rows), getattr(piece.place, name)) for name in piece.place._fields}
-                for name, values in columns.items():
-                    found = found.append_column(_AT + name, pa.array(values))
-                found = found.append_column(_AT + "file", pa.repeat(piece.file, len(rows)))
-                shards = np.searchsorted(_IDENTITY_BOUNDS, hashes[rows], side="right")
-                for shard in np.unique(shards).tolist():
-                    yield shard, found.filter(pa.array(shards == shard))
-
-
-class LeaveOut(beam.DoFn):
-    """Rows of one shard of identities that come more than once → all but the first of each, to be left out (C5)."""
-
-    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
-        block = pa.concat_batches(list(element[1]))
-        block = block.append_column(_AT + "number", pa.array(np.arange(block.num_rows)))
-        left_out = np.ones(block.num_rows, np.bool_)
-        left_out[first_of_each(block).column(_AT + "number").to_numpy()] = False
-        rows = block.filter(pa.array(left_out)).select([name for name in block.schema.names if name.startswith(_AT)])
-        by_piece: dict[Piece, list[int]] = {}
-        for row in rows.to_pylist():
-            at = {name.removeprefix(_AT): value for name, value in row.items()}
-            place = Place(at["step"], at["shard"], at["bucket"])
-            by_piece.setdefault(Piece(place, at["file"], at["offset"], at["length"], 0), []).append(at["row"])
-        for piece, numbers in by_piece.items():
-            yield _handed_on(piece, np.array(numbers, np.int32))
-        if rows.num_rows:
-            yield tagged("counts", (f"left_out.{DUPLICATE}", rows.num_rows))
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, kept[0].schema) as writer:
+                for block in kept:
+                    writer.write_batch(block)
 
 
 class FoldShard(SideBySide):
@@ -310,7 +254,7 @@ class Folded(beam.PTransform[Any, Any]):
             twice = (
                 scattered.identities
                 | "by identity" >> beam.GroupByKey()
-                | "come twice" >> beam.ParDo(FindTwice(fold)).with_output_types(str)
+                | "come twice" >> beam.ParDo(FindTwice(fold.work)).with_output_types(str)
             )
             find, leave_out = FindRows(), LeaveOut()  # type: ignore[no-untyped-call]
             others = (
@@ -350,18 +294,9 @@ class Of(beam.DoFn):
             yield element[1]
 
 
-def count(counts: dict[str, int], found: Mapping[str, int]) -> None:
-    """Add what was found to what is counted."""
-    for name, number in found.items():
-        if number:
-            counts[name] = counts.get(name, 0) + number
-
-
-_AT = "at."
 _FOLDED = "steps.rows"
 _COUNT = tuple[str, int]
 _HANDED_ON = tuple[int, tuple[int, Where]]
-_IDENTITY_BOUNDS = (np.arange(1, IDENTITY_SHARDS, dtype=np.uint64)) << np.uint64(64 - 4)
 
 
 def _typed(function: beam.DoFn, main: Any, **tags: Any) -> Any:
@@ -370,18 +305,15 @@ def _typed(function: beam.DoFn, main: Any, **tags: Any) -> Any:
 
 def _outputs(spilled: Spilled) -> Iterator[Any]:
     for piece in spilled.pieces:
-        yield _handed_on(piece)
+        yield handed_on(piece)
     for item in spilled.counts.items():
         yield tagged("counts", item)
 
 
-def _handed_on(piece: Piece, left_out: np.ndarray | None = None) -> tuple[int, tuple[int, Where]]:
-    rows = b"" if left_out is None else left_out.tobytes()
-    return piece.place.step, (piece.place.shard, (piece.place.bucket, piece.file, piece.offset, piece.length, rows))
-
-
-def _identities_of(path: Path) -> Path:
-    return path.parent.with_name("identities") / f"{path.stem}.npy"
+def _identified(block: pa.RecordBatch) -> pa.RecordBatch:
+    """Identity and time of each row, and the epochs in which an archive has them."""
+    names = ["event_type", "event_id", "event_time"]
+    return block.select([*names, *(name for name in block.schema.names if name.endswith(".epoch"))])
 
 
 def _without_key(plan: Plan, block: pa.RecordBatch) -> dict[str, int]:

@@ -56,6 +56,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--job-endpoint", default="localhost:8099", metavar="HOST:PORT", help="Flink: Beam's job server.")
 @click.option("--worker-pool", metavar="HOST:PORT", help="Flink: Beam's worker pool; without it, this process works.")
 @click.option("--checkpoint-ms", default=2_000, type=click.IntRange(100), help="Flink: between two checkpoints.")
+@click.option(
+    "--snapshot",
+    type=_FILE,
+    help="What a new archive begins with, made by `sameriver snapshot`; the subscription goes back to its cut.",
+)
+@click.option("--subscription", metavar="NAME", help="What to pull.  [default: <app>-events-sameriver]")
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from, and end.")
 @json_option
 @click.pass_context
@@ -85,6 +91,8 @@ def stream(
     job_endpoint: str,
     worker_pool: str | None,
     checkpoint_ms: int,
+    snapshot: Path | None,
+    subscription: str | None,
     print_config: bool,
     as_json: bool,
     **monitoring: Any,
@@ -120,6 +128,8 @@ def stream(
             max_messages=max_messages,
             schemas=schemas,
             traces=traces,
+            snapshot=snapshot,
+            subscription=subscription,
             **monitoring_settings(monitoring),
         )
         if runner == "flink":
@@ -166,7 +176,7 @@ def _tell_ready(app: App, settings: JobSettings, job: StreamingJob | None, as_js
                 "fingerprint": app.fingerprint,
                 "model": model,
                 "recovered_rows": None if job is None else job.recovered.rows,
-                "subscription": subscription_of(app),
+                "subscription": settings.subscription or subscription_of(app),
                 "topics": topics_of(app),
                 "monitoring": None if job is None else job.monitoring_url,
             }

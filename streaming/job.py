@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,10 @@ from streaming.naming import dead_letters_of, subscription_of, topics_of
 from streaming.recovery import recover
 from streaming.results import Answer
 from streaming.revisions import schema_service
+from streaming.routes import RoutedModel
 from streaming.runner import mended
 from streaming.saved_state import StateSaver
+from streaming.snapshots import begin_from, seek_existing
 from streaming.source import PullMessages
 from streaming.stages import Decode, Deliver, Features, KeyedStage
 from streaming.topics import Endpoint, Publisher, Subscriber, create_subscription, create_topic
@@ -57,6 +60,7 @@ class JobSettings:
         endpoint: where topics and subscriptions are.
         archive: folder of the archive.
         model_server: ``host:port`` of the model server, several separated by commas; None for collect mode or a rule.
+        models: folder with a folder for each model, where promotions stand; None: the newest versions predict.
         model_access: certificates and token for the model servers; None speaks plaintext.
         collect: compute, archive and publish features only, whatever models the app names.
         with_features: put the features into prediction messages.
@@ -72,11 +76,14 @@ class JobSettings:
         monitoring_host, monitoring_port: where /metrics, /healthz and /readyz are; port 0 takes a free one, None none.
         monitoring_access: who may ask there; None: this machine.
         traces: where spans go: ``http://HOST:PORT`` of an OpenTelemetry collector, or a file; None: there are none.
+        snapshot: what a new archive begins with; its subscription is sent to a little before the snapshot's cut.
+        subscription: what the job pulls, where another job of the app's pulls the usual one.
     """
 
     endpoint: Endpoint
     archive: Path
     model_server: str | None = None
+    models: Path | None = None
     model_access: ClientAccess | None = None
     collect: bool = False
     with_features: bool = False
@@ -94,13 +101,15 @@ class JobSettings:
     monitoring_port: int | None = None
     monitoring_access: MonitoringAccess | None = None
     traces: str | None = None
+    snapshot: Path | None = None
+    subscription: str | None = None
 
 
-def create_topics(app: App, endpoint: Endpoint) -> None:
+def create_topics(app: App, endpoint: Endpoint, subscription: str | None = None) -> None:
     """Make the app's topics, the job's subscription and the one that keeps dead letters where they do not exist."""
     for topic in topics_of(app).values():
         create_topic(endpoint, topic)
-    create_subscription(endpoint, subscription_of(app), topics_of(app)["events"])
+    create_subscription(endpoint, subscription or subscription_of(app), topics_of(app)["events"])
     create_subscription(endpoint, dead_letters_of(app), topics_of(app)["dead-letters"])
 
 
@@ -140,10 +149,14 @@ class StreamingJob:
         self.plan = make_plan(app)
         archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
         self._tracing = None if settings.traces is None else Tracing(settings.traces, f"sameriver-{app.name}")
-        self._clients = self._connect_models()
+        self._routed = self._connect_models()
         self.monitoring.readiness.fingerprint_matched = True
         archive = self._archive = Archive(settings.archive, archive_of)
-        create_topics(app, settings.endpoint)
+        subscription = settings.subscription or subscription_of(app)
+        if settings.snapshot is not None:
+            go_back = partial(seek_existing, settings.endpoint, subscription)
+            begin_from(settings.archive, settings.snapshot, self.plan, settings.horizon_s * 1_000_000, go_back)
+        create_topics(app, settings.endpoint, subscription)
         warm_up(self.plan)
         self._publisher = Publisher(settings.endpoint)
         deduplicator = Deduplicator(settings.horizon_s * 1_000_000)
@@ -159,11 +172,11 @@ class StreamingJob:
         self.monitoring.recovered_rows = self.recovered.rows
         self.monitoring.readiness.state_restored = True
         # After a crash messages come back when their lease is over: the shortest that the service takes.
-        subscriber = Subscriber(settings.endpoint, subscription_of(app), streams=settings.streams, lease_s=10)
+        subscriber = Subscriber(settings.endpoint, subscription, streams=settings.streams, lease_s=10)
         acks = CheckpointedAcks(subscriber.acknowledge) if self.life else None
         self._delivery = Delivery(
             app,
-            predict={name: predictor(client) for name, client in self._clients.items()},
+            predict={name: routed.predict for name, routed in self._routed.items()},
             archive=archive,
             publish=self._publisher.publish,
             acknowledge=subscriber.acknowledge if acks is None else acks.committed,
@@ -240,8 +253,8 @@ class StreamingJob:
         finally:
             self._job.subscriber.close()
             self._publisher.close()
-            for client in self._clients.values():
-                client.close()
+            for routed in self._routed.values():
+                routed.close()
             self._let_go()
 
     def _let_go(self) -> None:
@@ -258,20 +271,21 @@ class StreamingJob:
         """Where /metrics, /healthz and /readyz are."""
         return None if self._served is None else self._served.url
 
-    def _connect_models(self) -> dict[str, ModelClient]:
-        """A client of every model that a server holds; none where there is no server, or nothing is predicted."""
+    def _connect_models(self) -> dict[str, RoutedModel]:
+        """The way to every model that a server holds; none where there is no server, or nothing is predicted."""
         app, settings = self.app, self.settings
-        clients: dict[str, ModelClient] = {}
+        found: dict[str, RoutedModel] = {}
         if settings.collect or settings.model_server is None:
-            return clients
+            return found
         for model in app.models:
             if isinstance(model, Rule):
                 continue
-            clients[model.name] = ModelClient(settings.model_server, model.name, access=settings.model_access)
-            described = clients[model.name].describe()
+            home = None if settings.models is None else settings.models / model.name
+            found[model.name] = RoutedModel(settings.model_server, model.name, home=home, access=settings.model_access)
+            described = found[model.name].describe()
             if described.fingerprint != app.fingerprint:
                 check_same(app.definitions, described.definitions, f"model {model.name!r}", app.spec)
-        return clients
+        return found
 
 
 def build(

@@ -23,6 +23,7 @@ from streaming.deduplication import Deduplicator
 from streaming.naming import topic
 from streaming.outgoing import dead_letter_of_row, outgoing
 from streaming.saved_state import load_state
+from streaming.snapshots import states_at_begin
 from streaming.topics import OutgoingMessage
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,15 @@ def recover(
     Raises:
         HistoryError: positions found do not follow from the archive; it is damaged or not whole.
     """
-    states, stages = [StageState(stage) for stage in plan.stages], reaction_stages(plan.app)
+    stages = reaction_stages(plan.app)
     rows, republished, after = 0, 0, -1
-    if not segments(archive):
-        return Recovered(states, stages, 0, 0)
-    saved = load_state(archive, plan, deduplicator)
+    saved = load_state(archive, plan, deduplicator) if segments(archive) else None
     if saved is not None:
         states, stages, after = saved.states, saved.stages, saved.commit
+    else:
+        states = states_at_begin(archive, plan, deduplicator)
+    if not segments(archive):
+        return Recovered(states, stages, 0, 0)
     last: tuple[int, Mapping[str, Any]] = (after, {})
     for commit in read_commits(archive, after):
         last = commit.sequence, commit.counts

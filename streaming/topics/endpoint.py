@@ -127,6 +127,30 @@ def create_subscription(
     _admin(endpoint, "Subscriber/CreateSubscription", config, deadline_s, accept=grpc.StatusCode.ALREADY_EXISTS)
 
 
+def seek(endpoint: Endpoint, subscription: str, time_us: int, *, deadline_s: float = 60.0) -> None:
+    """Send a subscription to a publish time: what was published before counts as acknowledged, the rest comes (again).
+
+    Args:
+        time_us: microseconds since 1970. What was acknowledged comes again only where the subscription retains it.
+    """
+    request = types.SeekRequest.pb()(subscription=endpoint.subscription(subscription))
+    request.time.FromMicroseconds(time_us)
+    _admin(endpoint, "Subscriber/Seek", request, deadline_s, accept=grpc.StatusCode.OK)
+
+
+def subscription_exists(endpoint: Endpoint, subscription: str, *, deadline_s: float = 60.0) -> bool:
+    """Whether there is such a subscription."""
+    channel = endpoint.channel()
+    try:
+        call = stub(channel, "Subscriber/GetSubscription")
+        name = endpoint.subscription(subscription)
+        data = types.GetSubscriptionRequest.pb()(subscription=name).SerializeToString()
+        what, missing = f"GetSubscription of {name}", grpc.StatusCode.NOT_FOUND
+        return retrying(lambda left_s: call(data, timeout=left_s), deadline_s, endpoint, what, missing) is not None
+    finally:
+        channel.close()
+
+
 def delete_topic(endpoint: Endpoint, topic: str, *, deadline_s: float = 60.0) -> None:
     """Delete a topic; nothing happens if there is none."""
     request = types.DeleteTopicRequest.pb()(topic=endpoint.topic(topic))

@@ -1,0 +1,105 @@
+"""`sameriver snapshot`: state as of a cut in publish time, for a live job to begin with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from commands import options, output
+from commands.options import app_option, json_option, pubsub_options
+
+_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"])
+
+
+@click.command()
+@app_option
+@click.option(
+    "--source", show_default="var/history/<app>", help="History: a folder of Parquet, or bq://project.dataset.table."
+)
+@click.option("--at", "cut", type=_TIME, help="UTC; all that was published before is in it.  [required]")
+@click.option(
+    "--complete-to",
+    type=_TIME,
+    help="UTC; up to there the history holds everything.  [default: its newest publish time]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    show_default="var/snapshots/<app>.state",
+    help="File of the snapshot.",
+)
+@click.option("--horizon", "horizon_s", default=7 * 86_400, help="Identities are kept for so many seconds.")
+@click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="While folding; changes nothing.")
+@click.option("--runner", type=click.Choice(["in-process", "flink", "dataflow"]), default="in-process")
+@click.option("--beam", "beam_options", multiple=True, metavar="OPTION", help="Further option of Beam's.")
+@click.option("--subscribe", is_flag=True, help="Only make the job's subscription, which keeps what comes from now on.")
+@click.option("--subscription", metavar="NAME", help="With --subscribe.  [default: <app>-events-sameriver]")
+@pubsub_options
+@json_option
+def snapshot(
+    app_name: str,
+    source: str | None,
+    cut: datetime | None,
+    complete_to: datetime | None,
+    out: Path | None,
+    horizon_s: int,
+    shards: int | None,
+    runner: str,
+    beam_options: tuple[str, ...],
+    subscribe: bool,
+    subscription: str | None,
+    project: str,
+    emulator: str | None,
+    as_json: bool,
+) -> None:
+    """State and identities of all that was published before a cut, from history.
+
+    `sameriver stream --snapshot` begins with it, sends its subscription to a little before the cut, and drops what the
+    snapshot holds. The subscription must be there before the cut: --subscribe makes it.
+    """
+    app = options.load(app_name)
+    if subscribe:
+        _subscribe(app_name, subscription, project, emulator, as_json)
+        return
+    if cut is None:
+        raise click.UsageError("Missing option '--at': the cut, in publish time (UTC).")
+    with output.progress("snapshot") as tell:
+        tell(0.0, "loading Beam")
+        from batch.snapshot import snapshot as job
+
+        summary = job(
+            app,
+            source or options.history_folder(app),
+            out or options.VAR / "snapshots" / f"{app.name}.state",
+            cut=cut.replace(tzinfo=UTC),
+            complete_to=None if complete_to is None else complete_to.replace(tzinfo=UTC),
+            horizon_s=horizon_s,
+            shards=shards,
+            runner_options=[*options.runner_options(runner), *beam_options],
+            progress=tell,
+        )
+    if as_json:
+        output.print_json(summary.as_dict())
+        return
+    done = "done before" if summary.reused else f"{summary.seconds:.0f} s"
+    click.echo(f"{summary.file}: all that was published before {summary.cut} ({done}), {summary.bytes / 1e6:.1f} MB")
+    rows = [[name, f"{keys:,}", f"{summary.retained[name]:,}"] for name, keys in summary.keys.items()]
+    output.print_table(["stage", "keys", "events held"], rows)
+    click.echo(f"identities known of {summary.horizon_s:,} s: {summary.identities:,}")
+
+
+def _subscribe(app_name: str, subscription: str | None, project: str, emulator: str | None, as_json: bool) -> None:
+    from streaming.job import create_topics
+    from streaming.naming import subscription_of
+
+    app, where = options.load(app_name), options.endpoint(project, emulator)
+    name = subscription or subscription_of(app)
+    with options.reaching(where):
+        create_topics(app, where, name)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    if as_json:
+        output.print_json({"subscription": name, "since": since})
+    else:
+        click.echo(f"{name} keeps what is published from now on: cut at {since} or later")
