@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 from batch.backfill_rows import writer_of
 from batch.existing import KnownRows, absent, differing_rows
 from batch.files import open_files
+from batch.output_rows import prediction_rows, shape_of
 from batch.writers import Shape, Written, open_destination
+from shared_features.app import App
+from shared_features.blocks import empty_block
 
 _TOKENS = "tokens.json"
 
@@ -43,14 +46,16 @@ def intact(out: str | Path, files: dict[str, int]) -> bool:
     return not is_here(out) or all(_size(Path(out) / name) == size for name, size in files.items())
 
 
-def put_in_place(out: str | Path, staged: Path, run: str, schema: pa.Schema) -> Outcome:
-    """Give the rows of all files below ``staged`` to a folder, ``gs://…`` or ``bq://…``.
+def put_in_place(app: App, out: str | Path, staged: Path, run: str, schema: pa.Schema) -> Outcome:
+    """Give the rows of all files below ``staged`` to a folder, or as predictions to ``gs://…`` or ``bq://…``.
+
+    Elsewhere they become what `sameriver archive export --what predictions` writes: the same table may have both.
 
     Cut off and called again it goes on; called again once all is done it adds nothing.
     """
     shape = Shape(schema, identity=identity_of(schema), uncompared=tuple(_uncompared(schema)))
     if not is_here(out):
-        return _sent(str(out), staged, run, shape)
+        return _sent(app, str(out), staged, run, schema)
     out, outcome = Path(out), Outcome()
     for path in out.glob(f"publish_date=*/{run}-*.parquet"):  # of this run, when it was cut off here
         _note(outcome, out, path, pq.read_metadata(path).num_rows)
@@ -119,8 +124,9 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _sent(out: str, staged: Path, run: str, shape: Shape) -> Outcome:
-    destination = open_destination(out, shape)
+def _sent(app: App, out: str, staged: Path, run: str, schema: pa.Schema) -> Outcome:
+    none = prediction_rows(app, empty_block(schema))
+    destination = open_destination(out, shape_of(app, "predictions", none.schema))
     kept = staged.parent / _TOKENS
     if kept.exists():
         tokens = [base64.b64decode(token) for token in json.loads(kept.read_text("ascii"))]
@@ -130,7 +136,7 @@ def _sent(out: str, staged: Path, run: str, shape: Shape) -> Outcome:
         for path in sorted(staged.glob("publish_date=*/*.parquet")):
             with pq.ParquetFile(path) as file, destination.piece(f"{path.parent.name}/{run}-{path.stem}") as piece:
                 for block in file.iter_batches(65_536):
-                    piece.write(block)
+                    piece.write(prediction_rows(app, block))
             tokens.append(piece.token)
         temporary = kept.with_suffix(".new")
         temporary.write_text(json.dumps([base64.b64encode(token).decode("ascii") for token in tokens]), "ascii")

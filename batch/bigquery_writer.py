@@ -27,7 +27,7 @@ from google.rpc import code_pb2
 
 from batch import bigquery_service as service
 from batch.bigquery_service import DEADLINE_S, LOAD_DEADLINE_S, Endpoints, TableName
-from batch.bigquery_tables import flat_batch, prepare_table, rows_there
+from batch.bigquery_tables import SEPARATOR, flat_batch, prepare_table, rows_there
 from batch.existing import absent, differing_rows
 from batch.writers import PieceGoneError, Reject, Shape, Written, read_token, token_of
 from shared_features.errors import HistoryError
@@ -142,7 +142,11 @@ class BigQueryPiece:
             there = rows_there(self._uri, identity, batch, self._endpoints)
             if there.num_rows:
                 left_out = batch.num_rows
-                shape = Shape(batch.schema, identity, (), tuple(c.replace(".", "__") for c in self._shape.uncompared))
+                uncompared, nearly = (
+                    tuple(name.replace(".", SEPARATOR) for name in names)
+                    for names in (self._shape.uncompared, self._shape.nearly)
+                )
+                shape = Shape(batch.schema, identity, (), uncompared, nearly)
                 differing = differing_rows(shape, batch, there)
                 batch = absent(batch, identity, there)
                 self._written += Written(existing=left_out - batch.num_rows, differing=differing)

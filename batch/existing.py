@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.files import Files
-from batch.writers import Shape
+from batch.writers import NEARLY, Shape
 from shared_features.blocks import flatten
 from shared_features.errors import HistoryError
 from shared_features.schema import TIMESTAMP
@@ -35,7 +35,7 @@ def differing_rows(shape: Shape, block: pa.RecordBatch, there: pa.Table) -> int:
     ours = pa.Table.from_batches([block.select(names)]).take(rows)
     different = np.zeros(there.num_rows, bool)
     for name in names:
-        unequal = _unequal(ours[name], there[name])
+        unequal = (_apart if name in shape.nearly else _unequal)(ours[name], there[name])
         if unequal.any() and not different.any():
             row = int(np.flatnonzero(unequal)[0])
             log.error(
@@ -57,6 +57,12 @@ def _unequal(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> np.ndarray:
         first, second = first.view(bits), second.view(bits)
     unequal: np.ndarray = nulls | np.asarray(pc.not_equal(first, second).fill_null(False))
     return unequal
+
+
+def _apart(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> np.ndarray:
+    apart = pc.greater(pc.abs(pc.subtract(ours, theirs)), NEARLY).fill_null(False)
+    found: np.ndarray = (ours.is_valid().to_numpy() != theirs.is_valid().to_numpy()) | apart.to_numpy()
+    return found
 
 
 class KnownRows:

@@ -25,6 +25,7 @@ from shared_features import hashing
 from shared_features.app import App
 from shared_features.blocks import append_columns
 from shared_features.columns import Evaluator, is_one_of
+from shared_features.expressions import Expression
 from shared_features.kernel import key_column
 from shared_features.schema import TIMESTAMP
 from streaming import results
@@ -49,7 +50,7 @@ def prediction_rows(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
     """The rows that were predicted (or recorded, in collect mode), once for each model."""
     done = block.filter(pa.array(is_one_of(block.column("outcome"), results.PREDICTED, results.RECORDED)))
     columns = {"app": _all(app.name, done), "fingerprint": _all(app.fingerprint, done), **_keys(app, done)}
-    features = [name for name in done.schema.names if name.startswith("feature.")]
+    features = [name for name in app.features if f"feature.{name}" in done.schema.names]
     fired = [f"reaction.{one.name}" for one in app.reactions if f"reaction.{one.name}" in done.schema.names]
     outputs = list(dict.fromkeys(name for model in app.models for name in model.outputs))
     parts = []
@@ -63,7 +64,9 @@ def prediction_rows(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
             predicted = f"prediction.{model}.{name}"
             there = predicted in done.schema.names
             made[f"output.{name}"] = done.column(predicted) if there else pa.nulls(done.num_rows, pa.float64())
-        made |= {name: done.column(name) for name in (*fired, *features, *PLACES) if name in done.schema.names}
+        made |= {name: done.column(name) for name in fired}
+        made |= {f"feature.{name}": _sized(done.column(f"feature.{name}"), app.features[name]) for name in features}
+        made |= {name: done.column(name) for name in PLACES if name in done.schema.names}
         parts.append(pa.RecordBatch.from_arrays(list(made.values()), names=list(made)))
     return pa.concat_batches(parts)
 
@@ -108,6 +111,11 @@ def _keys(app: App, block: pa.RecordBatch) -> dict[str, pa.Array]:
     return {f"key.{key.name}": pc.cast(key_column(key, evaluator), pa.string()) for key in app.all_keys}
 
 
+def _sized(column: pa.Array, feature: Expression) -> pa.Array:
+    """A list feature with its length in its type: Parquet files have lists of any length."""
+    return column if column.type == feature.arrow_type else column.cast(feature.arrow_type)
+
+
 def _all(value: str, block: pa.RecordBatch) -> pa.Array:
     return pa.array([value], pa.string()).take(pa.array(np.zeros(block.num_rows, np.int64)))
 
@@ -124,7 +132,8 @@ def shape_of(app: App, kind: str, schema: pa.Schema) -> Shape:
     """The shape of rows of a kind that have these columns."""
     metadata = {"sameriver.app": app.name, "sameriver.fingerprint": app.fingerprint}
     keys = tuple(f"key__{key.name}" for key in app.all_keys) if kind != "reactions" else ()
-    return Shape(pa.schema(list(schema), metadata=metadata), KINDS[kind][1], keys, PLACES)
+    outputs = tuple(name for name in schema.names if name.startswith("output."))
+    return Shape(pa.schema(list(schema), metadata=metadata), KINDS[kind][1], keys, PLACES, outputs)
 
 
 def archive_id(fingerprint: str, first: pa.RecordBatch) -> str:

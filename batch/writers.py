@@ -43,6 +43,10 @@ Reject = Callable[[pa.RecordBatch, Sequence[str]], None]
 """Is given rows that the destination refuses, with its reason for each of them."""
 
 
+NEARLY = 1e-6
+"""TensorFlow's last bits vary with the size of a batch: so far may two answers to one request be apart."""
+
+
 class PieceGoneError(HistoryError):
     """A piece that was not committed is not there any more, so that it never will be."""
 
@@ -56,12 +60,14 @@ class Shape:
         identity: string column of which each value is there at most once; empty if there is none.
         keys: top-level columns to cluster a BigQuery table by, before ``event_time``.
         uncompared: columns that may differ between two rows of one identity.
+        nearly: float columns that are the same where they differ by at most `NEARLY`.
     """
 
     schema: pa.Schema
     identity: str = ""
     keys: tuple[str, ...] = ()
     uncompared: tuple[str, ...] = ()
+    nearly: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

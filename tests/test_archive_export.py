@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from batch import bigquery, export
+from batch.backfill import backfill
+from batch.backfill_rows import Asking
 from batch.bigquery_service import Endpoints
 from batch.export import Export, Exported
 from batch.parquet_files import opened, parquet_files
@@ -206,6 +208,20 @@ def exported_ids(folder: Path) -> list[str]:
     to = folder.parent / "whole"
     exported(folder, str(to), "predictions")
     return [str(one) for one in table(str(to))["prediction_id"].to_pylist()]
+
+
+def test_a_backfill_and_the_stream_write_one_table(folder: Path, dataset: str, tmp_path: Path) -> None:
+    """Predictions of the same events have the same ids and values: whoever comes second adds nothing."""
+    to = f"{dataset}.shared"
+    first = exported(folder, to, "predictions")
+    history = tmp_path / "history"
+    exported(folder, str(history))
+    rules = Asking("", None, {})
+    again = backfill(app, history, to, asking=rules, work=tmp_path / "work")
+    assert (again.rows_added, again.rows_there, again.rows_differing) == (0, first.written.rows, 0)
+    other = f"{dataset}.backfilled"
+    assert backfill(app, history, other, asking=rules, work=tmp_path / "more").rows_added == first.written.rows
+    assert exported(folder, other, "predictions").written == Written(existing=first.written.rows)
 
 
 def test_what_cannot_be_exported_is_told(folder: Path, tmp_path: Path) -> None:
