@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,12 +24,13 @@ from batch.tables import open_history, read_split
 from batch.writers import Written
 from cli import main
 from shared_features.blocks import flatten
-from shared_features.errors import ConfigurationError, FingerprintError
+from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
 from shared_features.plan import make_plan
 from streaming.archive import Archive, compact_archive, read_commits
 from streaming.messages import plain
 from tests import processes
 from tests.bigquery_server import environment
+from tests.processes import Started
 from tests.serving_steps import Served, serve, to_messages
 from tests.shop.app import app
 from tests.test_verify import sales
@@ -208,6 +210,40 @@ def exported_ids(folder: Path) -> list[str]:
     to = folder.parent / "whole"
     exported(folder, str(to), "predictions")
     return [str(one) for one in table(str(to))["prediction_id"].to_pylist()]
+
+
+def test_a_process_follows_until_it_is_told_to_stop(folder: Path, start_process: Callable[..., Started]) -> None:
+    to = str(folder.parent / "out")
+    arguments = ["--app", SHOP, "--archive", folder, "--to", to, "--follow", "--every", "0.2", "--json"]
+    running = start_process(["-m", "cli", "archive", "export", *arguments])
+    processes.wait_until(lambda: count(to) == ROWS, 60, "the archive's rows at the destination")
+    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    block = next(iter(read_commits(folder))).block
+    opened.mark_published(opened.append(block, {}))
+    opened.close()
+    processes.wait_until(lambda: count(to) == ROWS + block.num_rows, 60, "the new rows at the destination")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(30) == 0
+    assert json.loads(running.wait_for_line('"written"'))["written"]["rows"] == ROWS + block.num_rows
+
+
+def count(to: str) -> int:
+    try:
+        return int(table(to).num_rows)
+    except HistoryError:  # nothing there yet
+        return 0
+
+
+def test_rows_that_are_refused_are_kept_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    running = Export(app, folder, "archive", str(tmp_path / "out"))
+    running._reject(next(iter(read_commits(folder))).block.slice(0, 2), ["too large", "out of range"])
+    running.close()
+    kept = [json.loads(line) for line in running.rejected.read_text().splitlines()]
+    assert [(one["reason"], one["row"]["event_type"]) for one in kept] == [
+        ("too large", kept[0]["row"]["event_type"]),
+        ("out of range", kept[1]["row"]["event_type"]),
+    ]
+    assert kept[0]["to"] == str(tmp_path / "out")
 
 
 def test_a_backfill_and_the_stream_write_one_table(folder: Path, dataset: str, tmp_path: Path) -> None:
