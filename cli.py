@@ -22,6 +22,8 @@ from commands.gateway import gateway
 from commands.group import Commands, stop_with_parent, take_short_turns, unwind_on_termination
 from commands.logs import set_up_logging
 from commands.new import new
+from commands.profile import profile
+from commands.promote import promote, rollback
 from commands.publish import publish
 from commands.servers import broker, serve
 from commands.snapshot import snapshot
@@ -32,6 +34,7 @@ from commands.tail import tail
 from commands.training import train, traindata
 from commands.up import up
 from commands.verify import verify
+from commands.view import view
 from commands.why import why
 
 
@@ -74,11 +77,15 @@ for command in (
     traindata,
     train,
     evaluate,
+    promote,
+    rollback,
     backfill,
     snapshot,
     verify,
+    view,
     why,
     sql,
+    profile,
     serve,
     broker,
     stream,

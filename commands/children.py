@@ -32,6 +32,7 @@ class Live:
         self.model_server: Child | None = None
         self.job: Child | None = None
         self.gateway: Child | None = None
+        self._models = Path()
         self._job_arguments: list[str] = []
         self._job_lives = 0
 
@@ -44,6 +45,7 @@ class Live:
         """Start the model server, if the app's model needs one; `model_at` waits for it."""
         if self._served:
             arguments = ["serve", "--app", self._app_name, "--models", str(models), "--port", str(port)]
+            self._models = models
             self.model_server = self._child("model server", arguments)
 
     def start_job(self, archive: Path, *, with_features: bool = False) -> None:
@@ -51,7 +53,7 @@ class Live:
         arguments = ["stream", "--app", self._app_name, "--archive", str(archive), "--emulator", self.broker_at()]
         arguments += ["--project", PROJECT]
         if self.model_server is not None:
-            arguments += ["--model-server", self.model_at()]
+            arguments += ["--model-server", self.model_at(), "--models", str(self._models)]
         elif self._served:
             arguments += ["--collect"]
         if with_features:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,22 +58,25 @@ def serve(
         home = models or options.models_folder(app)
         for name in names:
             check_model(home, name, app)
-        if len(names) == 1:
-            given += [f"--model_name={names[0]}", f"--model_base_path={home / names[0]}"]
-        else:
-            with TemporaryDirectory(prefix="sameriver-") as folder:
-                config = Path(folder) / "models.config"
-                config.write_text(_config(home, names), "utf-8")
-                _serve(parser().parse_args([*given, f"--model_config_file={config}", *flags]), as_json)
-            return
+        with TemporaryDirectory(prefix="sameriver-") as folder:
+            config = _server_config(home, names, Path(folder))
+            given += [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1"]
+            _serve(parser().parse_args([*given, *flags]), as_json)
+        return
     _serve(parser().parse_args([*given, *flags]), as_json)
 
 
-def _config(home: Path, names: Sequence[str]) -> str:
-    """A model config file, in the text format of protocol buffers, whose strings are escaped as JSON's are."""
-    bases = {name: json.dumps(str((home / name).absolute())) for name in names}
-    models = "\n".join(f'config {{ name: "{name}" base_path: {base} }}' for name, base in bases.items())
-    return f"model_config_list {{\n{models}\n}}\n"
+def _server_config(home: Path, names: Sequence[str], otherwise: Path) -> Path:
+    """The model config file beside the models, which promotions change; one in another folder if it cannot be there."""
+    from serving.promotion import CONFIG, server_config, write_server_config
+
+    try:
+        return write_server_config(home, names)
+    except OSError:
+        if (home / CONFIG).is_file():
+            return home / CONFIG
+        (otherwise / CONFIG).write_text(server_config(home, names), "utf-8")
+        return otherwise / CONFIG
 
 
 def _serve(flags: Namespace, as_json: bool) -> None:

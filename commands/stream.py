@@ -33,6 +33,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     metavar="HOST:PORT,…",
     help="TF Serving's gRPC API; several are asked in turn.",
 )
+@folder_option("--models", "models, where promotions stand", "var/models/<app>")
 @click.option("--model-tls", is_flag=True, help="Speak TLS to it; also said by any of the certificates.")
 @click.option("--model-authority", type=_FILE, help="Certificate of the authority that signed its certificate.")
 @click.option("--model-certificate", type=_FILE, help="Certificate to show it.")
@@ -73,6 +74,7 @@ def stream(
     emulator: str | None,
     archive: Path | None,
     model_server: str,
+    models: Path | None,
     model_tls: bool,
     model_authority: Path | None,
     model_certificate: Path | None,
@@ -118,6 +120,7 @@ def stream(
             endpoint=options.endpoint(project, emulator),
             archive=archive or options.archive_folder(app),
             model_server=None if collect or not options.served_models(app) else model_server,
+            models=models or options.models_folder(app),
             model_access=ClientAccess(model_authority, model_certificate, model_key, model_token_file, tls=model_tls),
             collect=collect,
             with_features=with_features,

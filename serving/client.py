@@ -45,7 +45,7 @@ class ModelClient:
 
     Args:
         target: ``host:port`` of the server's gRPC API; several, separated by commas, are asked in turn.
-        model: model name; the latest version answers.
+        model: model name; the latest version answers, or the one of `label` or number `version`, if given.
         deadline_s: of each call; a call that takes longer counts as failed and is repeated.
         in_flight: calls under way at once; `predict` waits while there are this many.
         signature_name: of the signature that `predict` calls.
@@ -68,9 +68,12 @@ class ModelClient:
         signature_name: str = DEFAULT_SIGNATURE,
         credentials: grpc.ChannelCredentials | None = None,
         access: ClientAccess | None = None,
+        label: str = "",
+        version: int = 0,
     ) -> None:
         self.target = target
         self.model = model
+        self._spec = wire.model_spec(model, label, version)
         self._deadline_s = deadline_s
         self._signature_name = signature_name
         self._slots = threading.BoundedSemaphore(in_flight)
@@ -92,8 +95,7 @@ class ModelClient:
 
         Raises ModelError if there is no such model or signature, or if the client is closed meanwhile.
         """
-        request = wire.GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = self.model
+        request = wire.GetModelMetadataRequest(metadata_field=["signature_def"], model_spec=self._spec)
         response = wire.GetModelMetadataResponse.FromString(
             self._call("GetModelMetadata", request.SerializeToString(), backend)
         )
@@ -113,8 +115,7 @@ class ModelClient:
         Raises ModelError if the model does not tell (it was not exported by Sameriver), or if it differs between the
         servers that answer now.
         """
-        request = wire.PredictRequest()
-        request.model_spec.name = self.model
+        request = wire.PredictRequest(model_spec=self._spec)
         request.model_spec.signature_name = DESCRIBE_SIGNATURE
         data = request.SerializeToString()
         found = self._description(self._call("Predict", data))
@@ -328,7 +329,7 @@ class ModelClient:
 
     def _renew_encoder(self, backend: Backend | None = None) -> RequestEncoder:
         try:
-            encoder = RequestEncoder(self.model, self.metadata(backend))
+            encoder = RequestEncoder(self._spec, self.metadata(backend))
         except SignatureMismatchError as error:
             raise _model_error(
                 f"Model {self.model!r} cannot be called with a block: {error}; export it with one input of shape "

@@ -94,7 +94,8 @@ class Promotion:
         if self.stage != "canary" or self.candidate is None:
             return np.zeros(len(keys), bool)
         parts = hash_column(keys, seed=self.candidate) % np.uint64(_PARTS)
-        return (parts < np.uint64(round(self.share * _PARTS))) & np.asarray(keys.is_valid())
+        mine: npt.NDArray[np.bool_] = (parts < np.uint64(round(self.share * _PARTS))) & np.asarray(keys.is_valid())
+        return mine
 
 
 def read_history(home: Path) -> list[Promotion]:

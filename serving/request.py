@@ -80,13 +80,13 @@ class RequestEncoder:
         outputs: names of the outputs to ask for, the numeric ones.
 
     Args:
-        model: model name.
+        model: model name, or a ModelSpec that says which version, too.
         signature: what the server stated; SignatureMismatchError if some input cannot come from a column.
     """
 
-    def __init__(self, model: str, signature: Signature) -> None:
+    def __init__(self, model: Any, signature: Signature) -> None:
         self.signature = signature
-        spec = ModelSpec(name=model).SerializeToString()
+        spec = (ModelSpec(name=model) if isinstance(model, str) else model).SerializeToString()
         self._head = b"\x0a" + varint(len(spec)) + spec
         self._tail = b""
         self.outputs = [name for name, dtype in signature.outputs.items() if dtype in _NUMERIC_OUTPUTS]

@@ -208,3 +208,13 @@ MULTI_INFERENCE = f"/{PREDICTION_SERVICE}/MultiInference"
 GET_MODEL_METADATA = f"/{PREDICTION_SERVICE}/GetModelMetadata"
 GET_MODEL_STATUS = f"/{MODEL_SERVICE}/GetModelStatus"
 RELOAD_CONFIG = f"/{MODEL_SERVICE}/HandleReloadConfigRequest"
+
+
+def model_spec(name: str, label: str = "", version: int = 0) -> Any:
+    """A ModelSpec: the version with a label, or of a number above 0, or the latest one."""
+    spec = ModelSpec(name=name)
+    if label:
+        spec.version_label = label
+    elif version:
+        spec.version.value = version
+    return spec

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ log = logging.getLogger(__name__)
 
 MAX_GROUP_ROWS = 20_000
 
-Predictor = Callable[[pa.RecordBatch], Future[results.Answer]]
+Keys = Callable[[str], pa.Array]
+"""From the name of a key its value on each row asked about; from "" the rows' identities."""
+Predictor = Callable[[pa.RecordBatch, Keys], Future[results.Answer]]
 Publish = Callable[[str, Sequence[OutgoingMessage]], object]
 Acknowledge = Callable[[Sequence[str]], None]
 
@@ -182,7 +185,8 @@ class Delivery:
             return {}
         features = results.feature_block(self.app, block, rows)
         began_ns = time.time_ns()
-        answers = {model.name: self.predict[model.name](features) for model in served}
+        keys = partial(results.key_values, self.app, block, rows)
+        answers = {model.name: self.predict[model.name](features, keys) for model in served}
         for name, answer in answers.items():
             step_until(work, f"predict {name}", began_ns, answer)
         return answers
@@ -229,7 +233,7 @@ class Delivery:
 
     def _archive(self, group: Sequence[_Waiting]) -> _Archived:
         """Make a group durable."""
-        blocks = [self._with_results(waiting) for waiting in group if _rows(waiting)]
+        blocks = results.with_same_columns([self._with_results(waiting) for waiting in group if _rows(waiting)])
         works, began_ns = [waiting.work for waiting in group], time.time_ns()
         refused = [(one.message(work.messages), one) for work in works for one in work.refused]
         counts: dict[str, Any] = {

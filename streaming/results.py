@@ -27,17 +27,33 @@ class Answer:
     Attributes:
         outputs: output name to float64 [rows asked]; meaningless where refused.
         refused: index among the rows asked to the reason.
-        version: the model's version; 0 for a rule.
+        version: the model's version, of all rows or int64 [rows asked]; 0 for a rule.
+        route: where versions are promoted, by which revision of the promotion each row was routed, int64 [rows asked];
+            negative where another version answered than that revision says, as the server was behind or ahead of it,
+            or the candidate failed and the champion stood in.
+        shadow: what a candidate in the shadow says, with its version; it may refuse rows of its own.
     """
 
     outputs: Mapping[str, np.ndarray]
     refused: Mapping[int, str]
-    version: int
+    version: int | np.ndarray
+    route: np.ndarray | None = None
+    shadow: Answer | None = None
 
 
 def asked_rows(app: App, block: pa.RecordBatch) -> np.ndarray:
     """Indices of the rows that get a prediction; int64."""
     return np.flatnonzero(is_one_of(block.column("event_type"), app.predict_on.name))
+
+
+def key_values(app: App, block: pa.RecordBatch, rows: np.ndarray, by: str) -> pa.Array:
+    """Of ``rows`` the values of the key named ``by``; their identities where it is ""."""
+    if not by:
+        values = block.column("event_id")
+    else:
+        (key,) = (key for key in app.all_keys if key.name == by)
+        values = Evaluator(block).array(key.fields[app.predict_on.name])
+    return values.take(pa.array(rows))
 
 
 def feature_block(app: App, block: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
@@ -95,13 +111,53 @@ def with_results(
     failed = outcome != PREDICTED
     for model in app.models:
         answer = answers[model.name]
-        version = np.full(block.num_rows, answer.version, np.int64)
+        version = np.zeros(block.num_rows, np.int64)
+        version[rows] = answer.version
         columns[f"version.{model.name}"] = pa.array(version, mask=failed)
         for name in model.outputs:
             values = np.zeros(block.num_rows, np.float64)
             values[rows] = answer.outputs[name]
             columns[f"prediction.{model.name}.{name}"] = pa.array(values, mask=failed)
+        columns |= _promotion_columns(model, answer, rows, failed)
     return append_columns(block, columns | reactions(app, stages, block, columns))
+
+
+def _promotion_columns(model: Model, answer: Answer, rows: np.ndarray, failed: np.ndarray) -> dict[str, pa.Array]:
+    """``route.<model>``, and what a candidate in the shadow said: ``shadow.<model>`` (its version) and its outputs."""
+    found: dict[str, pa.Array] = {}
+    if answer.route is not None:
+        route = np.zeros(len(failed), np.int64)
+        route[rows] = answer.route
+        found[f"route.{model.name}"] = pa.array(route, mask=failed)
+    if answer.shadow is not None:
+        silent = np.ones(len(failed), bool)
+        silent[rows] = False
+        silent[rows[list(answer.shadow.refused)]] = True
+        version = np.zeros(len(failed), np.int64)
+        version[rows] = answer.shadow.version
+        found[f"shadow.{model.name}"] = pa.array(version, mask=silent)
+        for name in model.outputs:
+            values = np.zeros(len(failed), np.float64)
+            values[rows] = answer.shadow.outputs[name]
+            found[f"shadow.{model.name}.{name}"] = pa.array(values, mask=silent)
+    return found
+
+
+def with_same_columns(blocks: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Blocks that differ, if at all, in the columns of promotions: as a promotion changes between them."""
+    if all(block.schema.equals(blocks[0].schema) for block in blocks):
+        return list(blocks)
+    schema = pa.unify_schemas([block.schema for block in blocks])
+    return [
+        pa.RecordBatch.from_arrays(
+            [
+                block.column(one.name) if one.name in block.schema.names else pa.nulls(block.num_rows, one.type)
+                for one in schema
+            ],
+            schema=schema,
+        )
+        for block in blocks
+    ]
 
 
 def reactions(

@@ -390,3 +390,24 @@ def test_a_training_that_is_ended_leaves_nothing_behind(trained: Trained, tmp_pa
         code, _, complaints = _end(process)
     assert code == 143, complaints
     assert list((tmp_path / "wide_and_deep").iterdir()) == []
+
+
+def test_tensorflow_reads_the_records_that_traindata_writes(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from tests.test_traindata_formats import ROWS, converted
+
+    features = {
+        "seats": tf.io.FixedLenFeature([], tf.int64, default_value=-5),
+        "delay": tf.io.VarLenFeature(tf.float32),
+        "event_id": tf.io.FixedLenFeature([], tf.string, default_value="none"),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+    }
+    records = tf.data.TFRecordDataset([str(path) for path in converted(tmp_path, "tfrecord", 2)])
+    rows = [tf.io.parse_single_example(one, features) for one in records]
+    assert [int(row["seats"]) for row in rows] == [-5 if one is None else one for one in ROWS["seats"].to_pylist()]
+    assert [bool(row["label"]) for row in rows] == ROWS["label"].to_pylist()
+    ids = ["none" if one is None else one for one in ROWS["event_id"].to_pylist()]
+    assert [row["event_id"].numpy().decode() for row in rows] == ids
+    delays = [tf.sparse.to_dense(row["delay"]).numpy().tolist() for row in rows]
+    assert delays == [[] if one is None else [float(np.float32(one))] for one in ROWS["delay"].to_pylist()]

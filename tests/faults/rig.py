@@ -108,6 +108,7 @@ class Rig:
         self._publisher = Publisher(self.endpoint)
         self.published: list[str] = []
         self.x: dict[str, int] = {}
+        self.meter: dict[str, str] = {}
         self.next = itertools.count()
 
     def _event(self, number: int) -> OutgoingMessage:
@@ -118,7 +119,7 @@ class Rig:
             "meter": "abcdefgh"[self.draw.randrange(8)],
             "x": self.draw.randrange(-5, 6),
         }
-        self.x[f"r{number}"] = record["x"]
+        self.x[f"r{number}"], self.meter[f"r{number}"] = record["x"], record["meter"]
         return OutgoingMessage(json.dumps(record).encode(), {"event_type": "reading"})
 
     def publish(self, count: int, *, copies: int = 1) -> None:
