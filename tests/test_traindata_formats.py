@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import google_crc32c
@@ -18,7 +16,7 @@ from batch import formats
 from batch.traindata import make_training_rows
 from serving.wire import Example
 from shared_features.errors import ConfigurationError
-from tests import histories, processes
+from tests import histories
 from tests.histories import block_of
 from tests.shop.app import app
 from tests.test_traindata import EVENTS, SPLITS
@@ -98,28 +96,6 @@ def test_tfrecord_holds_an_example_a_row(tmp_path: Path) -> None:
     assert examples[1]["event_id"].bytes_list.value[0].decode() == 'b "x", é\n'
     assert examples[3]["last[1]"].float_list.value == [3.0]
     assert examples[3]["event_time"].int64_list.value == [253402300799999999]
-
-
-@pytest.mark.tensorflow
-def test_tensorflow_reads_the_records(tmp_path: Path) -> None:
-    program = """
-import sys, tensorflow as tf
-wanted = {"seats": tf.io.FixedLenFeature([], tf.int64, default_value=-5), "delay": tf.io.VarLenFeature(tf.float32),
-          "event_id": tf.io.FixedLenFeature([], tf.string, default_value="none"),
-          "label": tf.io.FixedLenFeature([], tf.int64)}
-rows = [tf.io.parse_single_example(one, wanted) for one in tf.data.TFRecordDataset(sys.argv[1:])]
-print([int(row["seats"]) for row in rows],
-      [int(row["label"]) for row in rows], [row["event_id"].numpy() for row in rows],
-      [tf.sparse.to_dense(row["delay"]).numpy().tolist() for row in rows][:2])
-"""
-    paths = converted(tmp_path, "tfrecord", 2)
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, paths)], cwd=processes.REPOSITORY, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    seats, labels = [2**63 - 1, -(2**63), 0, -5, 7], [1, 0, 1, 0, 1]
-    ids = [b"a", 'b "x", é\n'.encode(), b"", b"none", b"e"]
-    assert done.stdout.strip() == f"{seats} {labels} {ids} {[[float(np.float32(0.1 + 0.2))], [-0.0]]}"
 
 
 def test_traindata_writes_them_and_finds_them_again(tmp_path: Path) -> None:
