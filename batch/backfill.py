@@ -158,7 +158,7 @@ def folded(
     keep_state: bool = False,
 ) -> dict[str, int]:
     """Fold a history in a work folder, see `batch.partitions_steps`; what was counted."""
-    settled = _settled(scratch, shards or shards_for(source.rows))
+    settled = _settled(scratch, shards_for(source.rows) if shards is None else shards)
     counted_in = scratch / "counts"
     shutil.rmtree(counted_in, ignore_errors=True)
     counted_in.mkdir(parents=True)

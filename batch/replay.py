@@ -15,8 +15,8 @@ from shared_features.compute import run_stage
 from shared_features.errors import HistoryError
 from shared_features.kernel import finish
 from shared_features.plan import Plan
-from shared_features.state import StageState
 from streaming import archive as archives
+from streaming.snapshots import states_at_begin
 
 CHUNK_ROWS = 100_000
 """Rows that are compared together, unless one commit has more."""
@@ -61,7 +61,7 @@ class Replay:
 
     def __init__(self, plan: Plan, archive: Path, *, remember: bool = True) -> None:
         self._plan, self._archive, self._remember = plan, archive, remember
-        self._states = [StageState(stage) for stage in plan.stages]
+        self._states = states_at_begin(archive, plan)
         self._identities: list[np.ndarray] = []
 
     def take(self, served: pa.RecordBatch) -> pa.RecordBatch:

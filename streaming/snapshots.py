@@ -173,7 +173,9 @@ def states_at_begin(archive: Path, plan: Plan, deduplicator: Deduplicator | None
     path = archive / NAME
     if not path.exists():
         return [StageState(stage) for stage in plan.stages]
-    return load_snapshot(path, plan, deduplicator or Deduplicator(read_snapshot(path).horizon_us))
+    if deduplicator is None:
+        deduplicator = Deduplicator(read_snapshot(path).horizon_us)
+    return load_snapshot(path, plan, deduplicator)
 
 
 @contextmanager
