@@ -11,7 +11,7 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -41,16 +41,19 @@ PATIENCE_S = 300.0
 SCHEMA_PATIENCE_S = 300.0
 """How long a column that was just added may take until new streams know it."""
 
-_PASSING = {code_pb2.UNAVAILABLE, code_pb2.ABORTED, code_pb2.INTERNAL, code_pb2.DEADLINE_EXCEEDED, code_pb2.CANCELLED}
-_PASSING_ERRORS = (
+LARGEST_BYTES = 9_000_000
+"""What a larger append is refused for can be its size; a smaller one is not refused for that."""
+
+_PASSING = (
     exceptions.ServiceUnavailable,
     exceptions.Aborted,
     exceptions.InternalServerError,
     exceptions.DeadlineExceeded,
     exceptions.Cancelled,
+    exceptions.TooManyRequests,
     exceptions.Unknown,
-    StopIteration,
 )
+_TOO_LARGE = (exceptions.InvalidArgument, exceptions.TooManyRequests)
 _ALREADY = types.StorageError.StorageErrorCode.STREAM_ALREADY_COMMITTED
 _GONE = {types.StorageError.StorageErrorCode.STREAM_NOT_FOUND, types.StorageError.StorageErrorCode.INVALID_STREAM_STATE}
 _WRONG_STATE = types.StorageError.StorageErrorCode.INVALID_STREAM_STATE
@@ -247,57 +250,63 @@ class PendingStream:
         """Append rows once, however often they have to be sent.
 
         Raises:
-            RowsRefused: the service refuses them, and will again; none of them is appended.
-            HistoryError: it cannot be reached.
+            RowsRefused: the service refuses rows that it names, or the append is too large; none is appended.
+            HistoryError: it cannot be reached, or refuses for another reason.
         """
         until, pause_s = time.monotonic() + PATIENCE_S, 0.1
         with service.told(f"writing {self._uri}"):
             while True:
-                try:
-                    error = self._send(batch).error
-                    if error.code in {code_pb2.OK, code_pb2.ALREADY_EXISTS}:
-                        self.rows += batch.num_rows
-                        return
-                    if error.code not in _PASSING:
-                        raise exceptions.from_grpc_status(grpc_code(error.code), error.message)
-                    reason = error.message
-                except _PASSING_ERRORS as error_of_connection:
-                    reason = str(error_of_connection) or "the connection was closed"
-                if time.monotonic() > until:
-                    raise exceptions.ServiceUnavailable(reason)
+                error = self._send(batch)
+                if error is None:
+                    self.rows += batch.num_rows
+                    return
+                if batch.nbytes > LARGEST_BYTES and isinstance(error, _TOO_LARGE):
+                    raise RowsRefused(service.one_line(error), {})
+                if not isinstance(error, _PASSING) or time.monotonic() > until:
+                    raise error
                 self._hang_up()
-                log.info("%s: an append at offset %d is sent again (%s)", self._uri, self.rows, reason)
+                log.info("%s: an append at offset %d is sent again (%s)", self._uri, self.rows, service.one_line(error))
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 10.0)
 
-    def _send(self, batch: pa.RecordBatch) -> types.AppendRowsResponse:
-        first = self._requests is None
+    def _send(self, batch: pa.RecordBatch) -> exceptions.GoogleAPICallError | None:
+        """Send rows and wait for the answer: what went wrong, or None; RowsRefused if rows are named."""
         data = types.AppendRowsRequest.ArrowData(
             rows=types.ArrowRecordBatch(serialized_record_batch=batch.serialize().to_pybytes())
         )
         request = types.AppendRowsRequest(write_stream=self._name, offset=self.rows, arrow_rows=data)
-        if self._requests is None:
-            schema = types.ArrowSchema(serialized_schema=batch.schema.serialize().to_pybytes())
-            request.arrow_rows.writer_schema = schema
-            self._requests = queue.SimpleQueue()
-            self._requests.put(request)
-            self._answers = iter(
-                self._client.append_rows(
-                    iter(self._requests.get, None),
-                    retry=None,
-                    timeout=LOAD_DEADLINE_S,
-                    metadata=(routing_header.to_grpc_metadata({"write_stream": self._name}),),
-                )
-            )
-        if not first:
-            self._requests.put(request)
-        answer = next(self._answers)
+        try:
+            if self._requests is None:
+                schema = types.ArrowSchema(serialized_schema=batch.schema.serialize().to_pybytes())
+                request.arrow_rows.writer_schema = schema
+                self._requests = queue.SimpleQueue()
+                self._requests.put(request)
+                self._answers = iter(self._connected(self._requests))
+            else:
+                self._requests.put(request)
+            answer = next(self._answers)
+        except StopIteration:
+            return exceptions.ServiceUnavailable("the connection was closed")
+        except exceptions.GoogleAPICallError as error:
+            return error
         if answer.row_errors:
             reasons = {int(error.index): f"{error.code.name}: {error.message}" for error in answer.row_errors}
             raise RowsRefused(answer.error.message, reasons)
-        if answer.error.code in {code_pb2.INVALID_ARGUMENT, code_pb2.RESOURCE_EXHAUSTED}:
-            raise RowsRefused(" ".join(answer.error.message.split()), {})
-        return answer
+        if answer.error.code in {code_pb2.OK, code_pb2.ALREADY_EXISTS}:
+            return None
+        status = next(status for status in grpc.StatusCode if status.value[0] == answer.error.code)
+        error_of_rows: exceptions.GoogleAPICallError = exceptions.from_grpc_status(status, answer.error.message)
+        return error_of_rows
+
+    def _connected(
+        self, requests: queue.SimpleQueue[types.AppendRowsRequest | None]
+    ) -> Iterable[types.AppendRowsResponse]:
+        return self._client.append_rows(
+            iter(requests.get, None),
+            retry=None,
+            timeout=LOAD_DEADLINE_S,
+            metadata=(routing_header.to_grpc_metadata({"write_stream": self._name}),),
+        )
 
     def finish(self) -> str:
         """No row comes any more; the stream's name."""
@@ -317,11 +326,6 @@ class PendingStream:
         if self._requests is not None:
             self._requests.put(None)
             self._requests = None
-
-
-def grpc_code(code: int) -> grpc.StatusCode:
-    """The status of gRPC that has this number."""
-    return next(status for status in grpc.StatusCode if status.value[0] == code)
 
 
 @contextmanager

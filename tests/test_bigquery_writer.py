@@ -155,6 +155,10 @@ class _WriteService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generi
                     row_errors=[types.RowError(index=1, code="FIELDS_ERROR", message="out of range")],
                 )
                 continue
+            if fault in {"quota", "schema"}:
+                code = 8 if fault == "quota" else 3
+                yield types.AppendRowsResponse(error={"code": code, "message": f"{fault} it is"})
+                continue
             offset = int(cast("int", request.offset))
             if offset < len(self.rows):
                 yield types.AppendRowsResponse(error={"code": 6, "message": "offset exists"})
@@ -199,7 +203,7 @@ def numbers(*values: int) -> pa.RecordBatch:
 def test_an_append_that_is_sent_again_is_there_once(
     stream: Callable[..., tuple[_WriteService, PendingStream]],
 ) -> None:
-    service, pending = stream("", "before", "after", "", "busy", "")
+    service, pending = stream("", "before", "after", "quota", "", "busy", "")
     for first in range(0, 10, 2):
         pending.append(numbers(first, first + 1))
     assert service.rows == list(range(10))
@@ -216,6 +220,9 @@ def test_rows_that_are_named_are_refused_and_the_stream_goes_on(
     assert refused.value.reasons == {1: "FIELDS_ERROR: out of range"}
     pending.append(numbers(1))
     assert service.rows == [1]
+    service.script = ["schema"]
+    with pytest.raises(HistoryError, match=r"writing bq://sameriver.a.b failed: schema it is"):
+        pending.append(numbers(1))
     pending.rows = 7
     with pytest.raises(HistoryError, match=r"writing bq://sameriver.a.b failed: a gap"):
         pending.append(numbers(1))
