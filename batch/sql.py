@@ -112,7 +112,7 @@ class Database:
     def tables(self) -> dict[str, list[tuple[str, str]]]:
         """Columns and their types, by table."""
         return {
-            name: [(row[0], row[1]) for row in self._connection.execute(f"DESCRIBE {_quoted(name)}").fetchall()]
+            name: [(row[0], row[1]) for row in self._connection.execute(f"DESCRIBE {quoted(name)}").fetchall()]
             for name in self._names
         }
 
@@ -184,8 +184,8 @@ def _make_view(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     for path, split in table.files:
         by_split.setdefault(split, []).append(path)
     for split, paths in by_split.items():
-        listed = ", ".join(_text(str(path.absolute())) for path in paths)
-        extra = "" if split is None else f", {_text(split)} AS split"
+        listed = ", ".join(text(str(path.absolute())) for path in paths)
+        extra = "" if split is None else f", {text(split)} AS split"
         source = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
         parts.append(f"SELECT *{extra} FROM {source}")  # noqa: S608 - names and texts are quoted
         for path in paths:
@@ -194,12 +194,12 @@ def _make_view(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     if table.blocks:
         parts_of_log = [pa.Table.from_batches([block]) for block in table.blocks]
         connection.register(f"{table.name}_log", pa.concat_tables(parts_of_log, promote_options="default"))
-        parts.append(f"SELECT * FROM {_quoted(table.name + '_log')}")  # noqa: S608
+        parts.append(f"SELECT * FROM {quoted(table.name + '_log')}")  # noqa: S608
         columns |= dict.fromkeys(name for block in table.blocks for name in block.schema.names)
     if not parts:
         return
     united = " UNION ALL BY NAME ".join(parts)
-    connection.execute(f"CREATE VIEW {_quoted(table.name)} AS SELECT {_nested(columns)} FROM ({united})")  # noqa: S608
+    connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT {_nested(columns)} FROM ({united})")  # noqa: S608
 
 
 def _names_of(path: Path) -> list[str]:
@@ -219,19 +219,21 @@ def _nested(columns: Mapping[str, None]) -> str:
         *parents, leaf = name.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = _quoted(name)
-    return ", ".join(f"{_packed(node)} AS {_quoted(name)}" for name, node in tree.items())
+        node[leaf] = quoted(name)
+    return ", ".join(f"{_packed(node)} AS {quoted(name)}" for name, node in tree.items())
 
 
 def _packed(node: Any) -> str:
     if isinstance(node, str):
         return node
-    return f"struct_pack({', '.join(f'{_quoted(name)} := {_packed(child)}' for name, child in node.items())})"
+    return f"struct_pack({', '.join(f'{quoted(name)} := {_packed(child)}' for name, child in node.items())})"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
+    """A text in SQL."""
     return "'" + value.replace("'", "''") + "'"
