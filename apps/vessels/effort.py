@@ -7,6 +7,8 @@ assumed. Times are whole microseconds and are halved last, so sums do not depend
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -33,11 +35,16 @@ def half_us(positions: pa.Table) -> npt.NDArray[np.int64]:
     order = pc.sort_indices(positions.select(["key", "time_us"]), sort_keys=by).to_numpy()
     times = positions["time_us"].to_numpy()[order]
     keys = positions["key"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)[order]
-    gaps = np.diff(times)
-    gaps = np.where((keys[1:] == keys[:-1]) & (gaps <= LONGEST_GAP_US), gaps, 0)
     found = np.empty(len(times), np.int64)
-    found[order] = np.append(gaps, 0) + np.insert(gaps, 0, 0)
+    found[order] = half_us_of(keys, times)
     return found
+
+
+def half_us_of(keys: npt.NDArray[Any], times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`half_us` of positions that are sorted by key, then by time."""
+    gaps = np.diff(times_us)
+    gaps = np.where((keys[1:] == keys[:-1]) & (gaps <= LONGEST_GAP_US), gaps, 0)
+    return np.append(gaps, 0) + np.insert(gaps, 0, 0)
 
 
 def on_grid(positions: pa.Table, hours: npt.NDArray[np.float64], degrees: float) -> pa.Table:

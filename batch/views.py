@@ -1,0 +1,179 @@
+"""Views: tables that follow from an archive and are kept up to date beside a live job, or computed from all of it.
+
+An app's views stand in ``views.py`` beside its ``app.py``: a list ``VIEWS`` of classes, each made with the app.
+A view folds an archive's rows in their order and says which rows of its table changed. It is told no more than
+the archive holds, so live and batch give the same table: batch folds the same rows in larger pieces.
+
+A changed row goes out whole, with a ``revision``: of two with the same key the one with the higher revision holds.
+It is the number of the last commit folded, so that what is published again after a restart changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from batch.follow import follow_commits
+from batch.replay import CHUNK_ROWS
+from shared_features.app import App, load_beside
+from shared_features.blocks import concat_blocks
+from shared_features.errors import ConfigurationError
+from streaming.archive_log import Commit
+from streaming.naming import topic
+from streaming.topics import OutgoingMessage
+
+MODULE = "views"
+
+
+class View(Protocol):
+    """A table that follows from an archive.
+
+    Attributes:
+        name: part of its topic, ``<app>-view-<name>``.
+        key: columns that name a row.
+
+    Promised: the table depends on the rows folded and their order only, never on how they were cut into blocks.
+    Not promised: any order of the table's rows.
+    """
+
+    name: str
+    key: Sequence[str]
+
+    def fold(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        """Take in an archive's next rows; those rows of the table that changed, each whole and once."""
+
+    def table(self) -> pa.RecordBatch:
+        """All rows."""
+
+
+def view_of(app: App, name: str | None) -> View:
+    """One of the app's views, empty; without a name the only one.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    module = load_beside(app.spec, MODULE)
+    made = [] if module is None else [make(app) for make in module.VIEWS]
+    found: list[View] = [view for view in made if name in (None, view.name)]
+    if len(found) != 1:
+        names = ", ".join(view.name for view in made) or "none: they stand in views.py beside app.py"
+        raise ConfigurationError(f"app {app.name!r} has no one view {name or ''!r}; its views: {names}")
+    return found[0]
+
+
+class ViewFollower:
+    """Keeps a view up to date with an archive.
+
+    Args:
+        view: not yet folded into.
+        archive: folder of the archive.
+
+    Attributes:
+        revision: number of the last commit folded; -1 before the first.
+        rows: of the archive, folded so far.
+    """
+
+    def __init__(self, view: View, archive: Path) -> None:
+        self.view, self.revision, self.rows = view, -1, 0
+        self._commits = follow_commits(archive)
+        self._next: Commit | None = None
+
+    def step(self, until: int | None = None) -> pa.RecordBatch | None:
+        """Fold what has come, at most a chunk, and no commit after ``until``; None if there was nothing."""
+        held: list[pa.RecordBatch] = []
+        rows = 0
+        while rows < CHUNK_ROWS and self.revision != until and (commit := self._next or next(self._commits)):
+            if held and commit.block.num_rows and commit.block.schema != held[0].schema:
+                self._next = commit  # a block has one list of columns
+                break
+            self._next, self.revision = None, commit.sequence
+            if commit.block.num_rows:
+                held.append(commit.block)
+                rows += commit.block.num_rows
+        self.rows += rows
+        return self.view.fold(concat_blocks(held)) if held else None
+
+    def catch_up(self, until: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Fold until there is nothing further, or up to commit ``until``; what changed, piece by piece."""
+        while (changed := self.step(until)) is not None:
+            yield changed
+
+
+class ViewPublisher:
+    """Publishes changed rows, from the first commit on that was not published before.
+
+    Args:
+        app, follower: whose view it is.
+        cursor: the file that remembers how far it came.
+        publish: takes a topic and messages, and returns when they are durable.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        follower: ViewFollower,
+        cursor: Path,
+        publish: Callable[[str, Sequence[OutgoingMessage]], object],
+    ) -> None:
+        self._follower, self._cursor, self._publish = follower, cursor, publish
+        self.topic = topic(app.name, f"view-{follower.view.name}")
+        self._fingerprint = app.fingerprint
+        self.published = 0
+        for _ in follower.catch_up(self._published_up_to()) if cursor.exists() else ():
+            pass
+
+    def take(self, changed: pa.RecordBatch) -> None:
+        """Publish what a step changed, then remember that it is."""
+        messages = view_messages(self._follower.view, changed, self._follower.revision)
+        if messages:
+            self._publish(self.topic, messages)
+        self.published += len(messages)
+        self._cursor.parent.mkdir(exist_ok=True)
+        temporary = self._cursor.with_suffix(".new")
+        temporary.write_text(json.dumps({"commit": self._follower.revision, "fingerprint": self._fingerprint}))
+        os.replace(temporary, self._cursor)
+
+    def _published_up_to(self) -> int:
+        try:
+            found = json.loads(self._cursor.read_bytes())
+            commit = found["commit"] if found["fingerprint"] == self._fingerprint else -1
+        except (ValueError, KeyError, TypeError):
+            commit = -1  # what was published is published again, under revisions that change nothing
+        return commit if isinstance(commit, int) else -1
+
+
+def view_messages(view: View, changed: pa.RecordBatch, revision: int) -> list[OutgoingMessage]:
+    """A message for each changed row: the row as JSON; attributes ``view``, ``key`` (JSON) and ``revision``."""
+    messages = []
+    for row in changed.to_pylist():
+        key = orjson.dumps([row[name] for name in view.key], option=orjson.OPT_UTC_Z).decode()
+        attributes = {"view": view.name, "key": key, "revision": str(revision)}
+        messages.append(OutgoingMessage(orjson.dumps(row, option=orjson.OPT_UTC_Z), attributes, ordering_key=key))
+    return messages
+
+
+def write_table(view: View, path: Path) -> int:
+    """Write all rows by key, as Parquet or, for ``….csv``, CSV, in place of the file; the number of rows.
+
+    Raises:
+        ConfigurationError: another ending.
+    """
+    table = pa.Table.from_batches([view.table()]).sort_by([(name, "ascending") for name in view.key])
+    temporary = path.with_name(path.name + ".new")
+    if path.suffix not in (".parquet", ".csv"):
+        raise ConfigurationError(f"file {path} is of an unknown kind: wanted one that ends with .parquet or .csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, temporary)
+    else:
+        pq.write_table(table, temporary)
+    os.replace(temporary, path)
+    return int(table.num_rows)

@@ -1,0 +1,170 @@
+"""Views: the same table in any pieces, in any order of arrival, live and after a restart; here hours of fishing."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from apps.vessels.effort import fishing_hours
+from apps.vessels.views import FISHING, Effort
+from batch.views import ViewFollower, ViewPublisher, view_of
+from cli import main
+from shared_features import load_app
+from shared_features.compute import to_block
+from shared_features.errors import ConfigurationError
+from shared_features.kernel import finish, step
+from shared_features.plan import make_plan
+from shared_features.reactions import reaction_stages
+from shared_features.state import StageState
+from streaming.archive import Archive, compact_archive
+from streaming.results import Answer, with_results
+from streaming.topics import OutgoingMessage
+from tests.test_vessels_app import Row, events
+
+app = load_app("vessels")
+IDENTITY = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
+
+
+def drawn(chosen: random.Random, count: int) -> tuple[list[Row], list[float]]:
+    """Positions of a few vessels in the order of time, some without a place, with what the model says of each."""
+    rows, probabilities, seconds = list[Row](), list[float](), 0.0
+    for _ in range(count):
+        seconds += chosen.choice([0, 1, 60, 600, 3600, 30 * 3600 if chosen.random() < 0.03 else 5])
+        latitude = None if chosen.random() < 0.1 else chosen.choice([56.0, 56.04, -56.1])
+        rows.append((seconds, chosen.randint(1, 3), latitude, chosen.choice([2.0, 2.5, -180.0, 180.0]), 3.0, 90.0))
+        probabilities.append(chosen.choice([0.1, 0.49, 0.5, 0.9]))
+    return rows, probabilities
+
+
+def served(
+    rows: Sequence[Row], probabilities: Sequence[float], cuts: Sequence[int], ids: Sequence[int] | None = None
+) -> list[pa.RecordBatch]:
+    """The blocks that a job would archive, cut where told."""
+    plan = make_plan(app)
+    states, stages = [StageState(stage) for stage in plan.stages], reaction_stages(app)
+    table = events(rows)
+    if ids is not None:
+        table = table.set_column(table.schema.names.index("event_id"), "event_id", [[str(one) for one in ids]])
+    whole, blocks = to_block(app, table), list[pa.RecordBatch]()
+    for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+        block = whole.slice(begin, end - begin)
+        for state in states:
+            block = step(state, block)
+        answer = Answer({"probability": np.array(probabilities[begin:end])}, {}, 1)
+        answers = {model.name: answer for model in app.models}
+        blocks.append(with_results(app, finish(plan, block), answers, stages))
+    return blocks
+
+
+def hours(view: Effort) -> dict[Any, float]:
+    return {(row["hour"], row["latitude"], row["longitude"]): row["hours"] for row in view.table().to_pylist()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_effort_is_that_of_all_positions_whatever_their_order_and_pieces(seed: int) -> None:
+    chosen = random.Random(seed)
+    rows, probabilities = drawn(chosen, 300)
+    late_s = [chosen.choice([0, 0, 0, 3600, 5 * 3600]) for _ in rows]
+    tables = []
+    for order in (range(300), sorted(range(300), key=lambda i: rows[i][0] + late_s[i])):
+        cuts = sorted(chosen.sample(range(1, 300), chosen.choice([0, 5, 60])))
+        view, changed = Effort(app), dict[Any, float]()
+        for block in served([rows[i] for i in order], [probabilities[i] for i in order], cuts, ids=order):
+            for row in view.fold(block).to_pylist():
+                changed[row["hour"], row["latitude"], row["longitude"]] = row["hours"]
+        assert {key: value for key, value in changed.items() if value} == hours(view)
+        tables.append(hours(view))
+    assert tables[0] == tables[1] != {}
+
+
+def test_effort_is_what_the_definition_gives() -> None:
+    rows, probabilities = drawn(random.Random(11), 300)
+    rows = [(row[0] + number, *row[1:]) for number, row in enumerate(rows)]  # no two at one instant
+    view = Effort(app)
+    for block in served(rows, probabilities, []):
+        view.fold(block)
+    placed = [i for i, row in enumerate(rows) if row[2] is not None]
+    times_us = [round(rows[i][0] * 1e6) for i in placed]
+    columns = {"key": [rows[i][1] for i in placed], "probability": [probabilities[i] for i in placed]}
+    wanted: dict[Any, float] = {}
+    for i, each in zip(placed, fishing_hours(pa.table({**columns, "time_us": times_us}), FISHING), strict=True):
+        cell = (rows[i][0] // 3600, round(rows[i][2] or 0.0), (rows[i][3] or 0.0) % 360)
+        wanted[cell] = wanted.get(cell, 0.0) + each
+    assert sorted(filter(None, wanted.values())) == pytest.approx(sorted(hours(view).values()))
+
+
+def test_a_late_position_takes_hours_from_its_neighbours() -> None:
+    #  0h fishing ── 2h fishing, then 1h comes, not fishing: it takes the middle hour.
+    place = (56.0, 2.5, 3.0, 90.0)
+    rows: list[Row] = [(0.0, 1, *place), (7200.0, 1, *place), (3600.0, 1, *place)]
+    view, found = Effort(app), []
+    for block in served(rows, [0.9, 0.9, 0.1], [1, 2]):
+        view.fold(block)
+        found.append(sorted(hours(view).values()))
+    assert found == [[], [1.0, 1.0], [0.5, 0.5]]
+
+
+def archived(folder: Path, blocks: Sequence[pa.RecordBatch]) -> None:
+    """Append blocks, published, as a job does."""
+    archive = Archive(folder, IDENTITY)
+    for block in blocks:
+        archive.mark_published(archive.append(block, {"received": block.num_rows}))
+    archive.close()
+
+
+def test_live_batch_and_after_a_restart_it_is_one_table(tmp_path: Path) -> None:
+    rows, probabilities = drawn(random.Random(7), 240)
+    blocks = served(rows, probabilities, [40, 90, 91, 200])
+    folder, cursor, sent = tmp_path / "archive", tmp_path / "archive" / "views" / "effort.json", list[OutgoingMessage]()
+
+    def publish(topic: str, messages: Sequence[OutgoingMessage]) -> None:
+        assert topic == "vessels-view-effort"
+        sent.extend(messages)
+
+    for part in (blocks[:2], blocks[2:4], [], blocks[4:]):  # each time a new process
+        archived(folder, part)
+        follower = ViewFollower(view_of(app, "effort"), folder)
+        publisher = ViewPublisher(app, follower, cursor, publish)
+        before = len(sent)
+        for changed in follower.catch_up():
+            publisher.take(changed)
+        assert (len(sent) > before) == bool(part)
+    newest: dict[str, tuple[int, Any]] = {}
+    for message in sent:
+        row = json.loads(message.data)
+        newest[message.attributes["key"]] = max(
+            newest.get(message.attributes["key"], (-1, None)),
+            (int(message.attributes["revision"]), (row["latitude"], row["longitude"], row["hours"])),
+        )
+    live = sorted(row for _, row in newest.values() if row[2])
+    compact_archive(folder)
+    out = tmp_path / "effort.parquet"
+    run = CliRunner().invoke(
+        main,
+        ["view", "--app", "vessels", "--archive", str(folder), "--out", str(out), "--json"],
+        catch_exceptions=False,
+    )
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert (run.exit_code, found["folded"], found["rows"]) == (0, 240, len(live))
+    assert sorted((row["latitude"], row["longitude"], row["hours"]) for row in pq.read_table(out).to_pylist()) == live
+    csv = CliRunner().invoke(
+        main, ["view", "effort", "--app", "vessels", "--archive", str(folder), "--out", str(tmp_path / "e.csv")]
+    )
+    assert (csv.exit_code, pyarrow.csv.read_csv(tmp_path / "e.csv").num_rows) == (0, len(live))
+
+
+def test_what_is_not_there_is_said() -> None:
+    with pytest.raises(ConfigurationError, match="has no one view 'trips'; its views: effort"):
+        view_of(app, "trips")
+    with pytest.raises(ConfigurationError, match=r"none: they stand in views.py beside app.py"):
+        view_of(load_app("flights"), None)
