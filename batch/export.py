@@ -121,20 +121,18 @@ class Export:
         """
         if self._at is None and not self._begin():
             return self.done
-        held: list[pa.RecordBatch] = []
+        held: list[Commit] = []
+        size = 0
         for commit in self._new_commits():
-            rows = self._rows(commit)
-            if held and (rows.schema != held[0].schema or sum(one.nbytes for one in held) > PIECE_BYTES):
-                self._put(held)
-                tell(self.done.last)
-                held = []
+            if held and (size > PIECE_BYTES or not commit.block.schema.equals(held[0].block.schema)):
+                self._put(held, tell)
+                held, size = [], 0
                 if stopped():
                     return self.done
-            self.done.commits, self.done.last = self.done.commits + 1, commit.sequence
-            held += [rows] if rows.num_rows else []
+            held.append(commit)
+            size += commit.block.nbytes
         if held:
-            self._put(held)
-        tell(self.done.last)
+            self._put(held, tell)
         return self.done
 
     def close(self) -> None:
@@ -147,7 +145,7 @@ class Export:
         if first is None:
             return False
         self._id = archive_id(self._app.fingerprint, first.block)
-        self._open(self._rows(first).schema)
+        self._open(self._rows([first]).schema)
         self._settle()
         self._at = self.done.resumed_after = self._position()
         return True
@@ -164,16 +162,17 @@ class Export:
             if commit.block.num_rows and commit.sequence > after:
                 yield commit
 
-    def _rows(self, commit: Commit) -> pa.RecordBatch:
-        block = append_columns(
-            commit.block,
-            {
-                ARCHIVE: pa.array([self._id] * commit.block.num_rows, pa.string()),
-                COMMIT_COLUMN: pa.array(np.full(commit.block.num_rows, commit.sequence, np.int64)),
-                ROW_COLUMN: pa.array(np.arange(commit.block.num_rows, dtype=np.int32)),
-            },
-        )
-        return KINDS[self._what][0](self._app, block)
+    def _rows(self, commits: Sequence[Commit]) -> pa.RecordBatch:
+        """What is exported of some commits of the same columns."""
+        counts = [commit.block.num_rows for commit in commits]
+        block = concat_blocks([commit.block for commit in commits])
+        ends = np.cumsum(counts)
+        places = {
+            ARCHIVE: pa.array([self._id]).take(pa.array(np.zeros(block.num_rows, np.int64))),
+            COMMIT_COLUMN: pa.array(np.repeat(np.array([commit.sequence for commit in commits], np.int64), counts)),
+            ROW_COLUMN: pa.array((np.arange(block.num_rows) - np.repeat(ends - counts, counts)).astype(np.int32)),
+        }
+        return KINDS[self._what][0](self._app, append_columns(block, places))
 
     def _open(self, schema: pa.Schema) -> Destination:
         if self._destination is None or self._shape is None or self._shape.schema != schema:
@@ -182,17 +181,18 @@ class Export:
             self._destination.prepare()
         return self._destination
 
-    def _put(self, held: list[pa.RecordBatch]) -> None:
-        block = concat_blocks(held)
-        commits = block.column(COMMIT_COLUMN)
-        destination = self._open(block.schema)
-        with destination.piece(
-            f"archive-{self._id}/{commits[0].as_py():016d}-{commits[-1].as_py():016d}", self._reject
-        ) as piece:
-            piece.write(block)
-        self._write_note(piece.token)
-        self.done.written += destination.commit([piece.token])
-        self._note.unlink()
+    def _put(self, held: Sequence[Commit], tell: Callable[[int], None]) -> None:
+        block = self._rows(held)
+        if block.num_rows:
+            destination = self._open(block.schema)
+            name = f"archive-{self._id}/{held[0].sequence:016d}-{held[-1].sequence:016d}"
+            with destination.piece(name, self._reject) as piece:
+                piece.write(block)
+            self._write_note(piece.token)
+            self.done.written += destination.commit([piece.token])
+            self._note.unlink()
+        self.done.commits, self.done.last = self.done.commits + len(held), held[-1].sequence
+        tell(self.done.last)
 
     def _write_note(self, token: bytes) -> None:
         temporary = self._note.with_suffix(".new")
