@@ -27,6 +27,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from streaming.messages import late_rows
+from streaming.prediction_metrics import PredictionCounts, families
 
 if TYPE_CHECKING:
     from streaming.runtime import Job
@@ -85,6 +86,7 @@ class Monitoring:
     def __init__(self, app: str, fingerprint: str) -> None:
         self.app, self.fingerprint = app, fingerprint
         self.counts, self.readiness = Counts(), Readiness()
+        self.predictions = PredictionCounts()
         self.started_s = time.time()
         self.recovered_rows = 0
         self._job: Job | None = None
@@ -106,12 +108,15 @@ class Monitoring:
         """A commit is archived, published and acknowledged."""
         now_us = time.time_ns() // 1000
         waits, late, newest = [], 0, 0
+        blocks = list(blocks)
         for block in blocks:
             waits.append(_waits_s(block, now_us))
             late += int(late_rows(block).sum())
             newest = max(newest, pc.max(block.column("event_time")).value or 0)
         found = self.counts
         with self._lock:
+            for block in blocks:
+                self.predictions.add(block)
             found.commits += 1
             found.last_commit_s = now_us / 1e6
             found.late += late
@@ -151,6 +156,7 @@ class Monitoring:
                 "last_commit": found.last_commit_s,
                 "latency_seconds_sum": found.latency_sum_s,
                 "latency_buckets": list(found.latency),
+                **self.predictions.as_dict(),
             }
         status["in_flight"] = 0 if job is None else job.in_flight()
         status["waiting_works"] = 0 if job is None else job.delivery.waiting
@@ -203,6 +209,7 @@ class _Families(Collector):
         yield reasons
         for name, (key, text) in _GAUGES.items():
             yield GaugeMetricFamily(f"sameriver_{name}", text, value=float(status[key]))
+        yield from families(status)
         total, buckets = 0, []
         for edge, number in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), status["latency_buckets"], strict=True):
             total += number

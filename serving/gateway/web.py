@@ -19,6 +19,7 @@ from serving.gateway.access import Access, Application
 from serving.gateway.desk import BusyError, Desk, UnavailableError
 from serving.gateway.intake import Event, Fault, InvalidError
 from serving.gateway.memory import Entry
+from serving.gateway.metrics import Metrics
 from serving.gateway.openapi import document
 from serving.gateway.page import STYLE, page
 from serving.gateway.replies import error_reply, json_reply
@@ -49,6 +50,7 @@ def application(
         body_bytes: of a request, at most; beyond it 413, before the rest is read.
     """
     web = _Web(desk, version, token is not None, body_bytes)
+    metrics = Metrics(desk)
     routes = [
         Route("/v1/apps/{app}/events", web.events, methods=["POST"]),
         Route("/v1/predictions/{id}", web.prediction, methods=["GET"]),
@@ -57,11 +59,12 @@ def application(
         Route("/docs/style.css", web.style, methods=["GET"]),
         Route("/healthz", web.healthz, methods=["GET"]),
         Route("/readyz", web.readyz, methods=["GET"]),
+        Route("/metrics", metrics.page, methods=["GET"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _defect}
     inner = Starlette(routes=routes, exception_handlers=handlers)
     inner.router.redirect_slashes = False
-    return Access(inner, token=token, any_host=any_host)
+    return metrics.counting(Access(inner, token=token, any_host=any_host))
 
 
 def _trace(request: Request) -> str:
