@@ -20,6 +20,7 @@ from shared_features.errors import HistoryError
 from streaming import archive as archives
 from streaming import archive_log, archive_parquet
 from streaming.archive_log import COMMIT, SCHEMA, Commit, commit_header
+from streaming.routes import EachVersion
 
 POLL_S = 0.5
 """How often the archive is looked at while nothing comes."""
@@ -106,7 +107,7 @@ class Follower:
         caught_up: whether all that was there at the last look has been compared.
     """
 
-    def __init__(self, app: App, archive: Path, *, predict: Mapping[str, Predict] | None = None) -> None:
+    def __init__(self, app: App, archive: Path, *, predict: Mapping[str, Predict | EachVersion] | None = None) -> None:
         self._verifier = Verifier(app, archive, predict=predict, remember=False)
         self._commits = follow_commits(archive)
         self.app, self.commits, self.caught_up, self.compared_s = app, 0, False, 0.0

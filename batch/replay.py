@@ -21,7 +21,7 @@ from streaming.snapshots import states_at_begin
 CHUNK_ROWS = 100_000
 """Rows that are compared together, unless one commit has more."""
 
-_SERVED = ("feature.", "prediction.", "reaction.", "started.", "outcome", "failure", "version.")
+_SERVED = ("feature.", "prediction.", "reaction.", "started.", "outcome", "failure", "version.", "route.", "shadow.")
 
 
 def served_chunks(archive: Path, rows: int = CHUNK_ROWS) -> Iterator[pa.RecordBatch]:

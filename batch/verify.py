@@ -1,12 +1,13 @@
 """Verify: recompute what was served through the batch path and compare it bit for bit.
 
-Four questions, each answered by count and by the first offence in full:
+Five questions, each answered by count and by the first offence in full:
 
 1. *Features*: does the batch path, given the archived events and their positions, give the very bits served?
 2. *Predictions*: does the model, given those features again, answer within 1e-6? (TensorFlow's last bits vary
    with the size of a batch.) A rule must answer the same bits.
 3. *Reactions*: do the conditions, given the archived predictions, fire for the same events?
-4. *Training rows*, where a history is given: is each served row the one that ``traindata`` makes for the same
+4. *Routes*, where versions are promoted: did the version answer that the promotion says for the event's key?
+5. *Training rows*, where a history is given: is each served row the one that ``traindata`` makes for the same
    event? A difference is allowed only if the folds really saw different events, and is named by its cause.
 """
 
@@ -24,6 +25,8 @@ import pyarrow.compute as pc
 
 from batch.replay import Replay, read_served, served_chunks
 from batch.skew import Causes, TrainingRows
+from batch.verify_routes import Routes, compare_routes
+from serving.promotion import Promotion
 from shared_features.app import App, Model, Rule
 from shared_features.compute import stage_order
 from shared_features.errors import FingerprintError
@@ -32,6 +35,7 @@ from shared_features.plan import Plan, make_plan
 from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import archive as archives
 from streaming import results
+from streaming.routes import EachVersion
 
 PREDICTION_TOLERANCE = 1e-6
 
@@ -45,6 +49,8 @@ class VerifyReport:
     Attributes:
         events: archived rows. predictions: rows served with a prediction. features: feature values compared.
         feature_mismatches, prediction_mismatches, reaction_mismatches: values that differ.
+        routes: predictions whose version is what their promotion says. routes_aside: those of which it says nothing,
+            see `batch.verify_routes`. route_mismatches: of another version.
         predictions_unchecked: predictions of a model version that is not served any more.
         training_compared: served rows found in the training rows. training_mismatches: those that differ without
             a late arrival as the cause. training_causes: differing rows by cause.
@@ -58,6 +64,9 @@ class VerifyReport:
     prediction_mismatches: int = 0
     predictions_unchecked: int = 0
     reaction_mismatches: int = 0
+    routes: int = 0
+    routes_aside: int = 0
+    route_mismatches: int = 0
     training_compared: int = 0
     training_mismatches: int = 0
     training_causes: dict[str, int] = field(default_factory=dict)
@@ -66,7 +75,7 @@ class VerifyReport:
     @property
     def mismatches(self) -> int:
         """Differences that must not be: features, predictions and reactions."""
-        return self.feature_mismatches + self.prediction_mismatches + self.reaction_mismatches
+        return self.feature_mismatches + self.prediction_mismatches + self.reaction_mismatches + self.route_mismatches
 
     @property
     def ok(self) -> bool:
@@ -75,6 +84,14 @@ class VerifyReport:
     def as_dict(self) -> dict[str, Any]:
         """All counts, for ``--json``."""
         return {**asdict(self), "mismatches": self.mismatches}
+
+    def take_routes(self, routes: Routes) -> None:
+        """Add counts."""
+        self.routes += routes.checked
+        self.routes_aside += routes.aside
+        self.route_mismatches += routes.mismatches
+        if routes.first_mismatch is not None:
+            self.note(routes.first_mismatch)
 
     def note(self, text: str) -> None:
         if self.first_mismatch is None:
@@ -85,7 +102,8 @@ def verify(
     app: App,
     archive: Path,
     *,
-    predict: Mapping[str, Predict] | None = None,
+    predict: Mapping[str, Predict | EachVersion] | None = None,
+    promotions: Mapping[str, Sequence[Promotion]] | None = None,
     training: TrainingRows | None = None,
 ) -> VerifyReport:
     """Compare an archive with the batch path.
@@ -94,13 +112,14 @@ def verify(
         app: the app that served; its fingerprint must be the archive's.
         archive: folder that the streaming job wrote.
         predict: by the name of each served model: asks it again; predictions of others are left unchecked.
+        promotions: by the name of each promoted model, all states of its versions.
         training: rows that ``traindata`` makes of the full history, or None to leave them out.
 
     Raises:
         FingerprintError: the archive was written with other features.
         HistoryError: there is no archive, or it is damaged.
     """
-    verifier = Verifier(app, archive, predict=predict)
+    verifier = Verifier(app, archive, predict=predict, promotions=promotions)
     for served in served_chunks(archive):
         verifier.take(served)
     verifier.replay.check_identities()
@@ -114,7 +133,7 @@ class Verifier:
     """Compares what it is given with the batch path, chunk by chunk; its memory is the stages' state.
 
     Args:
-        app, archive, predict: as for `verify`.
+        app, archive, predict, promotions: as for `verify`.
         remember: whether identities are kept, to be checked at the end; see `Replay`.
 
     Attributes:
@@ -127,7 +146,13 @@ class Verifier:
     """
 
     def __init__(
-        self, app: App, archive: Path, *, predict: Mapping[str, Predict] | None = None, remember: bool = True
+        self,
+        app: App,
+        archive: Path,
+        *,
+        predict: Mapping[str, Predict | EachVersion] | None = None,
+        promotions: Mapping[str, Sequence[Promotion]] | None = None,
+        remember: bool = True,
     ) -> None:
         written = archives.identity(archive)
         if written["fingerprint"] != app.fingerprint:
@@ -137,6 +162,7 @@ class Verifier:
             )
         self._app, self._predict, self._stages = app, predict or {}, reaction_stages(app)
         self.replay = Replay(make_plan(app), archive, remember=remember)
+        self._promotions = promotions or {}
         self.report = VerifyReport()
 
     def take(self, served: pa.RecordBatch) -> None:
@@ -146,6 +172,7 @@ class Verifier:
         _compare_features(self._app, served, replayed, self.report)
         _compare_predictions(self._app, served, replayed, self._predict, self.report)
         _compare_reactions(self._app, self._stages, served, replayed, self.report)
+        self.report.take_routes(compare_routes(self._app, served, self._promotions))
 
 
 def same_bits(a: pa.Array, b: pa.Array) -> np.ndarray:
@@ -187,7 +214,11 @@ def _compare_features(app: App, served: pa.RecordBatch, replayed: pa.RecordBatch
 
 
 def _compare_predictions(
-    app: App, served: pa.RecordBatch, replayed: pa.RecordBatch, predict: Mapping[str, Predict], report: VerifyReport
+    app: App,
+    served: pa.RecordBatch,
+    replayed: pa.RecordBatch,
+    predict: Mapping[str, Predict | EachVersion],
+    report: VerifyReport,
 ) -> None:
     rows = np.flatnonzero(pc.equal(served.column("outcome"), results.PREDICTED).to_numpy(zero_copy_only=False))
     report.predictions += len(rows)
@@ -198,11 +229,12 @@ def _compare_predictions(
         mine = np.asarray(versions.is_valid())
         if not mine.any():
             continue
-        answer = _ask_again(app, model, replayed, rows[mine], predict.get(model.name))
-        if answer is None:
+        by_version = versions.drop_null().to_numpy()
+        answer = _ask_again(app, model, replayed, rows[mine], by_version, predict.get(model.name))
+        if answer is None or not answer.outputs:
             report.predictions_unchecked += int(mine.sum())
             continue
-        current = versions.drop_null().to_numpy() == answer.version
+        current = by_version == answer.version
         report.predictions_unchecked += int((~current).sum())
         for name in model.outputs:
             column = served.column(f"prediction.{model.name}.{name}")
@@ -215,14 +247,19 @@ def _compare_predictions(
                 i = int(differs[0])
                 report.note(
                     f"prediction {name!r} of {_describe(served, int(rows[mine][i]))}: served {wanted[i]!r}, "
-                    f"model {model.name!r} version {answer.version} now answers {answer.outputs[name][i]!r}"
+                    f"model {model.name!r} version {by_version[i]} now answers {answer.outputs[name][i]!r}"
                 )
 
 
 def _ask_again(
-    app: App, model: Model, replayed: pa.RecordBatch, rows: np.ndarray, predict: Predict | None
+    app: App,
+    model: Model,
+    replayed: pa.RecordBatch,
+    rows: np.ndarray,
+    versions: np.ndarray,
+    predict: Predict | EachVersion | None,
 ) -> results.Answer | None:
-    """The model's answer for ``rows``, in requests of at most 1,024 rows."""
+    """The model's answer for ``rows``, in requests of at most 1,024 rows; by their ``versions`` where it can be."""
     if isinstance(model, Rule):
         whole = results.apply_rule(app, model, replayed)
         position = {int(row): i for i, row in enumerate(results.asked_rows(app, replayed))}
@@ -231,6 +268,8 @@ def _ask_again(
         return results.Answer(outputs, {}, whole.version)
     if predict is None:
         return None
+    if isinstance(predict, EachVersion):
+        return predict.ask(results.feature_block(app, replayed, rows), versions)
     starts = range(0, len(rows), 1024)
     waiting = [predict(results.feature_block(app, replayed, rows[start : start + 1024])) for start in starts]
     answers = [future.result() for future in waiting]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from commands.signals import stop_signal
 
 if TYPE_CHECKING:
     from batch.verify import Predict, VerifyReport
+    from serving.promotion import Promotion
     from shared_features.app import App
+    from streaming.routes import EachVersion
 
 
 @click.command()
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model-server", metavar="HOST:PORT", help="Asks the model again; otherwise predictions are not checked."
 )
+@folder_option("--models", "models, whose promotions say which version had to answer", "var/models/<app>")
 @click.option("--history", help="History to compare with training rows; otherwise they are not compared.")
 @click.option(
     "--follow", is_flag=True, help="Go on with what a live job commits, and say the first difference at once."
@@ -39,6 +42,7 @@ def verify(
     app_name: str,
     archive: Path | None,
     model_server: str | None,
+    models: Path | None,
     history: str | None,
     follow: bool,
     until_mismatch: bool,
@@ -60,7 +64,7 @@ def verify(
     if follow:
         report = _follow(app, folder, model_server, monitoring, until_mismatch=until_mismatch)
     else:
-        report = _compare(app, folder, model_server, history)
+        report = _compare(app, folder, model_server, models, history)
     found = report.as_dict()
     if as_json:
         output.print_json(found)
@@ -99,19 +103,26 @@ def _follow(
     raise click.exceptions.Exit(0)  # told to stop before it had begun
 
 
-def _predictors(stack: ExitStack, app: App, model_server: str | None) -> dict[str, Predict]:
-    """Asks the served models again; nobody without a server."""
+def _predictors(stack: ExitStack, app: App, model_server: str | None) -> dict[str, Predict | EachVersion]:
+    """Asks the versions that served again; nobody without a server."""
     if model_server is None:
         return {}
-    from serving.client import ModelClient
-    from streaming.job import predictor
+    from streaming.routes import EachVersion
 
-    return {
-        name: predictor(stack.enter_context(ModelClient(model_server, name))) for name in options.served_models(app)
-    }
+    return {name: stack.enter_context(closing(EachVersion(model_server, name))) for name in options.served_models(app)}
 
 
-def _compare(app: App, archive: Path, model_server: str | None, history: str | None) -> VerifyReport:
+def _promotions(app: App, models: Path | None) -> dict[str, list[Promotion]]:
+    """Of each model all states of its versions."""
+    from serving.promotion import read_history
+
+    home = models or options.models_folder(app)
+    return {name: read_history(home / name) for name in options.served_models(app)}
+
+
+def _compare(
+    app: App, archive: Path, model_server: str | None, models: Path | None, history: str | None
+) -> VerifyReport:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -134,4 +145,5 @@ def _compare(app: App, archive: Path, model_server: str | None, history: str | N
                 reach_us = 0  # the job has seen the whole history
             training = training_rows(make_plan(app), block, begin_us + reach_us)
     with ExitStack() as stack:
-        return verify(app, archive, predict=_predictors(stack, app, model_server), training=training)
+        predict, promotions = _predictors(stack, app, model_server), _promotions(app, models)
+        return verify(app, archive, predict=predict, promotions=promotions, training=training)

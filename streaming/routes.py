@@ -232,6 +232,62 @@ class RoutedModel:
             log.warning("%s", line)
 
 
+class EachVersion:
+    """Asks each row's own version again, whatever predicts now; for `sameriver verify`.
+
+    Args:
+        target: ``host:port`` of the model server, or several.
+        model: its name.
+    """
+
+    def __init__(self, target: str, model: str) -> None:
+        self._target, self._model = target, model
+        self._clients: dict[int, ModelClient | None] = {}
+
+    def ask(self, features: pa.RecordBatch, versions: np.ndarray) -> Answer:
+        """Every row's answer by its version, int64 [rows]; version -1 where the server holds that one no more.
+
+        In requests of at most 1,024 rows.
+        """
+        rows = len(versions)
+        outputs: dict[str, np.ndarray] = {}
+        answered, refused = np.full(rows, -1, np.int64), dict[int, str]()
+        for version in np.unique(versions).tolist():
+            mine = np.flatnonzero(versions == version)
+            client = self._client(version)
+            if client is None:
+                continue
+            pieces = [mine[start : start + 1024] for start in range(0, len(mine), 1024)]
+            waiting = [client.predict(features.take(pa.array(piece))) for piece in pieces]
+            for piece, future in zip(pieces, waiting, strict=True):
+                said = future.result()
+                for name, values in said.outputs.items():
+                    whole = outputs.setdefault(name, np.full((rows, *values.shape[1:]), np.nan))
+                    whole[piece] = values
+                answered[piece] = said.model_version
+                refused |= {int(piece[row]): reason for row, reason in said.refused.items()}
+        return Answer(outputs, refused, answered)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        for client in self._clients.values():
+            if client is not None:
+                client.close()
+
+    def _client(self, version: int) -> ModelClient | None:
+        if version not in self._clients:
+            client = ModelClient(self._target, self._model, version=version)
+            self._clients[version] = client
+            try:
+                client.metadata()
+            except ModelError as error:
+                client.close()
+                if error.code not in NOT_KNOWN:
+                    raise
+                self._clients[version] = None
+        return self._clients[version]
+
+
 def _then(future: Future[Any], take: Callable[[Any], None]) -> None:
     """Call ``take`` with the result, or with what went wrong, once it is there."""
 
