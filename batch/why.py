@@ -28,11 +28,12 @@ from shared_features.compute import run_stage, stage_order
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
 from shared_features.expressions import Field
 from shared_features.kernel import finish, key_column
-from shared_features.plan import Stage, make_plan
+from shared_features.plan import Plan, Stage, make_plan
 from shared_features.schema import ENVELOPE
 from shared_features.state import StageState
+from shared_features.validate import MAX_FUTURE_S
 from streaming import archive as archives
-from streaming import results
+from streaming import results, snapshots
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
 
 Progress = Callable[[float, str], None]
@@ -85,12 +86,14 @@ class Evidence:
         again: the row with features that were computed now; a block of one row.
         aggregates: the value of each aggregate, by its key.
         stages: in the order of the plan.
+        snapshot_cut_us: events published before are not in the archive, but in the snapshot that it begins with.
     """
 
     found: Found
     again: pa.RecordBatch
     aggregates: dict[str, Any]
     stages: list[StageEvidence]
+    snapshot_cut_us: int | None = None
 
     def differing(self, app: App) -> list[str]:
         """Features whose bits are not the served ones."""
@@ -187,13 +190,15 @@ def gather_evidence(app: App, archive: Path, found: Found, *, progress: Progress
     plan = make_plan(app)
     stages: list[StageEvidence] = []
     columns: dict[str, pa.Array] = {}
+    at_us = int(found.row.column("event_time").cast(pa.int64())[0].as_py())
     for number, stage in enumerate(plan.stages):
         if progress is not None:
             progress(number / len(plan.stages), f"events of the same {stage.name}")
         key = key_column(stage.key, Evaluator(found.row))[0].as_py()
         block = found.row if key is None else _events_of_key(archive, stage, key, found)
         row = _place_of(block, found)
-        folded = run_stage(StageState(stage), block.slice(0, row + 1))
+        begin = _begin(archive, plan, number, at_us)
+        folded = run_stage(begin, block.slice(0, row + 1))
         columns |= {output.column: folded.column(output.column).slice(row, 1) for output in stage.outputs}
         around = Around(block, Evaluator(block), row, stage.lateness_us, stage.longest_us)
         stages.append(StageEvidence(stage, key, None if key is None else around))
@@ -202,7 +207,22 @@ def gather_evidence(app: App, archive: Path, found: Found, *, progress: Progress
     values = {
         output.aggregate.key: columns[output.column][0].as_py() for stage in plan.stages for output in stage.outputs
     }
-    return Evidence(found, finish(plan, again), values, stages)
+    return Evidence(found, finish(plan, again), values, stages, snapshot_cut_us(archive))
+
+
+def snapshot_cut_us(archive: Path) -> int | None:
+    """The cut of the snapshot that an archive begins with; None if it begins with nothing."""
+    path = archive / snapshots.NAME
+    return snapshots.read_snapshot(path).cut_us if path.exists() else None
+
+
+def _begin(archive: Path, plan: Plan, number: int, at_us: int) -> StageState:
+    """The state that the archive's rows are folded onto: of its snapshot, where the row's windows reach into that."""
+    stage, cut_us = plan.stages[number], snapshot_cut_us(archive)
+    newest_us = None if cut_us is None else cut_us + int(MAX_FUTURE_S * 1e6)
+    if newest_us is None or not (stage.counts_events or at_us - stage.longest_us <= newest_us):
+        return StageState(stage)
+    return snapshots.states_at_begin(archive, plan)[number]
 
 
 def _events_of_key(archive: Path, stage: Stage, key: Any, found: Found) -> pa.RecordBatch:

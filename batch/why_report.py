@@ -69,6 +69,7 @@ def explain(app: App, prediction_id: str, evidence: Evidence, ask: Ask, *, event
         "event": {name: _plain(row.column(name)) for name in ("event_type", "event_id", "event_time", "publish_time")},
         "outcome": _plain(row.column("outcome")),
         "commit": evidence.found.commit,
+        "snapshot_cut": _instant(evidence.snapshot_cut_us),
         "stages": [_stage(one, row) for one in evidence.stages],
         "features": [_feature(app, name, evidence, name in differing) for name in app.features],
         "windows": windows,
@@ -85,6 +86,10 @@ def explain(app: App, prediction_id: str, evidence: Evidence, ask: Ask, *, event
 def _plain(values: pa.Array, row: int = 0) -> Any:
     value = values[row].as_py()
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _instant(us: int | None) -> str | None:
+    return None if us is None else pa.scalar(us, pa.timestamp("us", tz="UTC")).as_py().isoformat()
 
 
 def _stage(one: StageEvidence, row: pa.RecordBatch) -> dict[str, Any]:

@@ -129,6 +129,9 @@ def _tell(told: Mapping[str, Any]) -> None:
         [one["feature"], _short(one["served"]), _short(one["again"]), _same(one["same"])] for one in told["features"]
     ]
     output.print_table(["feature", "served", "again", "same"], features)
+    if told["snapshot_cut"] is not None:
+        cut = told["snapshot_cut"]
+        click.echo(f"\npublished before {cut}: in the snapshot that the archive begins with, counted but not listed")
     for window in told["windows"]:
         _tell_window(window)
     for prediction in told["predictions"]:

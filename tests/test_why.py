@@ -21,7 +21,12 @@ from batch.why_report import explain
 from cli import main
 from shared_features import App, Rule, count, decayed_sum, first, last, mean
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
+from shared_features.kernel import step
+from shared_features.plan import make_plan
+from shared_features.state import StageState
 from streaming.archive import Archive, compact_archive, read_commits
+from streaming.deduplication import Deduplicator
+from streaming.snapshots import NAME, write_snapshot
 from tests import repository
 from tests.serving_steps import serve, to_messages
 from tests.shop import app as shop_app
@@ -245,3 +250,26 @@ def test_the_commands_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
         given = line.replace("PREDICTION_ID", said["prediction_id"]).replace("EVENT_ID", said["event_id"])
         done = CliRunner().invoke(main, given.split()[1:], auto_envvar_prefix="SAMERIVER")
         assert done.exit_code == 0, done.output
+
+
+def test_windows_that_reach_into_the_snapshot_of_a_hand_over(tmp_path: Path) -> None:
+    """The archive begins with the state of 40 events that it does not hold: rows after them come out again."""
+    block, plan = sales(60), make_plan(shop)
+    states, deduplicator = [StageState(stage) for stage in plan.stages], Deduplicator(7 * 86_400_000_000)
+    before = block.slice(0, 40)
+    deduplicator.accept(before)
+    for state in states:
+        before = step(state, before)
+    cut_us = START_US + 40_000_000
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    write_snapshot(folder / NAME, plan, states, deduplicator, cut_us, "history")
+    served = serve(shop, to_messages(shop, block.slice(40)), folder)
+    for message in served.sent["shop-predictions"]:
+        prediction_id = orjson.loads(message.data)["prediction_id"]
+        evidence = gather_evidence(shop, folder, find_prediction(shop, folder, prediction_id))
+        told = explain(shop, prediction_id, evidence, nobody)
+        assert told["same"] is True
+        assert told["snapshot_cut"] == "2023-11-14T22:14:00+00:00"
+    said = CliRunner().invoke(main, ["why", prediction_id, "--app", "tests/shop", "--archive", str(folder)])
+    assert "published before 2023-11-14T22:14:00+00:00: in the snapshot" in said.output
