@@ -67,7 +67,7 @@ def days_of_20_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "DAY_US", 20_000_000)
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(
     events=st.lists(EVENT, min_size=1, max_size=40),
     published=st.booleans(),
@@ -90,7 +90,7 @@ def test_equals_compute_whatever_the_shards_days_splits_and_order(
         assert summary.rows_added == sum(one["event_type"] == "sale" for one in events)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(
     events=st.lists(EVENT, min_size=2, max_size=30),
     again=st.lists(
