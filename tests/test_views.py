@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from apps.vessels.effort import fishing_hours
+from apps.vessels.trips import Trips
 from apps.vessels.views import FISHING, Effort
 from batch.views import ViewFollower, ViewPublisher, view_of
 from cli import main
@@ -29,9 +31,10 @@ from shared_features.state import StageState
 from streaming.archive import Archive, compact_archive
 from streaming.results import Answer, with_results
 from streaming.topics import OutgoingMessage
-from tests.test_vessels_app import Row, events
+from tests.test_vessels_app import START_US, Row, events
 
 app = load_app("vessels")
+START = datetime.fromtimestamp(START_US / 1e6, UTC)
 IDENTITY = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
 
 
@@ -114,6 +117,46 @@ def test_a_late_position_takes_hours_from_its_neighbours() -> None:
     assert found == [[], [1.0, 1.0], [0.5, 0.5]]
 
 
+def test_a_trip_from_port_to_port() -> None:
+    port, sea, other = (41.4, -70.9), (41.0, -70.0), (44.5, -63.5)  # New Bedford, a ground, Halifax
+    way: list[tuple[float, tuple[float, float], float, float]] = [
+        (0, port, 0.0, 0.1), (1, port, 9.0, 0.1), (2, sea, 8.0, 0.1), (3, sea, 3.0, 0.9), (5, sea, 3.0, 0.9),
+        (6, sea, 9.0, 0.1), (30, other, 9.0, 0.1), (31, other, 1.0, 0.1), (40, other, 0.0, 0.1), (41, sea, 9.0, 0.1),
+    ]  # fmt: skip
+    rows: list[Row] = [(hour * 3600.0, 7, *place, speed, 90.0) for hour, place, speed, _ in way]
+    rows.insert(7, (4.0 * 3600, 7, *port, 0.0, 90.0))  # late: passed over
+    probabilities = [one[3] for one in way]
+    probabilities.insert(7, 0.1)
+    trips = Trips(app)
+    for block in served(rows, probabilities, [3, 4, 9]):
+        trips.fold(block)
+    first, second = trips.table().to_pylist()
+    assert [(first[name] - START).total_seconds() / 3600 for name in ("started", "ended")] == [2, 31]
+    assert (first["from_port"], first["to_port"], first["hours_fishing"]) == ("New Bedford", "Halifax", 3.0)
+    assert (second["from_port"], second["ended"], second["to_port"]) == ("Halifax", None, None)
+    assert second["alerts"] == 1  # 670 km in an hour
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_trips_do_not_depend_on_the_pieces(seed: int) -> None:
+    chosen, rows, seconds = random.Random(seed), list[Row](), 0.0
+    places = [(41.4, -70.9), (41.45, -70.8), (44.5, -63.5), (42.0, -69.0), (43.0, -66.0)]
+    for _ in range(250):
+        seconds += chosen.choice([0, 600, 3600])
+        late_s = chosen.choice([0, 0, 0, 5000])
+        rows.append((seconds - late_s, chosen.randint(1, 4), *chosen.choice(places), chosen.choice([0.0, 9.0]), 90.0))
+    probabilities = [chosen.choice([0.1, 0.9]) for _ in rows]
+    tables = []
+    for pieces in (0, 9, 120):
+        trips, changed = Trips(app), dict[Any, Any]()
+        for block in served(rows, probabilities, sorted(chosen.sample(range(1, 250), pieces))):
+            changed |= {(row["vessel"], row["started"]): row for row in trips.fold(block).to_pylist()}
+        tables.append(sorted(trips.table().to_pylist(), key=str))
+        assert sorted(changed.values(), key=str) == tables[-1]
+    assert tables[0] == tables[1] == tables[2]
+    assert sum(row["to_port"] is not None for row in tables[0]) > 20
+
+
 def archived(folder: Path, blocks: Sequence[pa.RecordBatch]) -> None:
     """Append blocks, published, as a job does."""
     archive = Archive(folder, IDENTITY)
@@ -151,20 +194,20 @@ def test_live_batch_and_after_a_restart_it_is_one_table(tmp_path: Path) -> None:
     out = tmp_path / "effort.parquet"
     run = CliRunner().invoke(
         main,
-        ["view", "--app", "vessels", "--archive", str(folder), "--out", str(out), "--json"],
+        ["view", "effort", "--app", "vessels", "--archive", str(folder), "--out", str(out), "--json"],
         catch_exceptions=False,
     )
     found = json.loads(run.stdout.splitlines()[-1])
     assert (run.exit_code, found["folded"], found["rows"]) == (0, 240, len(live))
     assert sorted((row["latitude"], row["longitude"], row["hours"]) for row in pq.read_table(out).to_pylist()) == live
     csv = CliRunner().invoke(
-        main, ["view", "effort", "--app", "vessels", "--archive", str(folder), "--out", str(tmp_path / "e.csv")]
+        main, ["view", "trips", "--app", "vessels", "--archive", str(folder), "--out", str(tmp_path / "e.csv")]
     )
-    assert (csv.exit_code, pyarrow.csv.read_csv(tmp_path / "e.csv").num_rows) == (0, len(live))
+    assert (csv.exit_code, pyarrow.csv.read_csv(tmp_path / "e.csv").num_rows) == (0, 3)
 
 
 def test_what_is_not_there_is_said() -> None:
-    with pytest.raises(ConfigurationError, match="has no one view 'trips'; its views: effort"):
-        view_of(app, "trips")
+    with pytest.raises(ConfigurationError, match="has no one view 'ports'; its views: effort, trips"):
+        view_of(app, "ports")
     with pytest.raises(ConfigurationError, match=r"none: they stand in views.py beside app.py"):
         view_of(load_app("flights"), None)

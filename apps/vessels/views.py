@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apps.vessels.effort import HALF_US_PER_HOUR, half_us_of
+from apps.vessels.trips import Trips
 from shared_features import App
 from shared_features.hashing import hash_column
 from shared_features.slots import IntegerSlots
@@ -120,4 +121,4 @@ def _sums(positions: Integers, amounts: Integers) -> tuple[Integers, Integers]:
     return cells[sums != 0], sums[sums != 0]
 
 
-VIEWS = [Effort]
+VIEWS = [Effort, Trips]
