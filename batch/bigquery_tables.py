@@ -153,12 +153,12 @@ def rows_there(uri: str, identity: str, batch: pa.RecordBatch, endpoints: Endpoi
     return pa.Table.from_batches(found(batch.schema.names))
 
 
-def greatest(uri: str, column: str, where: dict[str, str], endpoints: Endpoints) -> int | None:
-    """The greatest integer of a column among rows with these texts in other columns; None if there is none."""
+def greatest(uri: str, column: str, where: dict[str, str], there: str, endpoints: Endpoints) -> int | None:
+    """The greatest integer of a column among rows with these texts in others, and a value in ``there``; or None."""
     name = TableName.parse(uri)
     parameters = [google.ScalarQueryParameter(f"p{i}", "STRING", text) for i, text in enumerate(where.values())]
     conditions = " AND ".join(f"`{field}` = @p{i}" for i, field in enumerate(where))
-    statement = f"SELECT MAX(`{column}`) AS greatest FROM `{name.dotted}` WHERE {conditions}"  # noqa: S608
+    statement = f"SELECT MAX(`{column}`) AS greatest FROM `{name.dotted}` WHERE {conditions} AND `{there}` IS NOT NULL"  # noqa: S608
     with service.told(f"reading {uri}"), service.rest_client(name.project, endpoints) as client:
         job = client.query(statement, job_config=google.QueryJobConfig(query_parameters=parameters))
         (row,) = job.result(timeout=LOAD_DEADLINE_S)

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch.files import open_files
-from batch.output_rows import ARCHIVE, KINDS, archive_id, shape_of
+from batch.output_rows import ARCHIVE, KINDS, MARKS, archive_id, shape_of
 from batch.writers import Destination, PieceGoneError, Shape, Written, open_destination
 from shared_features.app import App
 from shared_features.blocks import append_columns, concat_blocks
@@ -81,7 +81,7 @@ class Export:
 
     Raises:
         FingerprintError: the archive was written by other features.
-        ConfigurationError: another process exports this archive to there.
+        ConfigurationError: another process exports this archive to there, or it lies in the archive.
         HistoryError: there is no archive, or the destination cannot be reached.
     """
 
@@ -92,6 +92,10 @@ class Export:
             raise FingerprintError(
                 f"archive {folder} was written by fingerprint {written_by['fingerprint']}, app {app.name!r} has "
                 f"{app.fingerprint}: give the app's own archive"
+            )
+        if "://" not in to and Path(to).resolve().is_relative_to(folder.resolve()):
+            raise ConfigurationError(
+                f"{to} lies in the archive {folder}, whose files are the job's own: name another folder"
             )
         notes = folder / NOTES
         notes.mkdir(exist_ok=True)
@@ -185,7 +189,7 @@ class Export:
         block = self._rows(held)
         if block.num_rows:
             destination = self._open(block.schema)
-            name = f"archive-{self._id}/{held[0].sequence:016d}-{held[-1].sequence:016d}"
+            name = f"{self._what}-{self._id}/{held[0].sequence:016d}-{held[-1].sequence:016d}"
             with destination.piece(name, self._reject) as piece:
                 piece.write(block)
             self._write_note(piece.token)
@@ -219,9 +223,10 @@ class Export:
             from batch.bigquery_service import Endpoints
             from batch.bigquery_tables import greatest
 
-            found = greatest(self._to, COMMIT_COLUMN, {ARCHIVE: self._id}, Endpoints.from_environment())
+            where = Endpoints.from_environment()
+            found = greatest(self._to, COMMIT_COLUMN, {ARCHIVE: self._id}, MARKS[self._what], where)
             return -1 if found is None else found
-        names = [name.rpartition("/")[2] for name in open_files(self._to).names(f"archive-{self._id}/")]
+        names = [name.rpartition("/")[2] for name in open_files(self._to).names(f"{self._what}-{self._id}/")]
         return max((int(match["last"]) for match in map(_NAME.fullmatch, names) if match), default=-1)
 
     def _reject(self, rows: pa.RecordBatch, reasons: Sequence[str]) -> None:

@@ -128,6 +128,10 @@ KINDS: dict[str, tuple[Rows, str]] = {
 """What can be exported: how its rows are made, and their identity."""
 
 
+MARKS = {"archive": "outcome", "predictions": "model", "reactions": "reaction_id"}
+"""A column that only rows of a kind have, never null: what one table has of another kind says nothing of this one."""
+
+
 def shape_of(app: App, kind: str, schema: pa.Schema) -> Shape:
     """The shape of rows of a kind that have these columns."""
     metadata = {"sameriver.app": app.name, "sameriver.fingerprint": app.fingerprint}

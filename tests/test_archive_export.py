@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,6 +248,39 @@ def test_rows_that_are_refused_are_kept_with_the_reason(folder: Path, tmp_path: 
     assert kept[0]["to"] == str(tmp_path / "out")
 
 
+def test_what_a_place_has_of_one_kind_says_nothing_of_another(folder: Path, dataset: str, tmp_path: Path) -> None:
+    for to in (f"{dataset}.mixed", str(tmp_path / "mixed")):
+        assert exported(folder, to, "reactions").written.rows > 0
+        assert exported(folder, to).written == Written(rows=ROWS)
+        assert exported(folder, to, "reactions").commits == exported(folder, to).commits == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("place", ["files", "table"])
+def test_kills_at_any_moment_lose_and_double_nothing(
+    place: str, folder: Path, dataset: str, start_process: Callable[..., Started]
+) -> None:
+    """An archive that grows, and an export that is killed with -9 a dozen times."""
+    to = f"{dataset}.often_killed" if place == "table" else str(folder.parent / "out")
+    arguments = ["--app", SHOP, "--archive", folder, "--to", to, "--follow", "--every", "0.1"]
+    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    block = next(iter(read_commits(folder))).block
+    rows, chance = ROWS, random.Random(7)
+    for _ in range(12):
+        running = start_process(["-m", "cli", "archive", "export", *arguments])
+        until = time.monotonic() + chance.uniform(1.0, 4.0)
+        while time.monotonic() < until:
+            opened.mark_published(opened.append(block, {}))
+            rows += block.num_rows
+            time.sleep(0.02)
+        running.process.kill()
+        running.process.wait()
+    opened.close()
+    exported(folder, to)
+    places = table(to).select(["archive_commit", "archive_row"])
+    assert places.num_rows == rows == len(places.group_by(["archive_commit", "archive_row"]).aggregate([]))
+
+
 def test_a_backfill_and_the_stream_write_one_table(folder: Path, dataset: str, tmp_path: Path) -> None:
     """Predictions of the same events have the same ids and values: whoever comes second adds nothing."""
     to = f"{dataset}.shared"
@@ -261,6 +296,7 @@ def test_a_backfill_and_the_stream_write_one_table(folder: Path, dataset: str, t
 
 
 def test_what_cannot_be_exported_is_told(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, folder.with_name("archive2"))
     written = json.loads((folder / "archive.json").read_text())
     (folder / "archive.json").write_text(json.dumps({**written, "fingerprint": "0" * 32}))
     with pytest.raises(
