@@ -25,6 +25,7 @@ from commands.new import new
 from commands.profile import profile
 from commands.promote import promote, rollback
 from commands.publish import publish
+from commands.retrain import retrain
 from commands.servers import broker, serve
 from commands.snapshot import snapshot
 from commands.sql import sql
@@ -33,6 +34,7 @@ from commands.stream import stream
 from commands.tail import tail
 from commands.training import train, traindata
 from commands.up import up
+from commands.validate import validate
 from commands.verify import verify
 from commands.view import view
 from commands.why import why
@@ -77,6 +79,7 @@ for command in (
     traindata,
     train,
     evaluate,
+    retrain,
     promote,
     rollback,
     backfill,
@@ -86,6 +89,7 @@ for command in (
     why,
     sql,
     profile,
+    validate,
     serve,
     broker,
     stream,

@@ -28,10 +28,11 @@ import pyarrow.compute as pc
 from shared_features.errors import ConfigurationError, HistoryError
 from training import polynomial_logistic
 from training.batches import ShuffledBatches
-from training.export import SavedModel, staged_version, write_saved_model, write_summary
+from training.export import SavedModel, read_summary, staged_version, write_saved_model, write_summary
 from training.metrics import figures
 from training.options import KINDS, WideAndDeepOptions
 from training.progress import Progress, Tell, quiet, run_command
+from training.recipe import find_recipe, recipe
 from training.rows import LABEL, TrainingRows, open_rows
 from training.statistics import compute_statistics
 
@@ -51,6 +52,7 @@ class TrainedModel:
         metrics: split -> figures of the exported model (auc, log_loss, calibration_error, …).
         epochs: what was measured on the validation split after each.
         duration_s: of the whole training.
+        reused: whether it was there already, made of the same by the same.
     """
 
     model: str
@@ -60,6 +62,7 @@ class TrainedModel:
     metrics: Mapping[str, Mapping[str, float]]
     epochs: tuple[Mapping[str, float], ...]
     duration_s: float
+    reused: bool = False
 
     def summary(self) -> dict[str, Any]:
         """The same, ready for JSON."""
@@ -75,6 +78,7 @@ def train(
     options: Mapping[str, Any] | None = None,
     seed: int = 1,
     quick: bool = False,
+    reuse: bool = False,
     progress: Tell = quiet,
 ) -> TrainedModel:
     """Train a model and export it as the next version.
@@ -91,6 +95,7 @@ def train(
         options: see ``WideAndDeepOptions`` and ``PolynomialLogisticOptions``.
         seed: of shuffling, weights and dropout.
         quick: fewer rows and epochs, for trying things out.
+        reuse: where a version of the same recipe (rows, options, seed, libraries) is there, take it.
         progress: called as the work goes on, from this thread.
 
     Raises:
@@ -107,6 +112,15 @@ def train(
         )
     rows = open_rows(rows_folder)
     rows.require_fingerprint(fingerprint)
+    libraries = {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")}
+    made_of = recipe(rows, model_name, options, libraries, seed=seed, quick=quick)
+    if reuse and (found := find_recipe(Path(models_folder) / model_name, made_of)) is not None:
+        summary = read_summary(found)
+        progress(Progress("measure", 1.0, f"version {found.name} is made of the same"))
+        epochs = tuple(summary["epochs"])
+        return TrainedModel(
+            model_name, int(found.name), found, rows.fingerprint, summary["metrics"], epochs, 0.0, reused=True
+        )
     del options["kind"]
     with staged_version(models_folder, model_name) as staged:
         if kind == polynomial_logistic.KIND:
@@ -127,8 +141,8 @@ def train(
             },
             **made,
             "metrics": metrics,
-            "libraries": {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")}
-            | {"python": platform.python_version()},
+            "libraries": libraries | {"python": platform.python_version()},
+            "recipe": made_of,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_summary(staged.folder, summary)
@@ -218,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fingerprint", help="refuse rows of other features than these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer rows and epochs")
+    parser.add_argument("--reuse", action="store_true", help="take the version that is made of the same, if any is")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     given = parser.parse_args(arguments)
 
@@ -230,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options=_options(given.options),
             seed=given.seed,
             quick=given.quick,
+            reuse=given.reuse,
             progress=tell,
         )
         return trained.summary()

@@ -1,0 +1,251 @@
+"""`sameriver retrain`: from the history to a promoted model, in steps that are done once.
+
+Every step leaves something that says what it was made of: training rows their history's digests, a model its recipe, a
+report what it compared, a promotion its versions. A run that was killed is simply run again: it finds what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from commands import options, output
+from commands.evaluate import evaluate_version, tell_gate, trained_model
+from commands.options import app_option, folder_option, json_option, model_option
+from commands.processes import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from serving.promotion import Stage
+    from shared_features.app import App, Model
+
+DONE_FILE, DATA_FILE = "retrain.json", "data.json"
+
+
+@click.command()
+@app_option
+@click.option("--history", show_default="var/history/<app>", help="Folder of Parquet, or bq://project.dataset.table.")
+@folder_option("--rows", "the training rows", "var/training/<app>")
+@folder_option("--models", "models, one folder each", "var/models/<app>")
+@folder_option("--reports", "reports, one folder for each version", "var/reports/<app>")
+@model_option
+@click.option("--quick", is_flag=True, help="Fewer rows and epochs, for trying things out.")
+@click.option("--seed", default=1, help="Of shuffling, weights and dropout.")
+@click.option(
+    "--stage", type=click.Choice(["shadow", "canary", "full"]), default="full", help="As for `sameriver promote`."
+)
+@click.option("--share", default=0.1, type=click.FloatRange(0, 1, min_open=True), help="Of the keys, for a canary.")
+@click.option("--accept-data", is_flag=True, help="Train on the history whatever its checks say.")
+@json_option
+@click.pass_context
+def retrain(
+    ctx: click.Context,
+    app_name: str,
+    history: str | None,
+    rows: Path | None,
+    models: Path | None,
+    reports: Path | None,
+    model_name: str | None,
+    quick: bool,
+    seed: int,
+    stage: Stage,
+    share: float,
+    accept_data: bool,
+    as_json: bool,
+) -> None:
+    """Check the data, make training rows, train, evaluate, ask the gates, promote.
+
+    What is done is not done again: run it as often as you like, also after a kill. Exit code 1 if a gate is broken;
+    then the present champion goes on. Run it on a schedule, or when a drift alarm asks for it.
+    """
+    app = options.load(app_name)
+    model = trained_model(app, model_name)
+    home = (models or options.models_folder(app)) / model.name
+    reports = reports or options.reports_folder(app)
+    run = Retraining(
+        app=app,
+        model=model,
+        history=history or str(options.history_folder(app)),
+        rows=rows or options.training_folder(app),
+        home=home,
+        reports=reports,
+        logs=options.VAR / "log" / app.name,
+        training=[*(["--quick"] if quick else []), "--seed", str(seed)],
+        accept_data=accept_data,
+    )
+    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home), output.progress(f"retraining {model.name}") as tell:
+        gate = run.steps(tell, stage, share)
+    found = {"model": model.name, "steps": [asdict(step) for step in run.done], "gate": gate, "promoted": run.promoted}
+    if as_json:
+        output.print_json({**found, "version": run.version, "champion": run.champion})
+    else:
+        lines = [[step.step, step.outcome, f"{step.seconds:.1f}", step.detail] for step in run.done]
+        output.print_table(["step", "outcome", "seconds", ""], lines)
+        tell_gate(gate or {"rules": []})
+    if gate is not None and not gate["passed"]:
+        ctx.exit(1)
+
+
+@dataclass(slots=True)
+class Step:
+    """What became of a step: ``done`` now, ``found`` done before, or ``refused`` by a gate."""
+
+    step: str
+    outcome: str
+    seconds: float
+    detail: str
+
+
+@dataclass(slots=True)
+class Retraining:
+    """One run over all steps; see `retrain`.
+
+    Attributes:
+        done: what became of each step so far.
+        version: the candidate's.
+        champion: that predicts when all is done.
+        promoted: whether the candidate is now at the wanted stage.
+    """
+
+    app: App
+    model: Model
+    history: str
+    rows: Path
+    home: Path
+    reports: Path
+    logs: Path
+    training: Sequence[str]
+    accept_data: bool
+    done: list[Step] = field(default_factory=list)
+    version: int = 0
+    champion: int | None = None
+    promoted: bool = False
+
+    def steps(self, tell: output.Progress, stage: Stage, share: float) -> dict[str, Any] | None:
+        """All of them; the gates' verdict, None where the candidate is the champion already."""
+        tell(0.0, "data")
+        self._step("data", self._data)
+        tell(0.1, "training rows")
+        self._step("traindata", self._rows)
+        self._step("champion", self._pin)
+        tell(0.3, "model")
+        self._step("train", self._train)
+        if self.champion == self.version:
+            self.promoted = True
+            self.done.append(Step("promote", "found", 0.0, f"version {self.version} predicts already"))
+            return None
+        report: dict[str, Any] = {}
+        self._step("evaluate", lambda: self._evaluate(report, lambda done, said: tell(0.6 + 0.35 * done, said)))
+        gate: dict[str, Any] = report["gate"]
+        rules = len(gate["rules"])
+        broken = sum(not one["passed"] for one in gate["rules"])
+        detail = f"{broken} of {rules} rules broken" if broken else f"{rules} rules kept"
+        self.done.append(Step("gate", "done" if gate["passed"] else "refused", 0.0, detail))
+        if gate["passed"]:
+            self._step("promote", lambda: self._promote(stage, share))
+        return gate
+
+    def _step(self, name: str, work: Callable[[], tuple[str, str]]) -> None:
+        began = time.monotonic()
+        outcome, detail = work()
+        self.done.append(Step(name, outcome, round(time.monotonic() - began, 3), detail))
+
+    def _data(self) -> tuple[str, str]:
+        from batch.history_check import accept_history
+
+        found, known = accept_history(self.app, self.history, self.reports / DATA_FILE, anyway=self.accept_data)
+        events = sum(one["events"] for one in found["types"].values())
+        last = max((one["last"] for one in found["types"].values() if one["last"]), default="never")
+        return "found" if known else "done", f"{events:,} events up to {last[:19]}"
+
+    def _rows(self) -> tuple[str, str]:
+        arguments = ["traindata", "--app", self.app.spec, "--history", self.history, "--out", str(self.rows)]
+        told = self._run("traindata", arguments)
+        return "found" if told["reused"] else "done", f"{sum(told['rows'].values()):,} rows in {self.rows}"
+
+    def _pin(self) -> tuple[str, str]:
+        """Where the newest version predicts, it stays: the one that is now trained must not until the gates say so."""
+        from serving.promotion import Promotion, change, read_promotion, write_server_config
+        from training.export import versions
+
+        present, known = read_promotion(self.home), versions(self.home)
+        if present is None and known:
+            present = change(self.home, Promotion(0, known[-1], why="sameriver retrain: the newest version so far"))
+            write_server_config(self.home.parent, options.served_models(self.app))
+            self.champion = present.champion
+            return "done", f"version {self.champion} predicts until a better one is promoted"
+        self.champion = None if present is None else present.champion
+        return "found", "there is none" if present is None else f"version {self.champion} predicts"
+
+    def _train(self) -> tuple[str, str]:
+        arguments = ["--app", self.app.spec, "--rows", str(self.rows), "--models", str(self.home.parent)]
+        arguments += ["--model", self.model.name, "--reuse", *self.training]
+        trained = self._run("train", ["train", *arguments])
+        self.version = trained["version"]
+        auc = trained["metrics"]["test"]["auc"]
+        return "found" if trained["reused"] else "done", f"version {self.version}, test AUC {auc:.4f}"
+
+    def _evaluate(self, report: dict[str, Any], tell: output.Progress) -> tuple[str, str]:
+        from shared_features.whole_files import replace_text
+        from training.export import read_summary
+
+        candidate = self.home / str(self.version)
+        champion = None if self.champion is None else self.home / str(self.champion)
+        out = self.reports / self.model.name / str(self.version)
+        made_of = {
+            "recipe": read_summary(candidate).get("recipe"),
+            "champion": self.champion,
+            "gates": [gate.definition for gate in self.app.gates],
+        }
+        mark, written = out / DONE_FILE, out / "evaluation.json"
+        known = mark.is_file() and written.is_file() and json.loads(mark.read_text("utf-8")) == made_of
+        if known:
+            report.update(json.loads(written.read_text("utf-8")))
+        else:
+            report.update(evaluate_version(self.app, self.model, self.rows, candidate, champion, out, tell))
+            replace_text(mark, json.dumps(made_of))
+        against = report["champion"]
+        change = ""
+        if against is not None and "differences" in against:
+            one = against["differences"]["auc"]
+            change = f", champion's {one['value']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+        return "found" if known else "done", f"AUC {report['auc']:.4f}{change}; {out / 'evaluation.html'}"
+
+    def _promote(self, stage: Stage, share: float) -> tuple[str, str]:
+        from commands.promote import set_stage
+        from serving.promotion import read_promotion
+
+        before = read_promotion(self.home)
+        after = set_stage(self.app, self.home, self.version, stage, share, None, "sameriver retrain")
+        self.champion, self.promoted = after.champion, True
+        said = f"version {self.version}: {stage if self.champion != self.version else 'full'}"
+        return "found" if after == before else "done", f"{said}, revision {after.revision}"
+
+    def _run(self, name: str, arguments: list[str]) -> dict[str, Any]:
+        child = Child(name, ["cli", *arguments, "--json"], self.logs / f"retrain-{name}.log")
+        try:
+            return child.wait()
+        finally:
+            child.stop(5)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[IO[str]]:
+    """One retraining of a model at a time."""
+    from shared_features.errors import ConfigurationError
+    from streaming.locks import take_lock
+
+    held = take_lock(home / ".retrain.lock")
+    if held is None:
+        raise ConfigurationError(f"model {home.name!r} is being retrained in {home}: wait until that has ended")
+    with held:
+        yield held
