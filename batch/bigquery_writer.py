@@ -39,7 +39,7 @@ PATIENCE_S = 300.0
 """How long an append is sent again after errors that pass."""
 
 SCHEMA_PATIENCE_S = 300.0
-"""How long a column that was just added may take until new streams know it."""
+"""How long a table or a column that was just made may take until new streams know it."""
 
 LARGEST_BYTES = 9_000_000
 """What a larger append is refused for can be its size; a smaller one is not refused for that."""
@@ -222,29 +222,38 @@ class PendingStream:
     def opened(cls, uri: str, columns: Sequence[str], endpoints: Endpoints) -> Iterator[PendingStream]:
         """A new stream of the table that knows all of ``columns``."""
         with service.told(f"writing {uri}"), write_client(endpoints) as client:
-            until = time.monotonic() + SCHEMA_PATIENCE_S
-            while True:
-                made = client.create_write_stream(
-                    parent=TableName.parse(uri).path,
-                    write_stream=types.WriteStream(type_=types.WriteStream.Type.PENDING),
-                    retry=service.retrying(DEADLINE_S),
-                    timeout=DEADLINE_S,
-                )
-                known = {field.name for field in made.table_schema.fields}
-                missing = [column for column in columns if column not in known]
-                if not missing:
-                    break
-                if time.monotonic() > until or endpoints.emulated:
-                    raise HistoryError(
-                        f"{uri} has no column {missing[0]!r}: it has {', '.join(sorted(known))}; prepare the "
-                        "destination first"
-                    )
+            until = time.monotonic() + (0.0 if endpoints.emulated else SCHEMA_PATIENCE_S)
+            while (made := cls._made(uri, columns, client, final=time.monotonic() >= until)) is None:
                 time.sleep(5.0)
             stream = cls(uri, made.name, client)
             try:
                 yield stream
             finally:
                 stream._hang_up()
+
+    @staticmethod
+    def _made(
+        uri: str, columns: Sequence[str], client: bigquery_storage.BigQueryWriteClient, *, final: bool
+    ) -> types.WriteStream | None:
+        """A new stream; None, or finally an error, where the service does not know the table or a column yet."""
+        try:
+            made = client.create_write_stream(
+                parent=TableName.parse(uri).path,
+                write_stream=types.WriteStream(type_=types.WriteStream.Type.PENDING),
+                retry=service.retrying(DEADLINE_S),
+                timeout=DEADLINE_S,
+            )
+        except exceptions.NotFound:
+            if final:
+                raise
+            return None
+        known = {field.name for field in made.table_schema.fields}
+        missing = [column for column in columns if column not in known]
+        if missing and final:
+            raise HistoryError(
+                f"{uri} has no column {missing[0]!r}: it has {', '.join(sorted(known))}; prepare the destination first"
+            )
+        return None if missing else made
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Append rows once, however often they have to be sent.
