@@ -63,11 +63,11 @@ def tail(
         stopping = stop.asked
         arrivals: SimpleQueue[Message] = SimpleQueue()
         for name in topics:
-            stack.enter_context(_subscribed(options.endpoint(project, emulator), name, arrivals, stopping))
+            stack.enter_context(subscribed(options.endpoint(project, emulator), name, arrivals, stopping))
         click.echo(f"tailing {', '.join(topics) or 'no topic: the app has no reactions'}", err=True)
         decode: Callable[[Message], list[dict[str, Any]]] = _dead_letter if what == "deadletters" else _record
         left = at_most
-        for message in _until(arrivals, stopping, at_most, timeout_s if topics else 0.0):
+        for message in until_quiet(arrivals, stopping, at_most, timeout_s if topics else 0.0):
             records = decode(message)[:left]
             for record in records:
                 show(record)
@@ -77,7 +77,7 @@ def tail(
 
 
 @contextmanager
-def _subscribed(
+def subscribed(
     endpoint: Endpoint, name: str, arrivals: SimpleQueue[Message], stopping: threading.Event
 ) -> Iterator[None]:
     """A subscription of our own to the topic, whose messages go to ``arrivals``."""
@@ -110,9 +110,10 @@ def _subscribed(
         delete_subscription(endpoint, subscription)
 
 
-def _until(
+def until_quiet(
     arrivals: SimpleQueue[Message], stopping: threading.Event, at_most: int | None, timeout_s: float | None
 ) -> Iterator[Message]:
+    """Messages as they arrive, until there are enough, it is quiet for so long, or it is told to stop."""
     shown, quiet_since_s = 0, time.monotonic()
     while not stopping.is_set() and (at_most is None or shown < at_most):
         try:
