@@ -1,6 +1,6 @@
 """Say of every position that a vessel reports whether the vessel is fishing there."""
 
-from apps.vessels.areas import area_of, read_areas
+from apps.vessels.areas import area_of, inside_any, read_areas
 from apps.vessels.published import published_features, published_model
 from shared_features import (
     App,
@@ -51,7 +51,8 @@ gap_s = seconds_since_last(position.vessel, by=by_vessel, over="24h", include_se
 start_3h = first(here[0], by=by_vessel, over="3h"), first(here[1], by=by_vessel, over="3h")
 last_course = last(position.course, by=by_vessel, over="24h", include_self=False)
 slow = (position.speed > 1.5) & (position.speed < 5.5)
-area = area_of(read_areas(), *here)
+areas = read_areas()
+protected = inside_any(areas, *here)
 fishing = prediction()
 
 app = App(
@@ -92,10 +93,15 @@ app = App(
         ),
         Reaction(
             "protected_area",
-            when=(fishing > 0.75) & (area != ""),
-            until=(fishing < 0.25) | (area == ""),
+            when=(fishing > 0.75) & protected,
+            until=(fishing < 0.25) | ~protected,
             by=by_vessel,
-            payload={"vessel": position.vessel, "area": area, "latitude": here[0], "longitude": here[1]},
+            payload={
+                "vessel": position.vessel,
+                "area": area_of(areas, *here),
+                "latitude": here[0],
+                "longitude": here[1],
+            },
         ),
         Reaction(
             "implausible_position",

@@ -112,6 +112,14 @@ def _sum(parts: Sequence[Expression]) -> Expression:
     return _sum(parts[: len(parts) // 2]) + _sum(parts[len(parts) // 2 :])
 
 
+def inside_any(areas: Sequence[Area], latitude: Expression, longitude: Expression) -> Expression:
+    """Whether a position lies in one of the areas; null where that is not known."""
+    found: Expression = Literal(False)
+    for number, area in enumerate(areas):
+        found = found | inside(area, latitude, longitude) if number else inside(area, latitude, longitude)
+    return found
+
+
 def area_of(areas: Sequence[Area], latitude: Expression, longitude: Expression) -> Expression:
     """Name of the first area that a position lies in, "" for none; null where a coordinate is null."""
     name: Any = Literal("")
