@@ -13,6 +13,13 @@ from serving.client_access import ClientAccess
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
 _MESSAGE_LIMIT = -1  # the server's affair; gRPC's default of 4 MB would refuse blocks of a few thousand rows
 
+# A name that stands for several servers, such as a headless service of Kubernetes: all of them are asked in turn, and
+# asked for again soon after a connection has ended; gRPC would stay with the first, and wait for 30 s.
+_BY_NAME: list[tuple[str, Any]] = [
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.dns_min_time_between_resolutions_ms", 2000),
+]
+
 _lock = threading.Lock()
 _Key = tuple[int, str, int, ClientAccess | None]
 # The credentials are kept with their channel: the id of an object that is gone may become another one's.
@@ -57,6 +64,7 @@ def release(channel: grpc.Channel) -> None:
 
 def _options(target: str) -> list[tuple[str, Any]]:
     return [
+        *(_BY_NAME if target.startswith("dns:") else []),
         ("grpc.max_send_message_length", _MESSAGE_LIMIT),
         ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
         # gRPC's own pauses between connection attempts grow to two minutes: a server that is back must be found.
