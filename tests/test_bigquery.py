@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -269,3 +270,42 @@ def test_a_broken_stream_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -
         batches = list(bigquery.read_stream(google, offset=2))
     assert [n for batch in batches for n in batch["n"].to_pylist()] == list(range(2, 10))
     assert service.offsets == [2, 5, 8]
+
+
+@pytest.mark.soak
+def test_reading_is_about_as_fast_as_receiving(bigquery_endpoints: Endpoints) -> None:
+    """Beside a client that receives the same messages and does not look into them; `pytest -m soak -s` prints both."""
+    uri, count = "bq://sameriver.rates.numbers", 2_000_000
+    numbers = pa.array(range(count), pa.int64())
+    columns = {"event_id": numbers.cast(pa.string()), "event_time": numbers.cast(UTC_US)}
+    table = pa.table(columns | {name: numbers.cast(pa.float64()) for name in "abcd"})
+    for start in range(0, count, 500_000):
+        bigquery.load_table(uri, table.slice(start, 500_000), bigquery_endpoints, append=start > 0)
+    rates = []
+    for read in (_received, _read) * 2:
+        specs = bigquery.streams(uri, endpoints=bigquery_endpoints, max_streams=2)
+        started = time.perf_counter()
+        with futures.ThreadPoolExecutor(len(specs)) as threads:
+            found = sum(threads.map(read, specs))
+        rates.append(count / (time.perf_counter() - started))
+        assert found >= count
+    received, ours = max(rates[::2]), max(rates[1::2])
+    print(f"\nreceived {received:,.0f} rows/s, read {ours:,.0f} rows/s: {ours / received:.2f}")
+    assert ours > received / 3
+
+
+def _read(spec: StreamSpec) -> int:
+    return sum(batch.num_rows for batch in bigquery.read_stream(spec))
+
+
+def _received(spec: StreamSpec) -> int:
+    """Bytes of all messages of a stream, which stay as they came."""
+    assert spec.endpoints.grpc is not None
+    options = [("grpc.max_receive_message_length", bigquery_service.MAX_MESSAGE_BYTES)]
+    with grpc.insecure_channel(spec.endpoints.grpc, options=options) as channel:
+        call = channel.unary_stream(
+            "/google.cloud.bigquery.storage.v1.BigQueryRead/ReadRows",
+            request_serializer=types.ReadRowsRequest.serialize,
+            response_deserializer=None,
+        )
+        return sum(len(message) for message in call(types.ReadRowsRequest(read_stream=spec.name)))
