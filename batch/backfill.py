@@ -123,6 +123,8 @@ def backfill(
     warm = None if whole_history else warm_from(plan, since)
     source = open_history(history, plan, since=warm, until=until)
     origin = _origin(app, source, since, until, asking, whole=whole_history)
+    if not is_here(out):  # what waits between two steps, tokens among it, belongs to one destination
+        origin |= {"out": str(out)}
     run = hashlib.blake2b(canonical(origin).encode(), digest_size=8).hexdigest()
     home = _home(out, work)
     with locked(home):

@@ -294,7 +294,7 @@ def test_a_backfill_and_the_stream_write_one_table(folder: Path, dataset: str, t
     again = backfill(app, history, to, asking=rules, work=tmp_path / "work")
     assert (again.rows_added, again.rows_there, again.rows_differing) == (0, first.written.rows, 0)
     other = f"{dataset}.backfilled"
-    assert backfill(app, history, other, asking=rules, work=tmp_path / "more").rows_added == first.written.rows
+    assert backfill(app, history, other, asking=rules, work=tmp_path / "work").rows_added == first.written.rows
     assert exported(folder, other, "predictions").written == Written(existing=first.written.rows)
 
 
