@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("uri", required=False, metavar="[URI]")
+@click.argument("uri", required=False, metavar="[URI]", help="Of the table.")
 @app_option
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write it to this file, too.")
 @json_option

@@ -27,7 +27,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("query", required=False, metavar="[SELECT …]")
+@click.argument("query", required=False, metavar="[SELECT …]", help="In DuckDB's SQL, or in GoogleSQL.")
 @app_option
 @folder_option("--archive", "the job's archive: the table archive", "var/archive/<app>")
 @folder_option("--history", "the history: the table history", "var/history/<app>")

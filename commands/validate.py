@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("uri", required=False, metavar="[URI]")
+@click.argument("uri", required=False, metavar="[URI]", help="Of the table.")
 @app_option
 @click.option("--topic", is_flag=True, help="Look at messages of the events topic, as they come, not at a table.")
 @click.option("--sample", default=1_000, type=click.IntRange(1), help="With --topic: so many messages.")

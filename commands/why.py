@@ -24,7 +24,7 @@ SHOWN = 10
 
 
 @click.command()
-@click.argument("prediction_id", metavar="PREDICTION_ID")
+@click.argument("prediction_id", metavar="PREDICTION_ID", help="As in the message.")
 @app_option
 @folder_option("--archive", "the job's archive", "var/archive/<app>")
 @folder_option("--models", "the model's versions, to compute the prediction again", "var/models/<app>")
