@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from commands.signals import StopSignal, stop_signal
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from serving.server import ModelServer
+    from serving.vertex import VertexServer
     from shared_features.app import App
 
 LOOPBACK = "127.0.0.1"
@@ -43,12 +46,19 @@ def serve(
 
     Every flag of tensorflow_model_server is taken, too, by its own name: --enable_batching, --ssl_config_file=FILE.
     With --model_base_path or --model_config_file it serves these models instead of the app's;
-    `python -m serving.server --help` lists all flags.
+    `python -m serving.server --help` lists all flags. On Vertex AI its variables say what to serve, and where.
     """
     from serving.flags import parser
 
     given = [f"--port={port}", *([] if rest_port is None else [f"--rest_api_port={rest_port or -1}"])]
     if not any(flag.startswith(("--model_base_path", "--model_config_file=", "--version")) for flag in flags):
+        if os.environ.get("AIP_STORAGE_URI"):
+            from commands.vertex import fetch_model
+
+            with TemporaryDirectory(prefix="sameriver-") as fetched:
+                base = fetch_model(os.environ["AIP_STORAGE_URI"], Path(fetched))
+                _serve(parser().parse_args([*given, f"--model_base_path={base}", *flags]), as_json)
+            return
         app = options.load(app_name)
         names = options.served_models(app)
         if not names:
@@ -94,6 +104,7 @@ def _serve(flags: Namespace, as_json: bool) -> None:
         except FlagsError as error:
             raise ConfigurationError(str(error)) from error
         running.start()
+        on_vertex = _on_vertex(running, models[0].name)
         wait = _waiting(stop)  # before anybody is told that it is ready, who might stop it at once
         try:
             served = {one.name: sorted(state.version for state in running.models.states(one.name)) for one in models}
@@ -110,9 +121,29 @@ def _serve(flags: Namespace, as_json: bool) -> None:
                 click.echo(f"model server ready: {name} version {versions[-1]}{more} at {where}{also}")
             stay(running, flags, models, wait)
         finally:
+            if on_vertex is not None:
+                on_vertex.stop()
             running.stop()
         if as_json:
             output.print_json({"stopped": True})
+
+
+def _on_vertex(running: ModelServer, model: str) -> VertexServer | None:
+    """The port that Vertex AI asks, where it does; the server is stopped if there can be none."""
+    from serving.rest import Rest
+    from serving.vertex import VertexServer, vertex_settings
+
+    try:
+        settings = vertex_settings(os.environ)
+        if settings is None:
+            return None
+        assert running.services is not None
+        found = VertexServer(settings, model, running.models.ready, Rest(running.services))
+    except BaseException:
+        running.stop()
+        raise
+    found.start()
+    return found
 
 
 def _waiting(stop: StopSignal) -> Callable[[float | None], bool]:

@@ -62,6 +62,7 @@ class ModelServer:
         port: that gRPC listens on, known after `start`.
         rest_port: that the REST API listens on, the same.
         models: states and versions of what is served.
+        services: what answers, known after `start`.
         config_complaint: what was last found wrong with a changed model config file.
 
     Args:
@@ -139,6 +140,7 @@ class ModelServer:
         self._tls = tls
         self._token = token
         self._http: HttpServer | None = None
+        self.services: Services | None = None
         self._ending = threading.Event()
         self._stopping = threading.Lock()
         self.config_complaint = ""
@@ -213,6 +215,7 @@ class ModelServer:
             is_loopback(self._host) or self._token is not None or (self._tls is not None and self._tls.client_verify)
         )
         services = Services(self.models, self._metrics, self._request_log, may_reload=closed)
+        self.services = services
         if self.rest_port is not None:
             rest = Rest(services, self._rest_timeout_s, self._rest_cors, self._metrics_path, self._token)
             try:
