@@ -25,6 +25,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from batch import coders, runner
 from batch.admission import DUPLICATE, admit, first_of_each, identities
+from batch.lateness import Lateness, arriving
 from batch.tables import BLOCK_ROWS, History, read_split
 from shared_features.aggregates import Aggregate
 from shared_features.app import App
@@ -129,8 +130,9 @@ def sliced(block: pa.RecordBatch, rows: int = BLOCK_ROWS) -> Iterator[pa.RecordB
 class ReadEvents(beam.DoFn):
     """Split (bytes) → pieces by identity of the rows that may be folded; counts what may not."""
 
-    def __init__(self, app: App, shards: int, columns: list[str], token: str) -> None:
+    def __init__(self, app: App, shards: int, columns: list[str], token: str, lateness: Lateness | None = None) -> None:
         self._app, self._shards, self._columns, self._token = app, shards, columns, token
+        self._lateness = lateness
 
     def setup(self) -> None:
         self._plan = make_plan(self._app)
@@ -138,7 +140,7 @@ class ReadEvents(beam.DoFn):
     def process(self, element: bytes) -> Iterator[Piece | TaggedOutput[Literal["counts"], Count]]:
         for block in read_split(element):
             yield from counted({"events.read": block.num_rows})
-            admitted, left_out = admit(self._plan, block)
+            admitted, left_out = admit(self._plan, block if self._lateness is None else arriving(block, self._lateness))
             unpublished = admitted.column("publish_time").null_count
             yield from counted({f"left_out.{reason}": count for reason, count in left_out.items()})
             yield from counted({"events.unpublished": unpublished, "events.published": admitted.num_rows - unpublished})
@@ -242,18 +244,28 @@ class Admitted(beam.PTransform[Any, Any]):
         history: what `open_history` found; rows of an archive are free of duplicates already (C5).
         columns: columns of events to carry on, besides stage positions.
         shards: pieces that a shuffle makes of the rows.
+        lateness: delays for a history that has none.
     """
 
-    def __init__(self, app: App, history: History, columns: list[str], shards: int, token: str = "") -> None:
+    def __init__(
+        self,
+        app: App,
+        history: History,
+        columns: list[str],
+        shards: int,
+        token: str = "",
+        lateness: Lateness | None = None,
+    ) -> None:
         super().__init__()
         self._app, self._history, self._columns = app, history, columns
-        self._shards, self._token = shards, token
+        self._shards, self._token, self._lateness = shards, token, lateness
 
     def expand(self, begin: Any) -> tuple[Any, Any]:
+        read = ReadEvents(self._app, self._shards, self._columns, self._token, self._lateness)
         split = (
             begin
             | "splits" >> beam.Create(self._history.splits, reshuffle=len(self._history.splits) > 1)
-            | "read" >> typed(ReadEvents(self._app, self._shards, self._columns, self._token), Piece, counts=Count)
+            | "read" >> typed(read, Piece, counts=Count)
         )
         if self._history.archived:
             return split.main | "blocks" >> beam.Values().with_output_types(pa.RecordBatch), split.counts

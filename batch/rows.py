@@ -20,6 +20,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from batch import runner
 from batch.labels import Labelled, join_column, label_columns
+from batch.lateness import Lateness
 from batch.pipeline import Admitted, Count, HistoryFeatures, columns_before, counted, typed
 from batch.splits import Splits
 from batch.tables import History
@@ -47,6 +48,7 @@ def write_rows(
     shards: int,
     options: Sequence[str],
     watch: runner.Progress,
+    lateness: Lateness | None = None,
 ) -> dict[str, int]:
     """Write rows (with ``splits``: labelled ones) below ``folder``; returns what was counted."""
     if shards < 1:
@@ -60,7 +62,7 @@ def write_rows(
     with runner.watched(watch, total) as token:
 
         def build(pipeline: beam.Pipeline) -> None:
-            events, admission = pipeline | "events" >> Admitted(app, source, columns, shards, token)
+            events, admission = pipeline | "events" >> Admitted(app, source, columns, shards, token, lateness)
             features, without_key = events | "features" >> HistoryFeatures(app, shards, extra, token)
             counts = [admission, *without_key]
             if splits is not None:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from batch import formats, runner
 from batch.labels import LABEL_NULL, NO_LABEL
+from batch.lateness import Lateness
 from batch.pipeline import WITHOUT_KEY
 from batch.rows import OUTSIDE, UNSPLIT, row_schema, write_rows
 from batch.splits import Splits, by_share
@@ -96,6 +97,7 @@ def make_training_rows(
     progress: runner.Progress | None = None,
     file_format: formats.Format = "parquet",
     rows_per_file: int = formats.ROWS_PER_FILE,
+    lateness: Lateness | None = None,
 ) -> TrainingSummary:
     """Write training rows to ``out``, or find that they are there already, and sum them up.
 
@@ -107,6 +109,7 @@ def make_training_rows(
         progress: called with the share done and the step at work.
         file_format: of the files; ``train`` takes Parquet.
         rows_per_file: of files that are no Parquet.
+        lateness: delays of arrival for a history that has none.
 
     Raises:
         HistoryError: the history is missing, has not the app's columns, or gives no row.
@@ -122,6 +125,8 @@ def make_training_rows(
     out = Path(out)
     splits = splits or by_share(source)
     origin = _origin(app, source, splits)
+    if lateness is not None:
+        origin |= {"lateness": lateness.digest}
     if file_format != "parquet":
         origin |= {"format": file_format, "rows_per_file": rows_per_file}
     held = _manifest(out)
@@ -130,7 +135,7 @@ def make_training_rows(
         return _summary(out, held, reused=True)
     _check_target(out, held)
     with _beside(out) as folder:
-        counts = write_rows(app, source, folder, splits, shards, runner_options, watch)
+        counts = write_rows(app, source, folder, splits, shards, runner_options, watch, lateness)
         formats.convert(folder, file_format, rows_per_file)
         files = _files(folder)
         if not files:
@@ -183,6 +188,7 @@ def features_of_history(
     shards: int = SHARDS,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
+    lateness: Lateness | None = None,
 ) -> pa.Table:
     """The features that training rows would have, with or without a label, by the same steps.
 
@@ -191,6 +197,7 @@ def features_of_history(
         since, until: only events predicted on with event time in [since, until), aware datetimes. What their
             windows can reach is folded all the same, so that they are as full as in training.
         published_until: fold only what was published before; without it, all that came later is read too.
+        lateness: delays of arrival for a history that has none; then all of it is read.
 
     Returns:
         ``event_id``, ``event_time``, ``publish_time`` and one column per feature, by (event_time, event_id).
@@ -199,11 +206,12 @@ def features_of_history(
         HistoryError: as for `make_training_rows`.
     """
     plan = make_plan(app)
-    source = open_history(history, plan, since=_warm_from(plan, since), until=published_until)
+    warm = None if lateness is not None else _warm_from(plan, since)
+    source = open_history(history, plan, since=warm, until=published_until)
     ids = None if event_ids is None else pa.array(list(event_ids), pa.string())
     with tempfile.TemporaryDirectory(prefix="sameriver-") as name:
         folder = Path(name)
-        write_rows(app, source, folder, None, shards, runner_options, progress or _silent)
+        write_rows(app, source, folder, None, shards, runner_options, progress or _silent, lateness)
         schema = row_schema(app, labelled=False)
         tables = []
         for path in sorted((folder / UNSPLIT).glob("*.parquet")):

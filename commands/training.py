@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 @click.option(
     "--rows-per-file", default=100_000, show_default=True, type=click.IntRange(1), help="Of CSV and TFRecord."
 )
+@folder_option("--lateness", "an archive; its delays of arrival are given to a history that has none", "no delays")
+@click.option("--lateness-report", is_flag=True, help="With --lateness: what the delays do to the features.")
 @click.option(
     "--beam", "beam_options", multiple=True, metavar="OPTION", help="Beam option, such as --runner=FlinkRunner."
 )
@@ -62,6 +64,8 @@ def traindata(
     shards: int,
     file_format: Literal["parquet", "csv", "tfrecord"],
     rows_per_file: int,
+    lateness: Path | None,
+    lateness_report: bool,
     beam_options: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -74,9 +78,11 @@ def traindata(
     splits = _splits(app, validate_from, test_from)
     with output.progress("training rows") as tell:
         tell(0.0, "loading Beam")
+        from batch.lateness import lateness_of
         from batch.traindata import make_training_rows
         from batch.training_out import put_training_rows
 
+        delays = None if lateness is None else lateness_of(app, lateness)
         target = out or str(options.training_folder(app))
         make = put_training_rows if target.startswith(("gs://", "bq://")) else make_training_rows
         summary = make(
@@ -89,9 +95,15 @@ def traindata(
             progress=tell,
             file_format=file_format,
             rows_per_file=rows_per_file,
+            lateness=delays,
         )
+        report = None
+        if lateness_report and delays is not None:
+            from commands import lateness_report as reports
+
+            report = reports.measure(app, history or str(options.history_folder(app)), delays, shards, tell)
     if as_json:
-        output.print_json(summary.as_dict())
+        output.print_json(summary.as_dict() | ({} if report is None else {"lateness": report}))
         return
     found = "found" if summary.reused else f"written in {summary.seconds:.0f} s"
     click.echo(f"{summary.folder}: {found}, {summary.files} files, {summary.bytes / 1e6:.0f} MB")
@@ -104,6 +116,8 @@ def traindata(
                 click.echo(f"{what} left out, {reason.replace('_', ' ')}: {count:,}")
     for key, count in summary.without_key.items():
         click.echo(f"events whose {key} is null, not seen in its windows: {count:,}")
+    if report is not None:
+        reports.show(report)
 
 
 @click.command()

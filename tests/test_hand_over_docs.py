@@ -30,7 +30,6 @@ from tests.shop.app import app
 from tests.test_hand_over import HORIZON_US, archived, assert_same_as_one_run, ids, published
 
 Start = Callable[..., Started]
-MARK = "<!-- run by tests/test_hand_over_docs.py -->\n```sh\n"
 FIRST_S = dt.datetime(2013, 11, 1, tzinfo=dt.UTC).timestamp() - START_US / 1e6
 HOUR_S = 3_600
 EVENTS = [
@@ -39,10 +38,11 @@ EVENTS = [
 ]
 
 
-def commands(page: str) -> list[list[str]]:
-    """The command lines that the page's marked blocks have."""
+def commands(page: str, runs: str = "test_hand_over_docs") -> list[list[str]]:
+    """The command lines of the page's blocks that this file runs, or another one."""
+    mark = f"<!-- run by tests/{runs}.py -->\n```sh\n"
     text = repository.text(Path("docs", page))
-    blocks = [part.partition("```")[0] for part in text.split(MARK)[1:]]
+    blocks = [part.partition("```")[0] for part in text.split(mark)[1:]]
     return [shlex.split(line) for block in blocks for line in re.sub(r"\\\n", "", block).splitlines()]
 
 
