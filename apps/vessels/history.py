@@ -42,7 +42,7 @@ SPLITS = {
 REPLAY = {"days": 1.0, "quick_days": 1 / 24}
 """What `sameriver demo` replays from ``test_from`` on."""
 
-RATED_AFTER_S = 6 * 3600
+RATED_AFTER_S = 900
 NEVER_RATED = 5
 """Of every so many vessels one is never rated: nothing is learnt of it."""
 
@@ -99,7 +99,7 @@ def write_history(
         vessels: size of the fleet; 60,000 is the world's.
         hours: how long.
         seed: the same settings and seed give the same bytes.
-        rated: share of positions that somebody rates six hours later, of four vessels in five.
+        rated: share of positions that somebody rates a quarter of an hour later, of four vessels in five.
 
     Raises:
         ConfigurationError: a setting is out of range, or ``folder`` cannot be written.

@@ -69,8 +69,8 @@ def picture(positions: pa.Table, path: Path) -> dict[str, Any]:
 
 
 def _coast() -> list[np.ndarray]:
-    """Coastlines as (longitude, latitude), shape [points, 2] each; those along the map's edge left out."""
+    """Coastlines as (longitude, latitude), shape [points, 2] each, cut where they jump from edge to edge."""
     land = json.loads((PAGE / "vendor" / "land-110m.json").read_text())
     scale, origin = land["transform"]["scale"], land["transform"]["translate"]
     lines = [np.cumsum(np.array(arc), axis=0) * scale + origin for arc in land["arcs"]]
-    return [line for line in lines if np.abs(np.diff(line[:, 0])).max(initial=0) < 90]
+    return [part for line in lines for part in np.split(line, np.flatnonzero(np.abs(np.diff(line[:, 0])) > 90) + 1)]
