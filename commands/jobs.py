@@ -41,15 +41,19 @@ def run_job(module: str, arguments: Sequence[str], tell: Progress) -> dict[str, 
     try:
         with process, _drained(process) as complaints:
             assert process.stdout is not None
-            for line in process.stdout:
-                record = json_object(line)
-                if record is None:
-                    continue
-                if "progress" in record:
-                    done = float(record["progress"].get("done", done))
-                    tell(done, str(record["progress"].get("detail", "")))
-                else:
-                    result = record
+            try:
+                for line in process.stdout:
+                    record = json_object(line)
+                    if record is None:
+                        continue
+                    if "progress" in record:
+                        done = float(record["progress"].get("done", done))
+                        tell(done, str(record["progress"].get("detail", "")))
+                    else:
+                        result = record
+            except BaseException:
+                process.terminate()  # before the ends of these blocks, which wait for it
+                raise
     finally:
         if process.poll() is None:
             process.terminate()

@@ -127,6 +127,7 @@ def traindata(
 @model_option
 @click.option("--quick", is_flag=True, help="Fewer rows and epochs, for trying things out.")
 @click.option("--seed", default=1, help="Of shuffling, weights and dropout.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="That trains.")
 @click.option("--reuse", is_flag=True, help="Where a version is made of the same (rows, options, seed), take it.")
 @json_option
 def train(
@@ -136,6 +137,7 @@ def train(
     model_name: str | None,
     quick: bool,
     seed: int,
+    device: str,
     reuse: bool,
     as_json: bool,
 ) -> None:
@@ -153,7 +155,7 @@ def train(
     arguments = ["--rows", str(rows)]
     arguments += ["--models", str(models or options.models_folder(app)), "--model", name]
     arguments += ["--fingerprint", app.fingerprint, "--options", json.dumps(model.options), "--seed", str(seed)]
-    arguments += ["--reuse"] if reuse else []
+    arguments += ["--device", device, *(["--reuse"] if reuse else [])]
     with output.progress(f"training {name}") as tell:
         trained = run_job("training.train", [*arguments, *(["--quick"] if quick else [])], tell)
     if as_json:

@@ -384,12 +384,13 @@ def test_a_training_that_is_ended_leaves_nothing_behind(trained: Trained, tmp_pa
     try:
         while json.loads(process.stdout.readline())["progress"]["stage"] != "train":
             pass
-        assert [path.name[0] for path in (tmp_path / "wide_and_deep").iterdir()] == ["."]
+        assert {path.name[0] for path in (tmp_path / "wide_and_deep").iterdir()} == {"."}
         process.terminate()
     finally:
         code, _, complaints = _end(process)
     assert code == 143, complaints
-    assert list((tmp_path / "wide_and_deep").iterdir()) == []
+    left = [path.name for path in (tmp_path / "wide_and_deep").iterdir()]
+    assert [name for name in left if not name.startswith(".checkpoint-")] == []
 
 
 def test_tensorflow_reads_the_records_that_traindata_writes(tmp_path: Path) -> None:
@@ -411,3 +412,66 @@ def test_tensorflow_reads_the_records_that_traindata_writes(tmp_path: Path) -> N
     assert [row["event_id"].numpy().decode() for row in rows] == ids
     delays = [tf.sparse.to_dense(row["delay"]).numpy().tolist() for row in rows]
     assert delays == [[] if one is None else [float(np.float32(one))] for one in ROWS["delay"].to_pylist()]
+
+
+def test_a_training_that_is_killed_goes_on_where_it_was(trained: Trained, tmp_path: Path) -> None:
+    """After kill -9 the same command ends with the figures of one that was never stopped."""
+    arguments = ["--rows", trained.rows_folder, "--models", tmp_path, "--options", OPTIONS, "--seed", "3", "--reuse"]
+    process = _start("training.train", *arguments)
+    assert process.stdout is not None
+    try:
+        while not json.loads(process.stdout.readline())["progress"]["detail"].startswith("epoch 1 of 3: validation"):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    home = tmp_path / "wide_and_deep"
+    assert {path.name.partition("-")[0] for path in home.iterdir()} == {".staged", ".checkpoint"}
+    code, lines, complaints = _end(_start("training.train", *arguments))
+    assert code == 0, complaints
+    assert "going on after epoch 1 of 3" in [line["progress"]["detail"] for line in lines[:-1]]
+    result, uninterrupted = lines[-1], trained.lines[0][-1]
+    assert (result["metrics"], result["epochs"]) == (uninterrupted["metrics"], uninterrupted["epochs"])
+    assert [path.name for path in home.iterdir()] == ["1"]
+
+    from training.train import train
+
+    again = train(trained.rows_folder, tmp_path, options=json.loads(OPTIONS), seed=3, reuse=True)
+    assert (again.reused, again.version) == (True, 1)
+    assert again.metrics == result["metrics"]
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("deep", "crosses"), ("logistic", "units")])
+def test_the_parts_of_the_model_are_models(trained: Trained, tmp_path: Path, kind: str, refused: str) -> None:
+    from shared_features.errors import ConfigurationError
+    from training.options import WideAndDeepOptions
+    from training.statistics import compute_statistics
+    from training.wide_and_deep import build
+
+    options = WideAndDeepOptions.from_mapping({"epochs": 1}, trained.rows.numbers, trained.rows.texts, kind)
+    model = build(compute_statistics(trained.rows), options, kind)
+    weights = {variable.path.partition("/")[0] for variable in model.trainable_variables}
+    assert any(name.startswith("wide") for name in weights) == (kind == "logistic")
+    assert any(name.startswith("embedding") for name in weights) == (kind == "deep")
+    numbers, texts, labels = trained.rows.packed(trained.test).take(np.arange(len(trained.test)))
+    import tensorflow as tf
+
+    said = tf.sigmoid(model([tf.constant(numbers), tf.constant(texts.tolist())])).numpy()
+    assert said.mean() == pytest.approx(labels.mean(), abs=0.1)  # it starts at the share of positives
+    with pytest.raises(ConfigurationError, match=f"Model {kind} has no option {refused!r}"):
+        WideAndDeepOptions.from_mapping({refused: []}, trained.rows.numbers, trained.rows.texts, kind)
+
+
+def test_a_device_that_is_not_there_is_refused(
+    trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import tensorflow as tf
+
+    from training import train
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    given = ["--rows", str(trained.rows_folder), "--models", str(tmp_path), "--device", "gpu"]
+    assert train.main(given) == 2
+    assert "error: A GPU was asked for, but TensorFlow sees none on this machine" in capfd.readouterr().err
+    assert versions(tmp_path / "wide_and_deep") == []

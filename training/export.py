@@ -18,6 +18,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +53,9 @@ def staged_version(models_folder: Path | str, model: str) -> Iterator[StagedVers
     home = Path(models_folder) / model
     try:
         home.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".staged-", dir=home))  # servers look at whole numbers only
+        _sweep(home)
+        mine = f".staged-{socket.gethostname()}-{os.getpid()}-"
+        folder = Path(tempfile.mkdtemp(prefix=mine, dir=home))  # servers look at whole numbers only
     except OSError as error:
         raise ConfigurationError(
             f"Models need a folder that can be written, but {home} cannot ({error.strerror}): choose another."
@@ -62,6 +65,14 @@ def staged_version(models_folder: Path | str, model: str) -> Iterator[StagedVers
         yield StagedVersion(home, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(home: Path) -> None:
+    """Remove what processes of this machine that were killed have left half written."""
+    for path in home.glob(f".staged-{socket.gethostname()}-*-*"):
+        owner = path.name.rsplit("-", 2)[1]
+        if owner.isdecimal() and not Path("/proc", owner).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Importing this module loads TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from training import wide_and_deep
 from training.batches import ShuffledBatches
+from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.metrics import log_loss, rank_auc
 from training.options import WideAndDeepOptions
 from training.rows import TrainingRows
@@ -31,6 +33,9 @@ def fit(
     batches: ShuffledBatches,
     seed: int,
     tell: Callable[[float, str], None],
+    *,
+    kind: str = "wide_and_deep",
+    checkpoint: Path | None = None,
 ) -> tuple[keras.Model, list[dict[str, float]]]:
     """Train a model; sets TensorFlow's seed and deterministic operations for the whole process.
 
@@ -41,6 +46,9 @@ def fit(
         batches: of the training split.
         seed: of weights and dropout.
         tell: called with the share done, in [0, 1], and one line for people.
+        kind: of the model, see `training.wide_and_deep.build`.
+        checkpoint: file that holds everything after each epoch; training goes on from it where it is there, and
+            ends as if it had never been stopped.
 
     Returns:
         The model with the weights of the epoch of the lowest validation log loss, and what was measured after
@@ -48,21 +56,28 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    model = wide_and_deep.build(statistics, options)
+    model = wide_and_deep.build(statistics, options, kind)
     steps = batches.batches * options.epochs
     signature = (
         tf.TensorSpec([None, len(rows.numbers)], tf.float32),
         tf.TensorSpec([None, len(rows.texts)], tf.string),
         tf.TensorSpec([None], tf.float32),
     )
-    step = tf.function(_step_of(model, _optimizer(options, steps, batches.batches)), input_signature=signature)
+    optimizer = _optimizer(options, steps, batches.batches)
+    step = tf.function(_step_of(model, optimizer), input_signature=signature)
     predict = tf.function(
         lambda numbers, texts: tf.sigmoid(model([numbers, texts], training=False)), input_signature=signature[:2]
     )
     best: tuple[float, list[npt.NDArray[Any]]] | None = None
     measured: list[dict[str, float]] = []
-    worse = done = 0
-    for epoch in range(1, options.epochs + 1):
+    worse = done = first = 0
+    variables = [*model.variables, *optimizer.variables]
+    if checkpoint is not None and (found := read_checkpoint(checkpoint, variables)) is not None:
+        measured, worse, done, first, best = found.measured, found.worse, found.done, found.epoch, found.best
+        tell(done / steps, f"going on after epoch {first} of {options.epochs}")
+    for epoch in range(first + 1, options.epochs + 1):
+        if worse >= options.patience:
+            break
         losses = []
         for batch in _batches_of(batches, epoch, signature):
             losses.append(step(*batch))
@@ -74,13 +89,13 @@ def fit(
         auc = rank_auc(labels, probabilities)
         train_loss = float(np.mean([one.numpy() for one in losses]))
         measured.append({"train_log_loss": train_loss, "validate_log_loss": loss, "validate_auc": auc})
-        tell(done / steps, f"epoch {epoch} of {options.epochs}: validation log loss {loss:.4f}, AUC {auc:.4f}")
         if best is None or loss < best[0]:
             best, worse = (loss, model.get_weights()), 0
         else:
             worse += 1
-            if worse >= options.patience:
-                break
+        if checkpoint is not None:
+            write_checkpoint(checkpoint, variables, Checkpoint(epoch, done, worse, measured, best))
+        tell(done / steps, f"epoch {epoch} of {options.epochs}: validation log loss {loss:.4f}, AUC {auc:.4f}")
     assert best is not None
     model.set_weights(best[1])
     return model, measured

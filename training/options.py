@@ -8,13 +8,24 @@ from typing import Any
 
 from shared_features.errors import ConfigurationError
 
-KINDS = ("wide_and_deep", "polynomial_logistic")
-"""What a model can be. A model is of the kind that its name says, unless its option ``kind`` names one."""
+KINDS = ("wide_and_deep", "deep", "logistic", "polynomial_logistic")
+"""What a model can be. A model is of the kind that its name says, unless its option ``kind`` names one.
+
+``deep`` is the deep part of wide & deep alone, a plain network; ``logistic`` the wide part alone, a logistic regression
+on buckets of numbers, values of texts and crosses.
+"""
+
+WITHOUT: Mapping[str, tuple[str, ...]] = {
+    "wide_and_deep": (),
+    "deep": ("crosses", "cross_hash_buckets"),
+    "logistic": ("embeddings", "embedding", "units", "dropout"),
+}
+"""Options that a kind of model does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class WideAndDeepOptions:
-    """Options of the wide & deep model, with defaults tuned on the flights of 2013.
+    """Options of the wide & deep model and of its parts, with defaults tuned on the flights of 2013.
 
     Attributes:
         crosses: pairs of features whose combinations each get a weight of their own in the wide part; a
@@ -50,23 +61,26 @@ class WideAndDeepOptions:
     patience: int = 2
 
     @staticmethod
-    def from_mapping(options: Mapping[str, Any], numbers: Sequence[str], texts: Sequence[str]) -> WideAndDeepOptions:
+    def from_mapping(
+        options: Mapping[str, Any], numbers: Sequence[str], texts: Sequence[str], kind: str = "wide_and_deep"
+    ) -> WideAndDeepOptions:
         """Check options given as a plain mapping (from an app file or JSON).
 
         Args:
             options: by name; pairs and widths may be lists or tuples.
             numbers: features that are numbers or bools.
             texts: features that are texts.
+            kind: of the model, one of ``WITHOUT``.
 
         Raises:
             ConfigurationError: an unknown name, a value of another type or out of range, or a name
                 that is no feature of the kind it must be.
         """
-        known = {field.name: field for field in fields(WideAndDeepOptions)}
+        known = {field.name: field for field in fields(WideAndDeepOptions) if field.name not in WITHOUT[kind]}
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ConfigurationError(
-                f"Model wide_and_deep has no option {unknown[0]!r}; it has {', '.join(known)}: correct the app file."
+                f"Model {kind} has no option {unknown[0]!r}; it has {', '.join(known)}: correct the app file."
             )
         values = {name: _checked(name, value, numbers, texts) for name, value in options.items()}
         return WideAndDeepOptions(**values)

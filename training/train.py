@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from shared_features.errors import ConfigurationError, HistoryError
 from training import polynomial_logistic
 from training.batches import ShuffledBatches
+from training.devices import DEVICES, use_device
 from training.export import SavedModel, read_summary, staged_version, write_saved_model, write_summary
 from training.metrics import figures
 from training.options import KINDS, WideAndDeepOptions
@@ -79,6 +80,7 @@ def train(
     seed: int = 1,
     quick: bool = False,
     reuse: bool = False,
+    device: str = "auto",
     progress: Tell = quiet,
 ) -> TrainedModel:
     """Train a model and export it as the next version.
@@ -96,6 +98,7 @@ def train(
         seed: of shuffling, weights and dropout.
         quick: fewer rows and epochs, for trying things out.
         reuse: where a version of the same recipe (rows, options, seed, libraries) is there, take it.
+        device: that trains, see `training.devices.use_device`.
         progress: called as the work goes on, from this thread.
 
     Raises:
@@ -126,7 +129,18 @@ def train(
         if kind == polynomial_logistic.KIND:
             made = _given(rows, options, staged.folder, progress)
         else:
-            made = _fitted(rows, options, staged.folder, seed=seed, quick=quick, progress=progress)
+            held = staged.home / f".checkpoint-{made_of}.npz"
+            made = _fitted(
+                rows,
+                options,
+                staged.folder,
+                kind=kind,
+                seed=seed,
+                quick=quick,
+                checkpoint=held,
+                device=device,
+                progress=progress,
+            )
         progress(Progress("measure", 0.93, "measuring the exported model"))
         metrics = _measure(rows, staged.folder)
         summary = {
@@ -147,6 +161,7 @@ def train(
         }
         write_summary(staged.folder, summary)
         version, path = staged.publish()
+        (staged.home / f".checkpoint-{made_of}.npz").unlink(missing_ok=True)
     progress(Progress("measure", 1.0, f"version {version}: test AUC {metrics['test']['auc']:.4f}"))
     duration_s = time.monotonic() - started
     epochs = tuple(made["epochs"])
@@ -154,10 +169,19 @@ def train(
 
 
 def _fitted(
-    rows: TrainingRows, options: Mapping[str, Any], folder: Path, *, seed: int, quick: bool, progress: Tell
+    rows: TrainingRows,
+    options: Mapping[str, Any],
+    folder: Path,
+    *,
+    kind: str,
+    seed: int,
+    quick: bool,
+    checkpoint: Path,
+    device: str,
+    progress: Tell,
 ) -> dict[str, Any]:
-    """Train a wide & deep model and write it into ``folder``; what the summary says of it."""
-    chosen = WideAndDeepOptions.from_mapping(options, rows.numbers, rows.texts)
+    """Train a model and write it into ``folder``; what the summary says of it."""
+    chosen = WideAndDeepOptions.from_mapping(options, rows.numbers, rows.texts, kind)
     if quick:
         chosen = replace(chosen, epochs=min(chosen.epochs, QUICK_EPOCHS))
     progress(Progress("read", 0.0, f"constants of {rows.counts['train']:,} training rows"))
@@ -167,7 +191,8 @@ def _fitted(
     batches = ShuffledBatches(rows, batch_rows=chosen.batch_rows, seed=seed, sample_rows=sample_rows)
     progress(Progress("read", 0.05, "loading TensorFlow"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of CPU instructions helps nobody
-    from training.fit import fit  # loads TensorFlow
+    use_device(device)  # loads TensorFlow, as what follows does
+    from training.fit import fit
 
     model, epochs = fit(
         rows,
@@ -176,6 +201,8 @@ def _fitted(
         batches,
         seed,
         lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
+        kind=kind,
+        checkpoint=checkpoint,
     )
     progress(Progress("export", 0.9, "exporting the model"))
     write_saved_model(model, rows, folder)
@@ -232,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fingerprint", help="refuse rows of other features than these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer rows and epochs")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="that trains; auto: a GPU if there is one")
     parser.add_argument("--reuse", action="store_true", help="take the version that is made of the same, if any is")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     given = parser.parse_args(arguments)
@@ -246,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=given.seed,
             quick=given.quick,
             reuse=given.reuse,
+            device=given.device,
             progress=tell,
         )
         return trained.summary()

@@ -141,10 +141,27 @@ class OneHot(keras.layers.Layer):  # type: ignore[misc]
         return tf.one_hot(places, self._size)
 
 
-def build(statistics: Statistics, options: WideAndDeepOptions) -> keras.Model:
+class Bias(keras.layers.Layer):  # type: ignore[misc]
+    """Adds one trained number to logits [rows, 1].
+
+    Args:
+        start: what it is before training.
+    """
+
+    def __init__(self, start: float) -> None:
+        super().__init__(name="bias")
+        self._bias = self.add_weight(shape=(1,), initializer=keras.initializers.Constant(start), name="bias")
+
+    def call(self, logits: Any) -> Any:
+        """See the class."""
+        return logits + self._bias
+
+
+def build(statistics: Statistics, options: WideAndDeepOptions, kind: str = "wide_and_deep") -> keras.Model:
     """The untrained model: (numbers float32 [rows, n], texts string [rows, m]) to logits float32 [rows, 1].
 
-    Columns are in the order of ``statistics.numbers`` and ``statistics.texts``.
+    Columns are in the order of ``statistics.numbers`` and ``statistics.texts``. Of the kind ``deep`` it has the deep
+    part only, of the kind ``logistic`` the wide one.
     """
     names = [*statistics.numbers, *statistics.texts]
     numbers = keras.Input((len(statistics.numbers),), dtype="float32", name="numbers")
@@ -176,13 +193,19 @@ def build(statistics: Statistics, options: WideAndDeepOptions) -> keras.Model:
         crossed = cross(keras.layers.Concatenate()(places) if len(places) > 1 else places[0])
         for column, size in enumerate(cross.sizes):
             wide.append(_weight_of_each(size, f"wide_cross_{column}")(Column(column)(crossed)))
+    start = keras.initializers.Constant(_log_odds(statistics.positives))
+    if kind == "logistic":
+        logit = keras.layers.Add()(wide) if len(wide) > 1 else wide[0]
+        return keras.Model([numbers, texts], Bias(_log_odds(statistics.positives))(logit), name=kind)
     hidden = keras.layers.Concatenate()(deep) if len(deep) > 1 else deep[0]
     for units in options.units:
         layer = keras.layers.Dense(units, activation="relu")(hidden)
         layer = keras.layers.Dropout(options.dropout)(layer)
         hidden = keras.layers.Add()([layer, hidden]) if hidden.shape[-1] == units else layer
-    start = keras.initializers.Constant(_log_odds(statistics.positives))
-    wide.append(keras.layers.Dense(1, bias_initializer=start, name="deep")(hidden))
+    logit = keras.layers.Dense(1, bias_initializer=start, name="deep")(hidden)
+    if kind == "deep":
+        return keras.Model([numbers, texts], logit, name=kind)
+    wide.append(logit)
     return keras.Model([numbers, texts], keras.layers.Add(name="logit")(wide), name="wide_and_deep")
 
 
