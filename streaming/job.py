@@ -60,8 +60,8 @@ class JobSettings:
         endpoint: where topics and subscriptions are.
         archive: folder of the archive.
         model_server: ``host:port`` of the model server, several separated by commas; None for collect mode or a rule.
-        models: folder with a folder for each model, where promotions stand; None: the newest versions predict.
         model_access: certificates and token for the model servers; None speaks plaintext.
+        models: folder with a folder for each model, where promotions stand; None: the newest versions predict.
         collect: compute, archive and publish features only, whatever models the app names.
         with_features: put the features into prediction messages.
         prediction_blocks: publish predictions as blocks, not one by one.
@@ -83,8 +83,8 @@ class JobSettings:
     endpoint: Endpoint
     archive: Path
     model_server: str | None = None
-    models: Path | None = None
     model_access: ClientAccess | None = None
+    models: Path | None = None
     collect: bool = False
     with_features: bool = False
     prediction_blocks: bool = False
