@@ -1,0 +1,118 @@
+"""The guide to training: its commands exist with their options; data is checked; a recipe is known again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import cli
+from batch.history_check import accept_history, check_history, count_history
+from shared_features import App, EventType
+from shared_features.errors import HistoryError
+from tests import repository, training_rows
+from training.export import write_summary
+from training.recipe import find_recipe, recipe, rows_digest
+from training.rows import open_rows
+
+sale = EventType("sale", repository.ROOT / "tests" / "shop" / "schemas" / "sale.avsc", time="sold_at")
+app = App("shop", event_types=[sale], predict_on=sale, features={"amount": sale.amount})
+
+GUIDE = repository.text(Path("docs/training.md"))
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"^```sh\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_of_the_guide_can_be_given(words: list[str]) -> None:
+    """They are parsed whole, with types and choices, and not run: training takes minutes."""
+    assert words[0] == "sameriver"
+    command = cli.main.commands[words[1]]
+    context = command.make_context(words[1], words[2:])
+    assert context.params["app_name"] == "flights"
+
+
+def test_the_guide_names_every_command_of_training() -> None:
+    assert {words[1] for words in COMMANDS} == {"train", "evaluate", "promote", "rollback", "retrain"}
+
+
+def history(folder: Path, sales: list[tuple[str, str | None, float | None]]) -> Path:
+    """Sales as (time, shop, amount), in the columns that a history has."""
+    folder.mkdir()
+    times = (
+        pa.array([f"2024-01-01T{time}" for time, _, _ in sales])
+        .cast(pa.timestamp("us"))
+        .cast(pa.timestamp("us", "UTC"))
+    )
+    fields = {
+        "shop": pa.array([shop for _, shop, _ in sales], pa.string()),
+        "amount": pa.array([amount for _, _, amount in sales], pa.float64()),
+        "till": pa.nulls(len(sales), pa.int64()),
+        "units": pa.nulls(len(sales), pa.int64()),
+        "paid": pa.nulls(len(sales), pa.bool_()),
+        "kind": pa.nulls(len(sales), pa.string()),
+    }
+    struct = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    ids = pa.array([f"s{number}" for number in range(len(sales))])
+    kinds = pa.array(["sale"] * len(sales))
+    table = {"event_type": kinds, "event_id": ids, "event_time": times, "publish_time": times, "sale": struct}
+    pq.write_table(pa.table(table), folder / "sales.parquet")
+    return folder
+
+
+def test_a_history_is_counted_and_remembered(tmp_path: Path) -> None:
+    there = history(tmp_path / "one", [("10:00:00", "a", 1.0), ("11:00:00", None, 2.0), ("12:00:00", "b", 3.0)])
+    found, known = accept_history(app, there, tmp_path / "reports" / "data.json")
+    assert not known
+    assert found["types"]["sale"]["events"] == 3
+    assert found["types"]["sale"]["last"].startswith("2024-01-01T12:00")
+    assert found["types"]["sale"]["nulls"]["sale.shop"] == pytest.approx(1 / 3)
+    assert accept_history(app, there, tmp_path / "reports" / "data.json") == (json.loads(json.dumps(found)), True)
+
+    worse = history(tmp_path / "two", [("09:00:00", None, 1.0), ("10:00:00", None, 2.0)])
+    with pytest.raises(
+        HistoryError, match=r"newest event of type 'sale' is of 2024-01-01T10:00:00.*sale.shop is null in 100%"
+    ):
+        accept_history(app, worse, tmp_path / "reports" / "data.json")
+    assert not accept_history(app, worse, tmp_path / "reports" / "data.json", anyway=True)[1]
+    assert count_history(app, worse)["types"]["sale"]["events"] == 2
+
+
+def test_what_is_wrong_with_a_history() -> None:
+    def counted(**changed: Any) -> dict[str, Any]:
+        one = {"events": 100, "nulls": {"sale.shop": 0.1}, "first": "2024-01-01", "last": "2024-02-01"}
+        return {"types": {"sale": one | changed}}
+
+    assert check_history(counted(), None) == []
+    assert check_history(counted(events=50, nulls={"sale.shop": 0.29}), counted()) == []
+    assert check_history(counted(events=0), counted()) == ["there is no event of type 'sale'"]
+    assert check_history(counted(events=49), counted()) == ["events of type 'sale' are 49, and were 100 before"]
+    assert "was of 2024-02-01" in check_history(counted(last="2024-01-31"), counted())[0]
+
+
+def test_a_recipe_is_that_of_rows_options_seed_and_libraries(tmp_path: Path) -> None:
+    few = training_rows.table(60, 1)
+    splits = dict.fromkeys(("train", "validate", "test"), few)
+    one, same = (open_rows(training_rows.write(tmp_path / name, splits, shards=2)) for name in ("one", "same"))
+    other = open_rows(training_rows.write(tmp_path / "other", {**splits, "train": few.slice(1)}, shards=2))
+    assert rows_digest(one) == rows_digest(same) != rows_digest(other)
+
+    def made(rows: Any = one, seed: int = 1, **options: Any) -> str:
+        return recipe(rows, "deep", options, {"keras": "3"}, seed=seed, quick=False)
+
+    assert made() == made(rows=same)
+    assert len({made(), made(rows=other), made(seed=2), made(units=[4])}) == 4
+    for version, summary in ((1, {"recipe": made()}), (2, {"recipe": made()}), (3, {})):
+        (tmp_path / "deep" / str(version)).mkdir(parents=True)
+        write_summary(tmp_path / "deep" / str(version), summary)
+    assert find_recipe(tmp_path / "deep", made()) == tmp_path / "deep" / "2"
+    assert find_recipe(tmp_path / "deep", made(seed=2)) is None
