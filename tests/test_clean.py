@@ -144,7 +144,7 @@ def ways_in(event: EventType, events: list[dict[str, Any]]) -> dict[str, list[Me
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=1, max_size=6))
 def test_every_way_in_gives_what_batch_gives(position: MakeEvents, events: list[dict[str, Any]]) -> None:
     event = position(**RULES)

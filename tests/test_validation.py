@@ -142,7 +142,11 @@ def test_each_source_gives_the_same_drift(tmp_path: Path, said: dict[str, Any]) 
     assert {"amounts_20s[2]", "kinds_20s[0]", "paid_share_10s"} <= {one.feature for one in history.fields}
 
 
-def test_events_that_a_job_would_refuse_are_counted(tmp_path: Path, said: dict[str, Any]) -> None:
+def test_events_that_a_job_would_refuse_are_counted(
+    tmp_path: Path, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = compute(app, pa.Table.from_batches([sales(20)]))
+    monkeypatch.setattr("batch.validation.features_of_history", lambda *_, **__: features)
     block = sales(200, seed=3)
     place = block.schema.get_field_index("sale.amount")
     amounts = [float("inf") if i % 50 == 0 else one for i, one in enumerate(block.column(place).to_pylist())]
@@ -197,7 +201,10 @@ def test_the_command_says_what_is_wrong(var: Path) -> None:
     assert good.exit_code == 0, good.output
     assert good.output.splitlines()[-1] == "no violation"
     assert f"archive {Path('var/archive/shop')}" in good.output.splitlines()[0]
-    write(var / "other", sales(200, seed=4))
+    (var / "other" / "train").mkdir(parents=True)
+    other = compute(app, pa.Table.from_batches([sales(200, seed=4)]))
+    pq.write_table(other, var / "other" / "train" / "2023-11.parquet")
+    (var / "other" / MANIFEST).write_text("{}")
     strict = validate(var / "other", "--psi", 0.01, "--json")
     assert strict.exit_code == 1
     told = json.loads(strict.stdout)

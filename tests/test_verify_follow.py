@@ -134,19 +134,20 @@ def test_the_command_beside_a_job(tmp_path: Path, commits: list[Commit], start_p
     job = Archive(tmp_path, IDENTITY)
     job.append(commits[0].block, {})
     command = ["-m", "cli", "verify", "--app", "tests/shop", "--archive", tmp_path, "--follow", "--json"]
-    started = [start_process([*command, *more]) for more in (["--until-mismatch"], [])]
-    urls = [one.wait_for_line("metrics at ").split()[-1] for one in started]
+    process = start_process(command)
+    url = process.wait_for_line("metrics at ").split()[-1]
     for commit in commits[1:5]:
         job.append(commit.block, {})
-    wait_for(urls[0], "sameriver_verify_events_total 50.0")
-    assert httpx.get(urls[0].replace("/metrics", "/healthz")).status_code == 200
-    assert started[1].stop(signal.SIGINT) == 0  # stopped before anything differed
-    assert json.loads(started[1].lines[-1])["events"] >= 10
+    wait_for(url, "sameriver_verify_events_total 50.0")
+    assert httpx.get(url.replace("/metrics", "/healthz")).status_code == 200
     job.append(wrong(commits[5]).block, {})
-    assert started[0].wait() == 1
+    process.wait_for_line("mismatch: feature 'sum_10s'")
+    assert httpx.get(url.replace("/metrics", "/healthz")).status_code == 503
+    job.append(commits[6].block, {})
+    wait_for(url, "sameriver_verify_events_total 70.0")  # it goes on
     job.close()
-    assert any(line.startswith("mismatch: feature 'sum_10s'") for line in started[0].lines)
-    assert json.loads(started[0].lines[-1])["feature_mismatches"] > 0
+    assert process.stop(signal.SIGINT) == 1
+    assert json.loads(process.lines[-1])["feature_mismatches"] > 0
 
 
 def wait_for(url: str, line: str) -> None:
