@@ -10,12 +10,12 @@ import grpc
 
 from serving.client_access import ClientAccess
 
-_LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
+_LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:", "ipv4:127.")
 _MESSAGE_LIMIT = -1  # the server's affair; gRPC's default of 4 MB would refuse blocks of a few thousand rows
 
-# A name that stands for several servers, such as a headless service of Kubernetes: all of them are asked in turn, and
-# asked for again soon after a connection has ended; gRPC would stay with the first, and wait for 30 s.
-_BY_NAME: list[tuple[str, Any]] = [
+# A target that stands for several servers, such as the name of a headless service of Kubernetes: all of them are asked
+# in turn, and the name again soon after a connection has ended; gRPC would stay with the first, and wait for 30 s.
+_SEVERAL: list[tuple[str, Any]] = [
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.dns_min_time_between_resolutions_ms", 2000),
 ]
@@ -64,7 +64,7 @@ def release(channel: grpc.Channel) -> None:
 
 def _options(target: str) -> list[tuple[str, Any]]:
     return [
-        *(_BY_NAME if target.startswith("dns:") else []),
+        *(_SEVERAL if target.startswith(("dns:", "ipv4:", "ipv6:")) else []),
         ("grpc.max_send_message_length", _MESSAGE_LIMIT),
         ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
         # gRPC's own pauses between connection attempts grow to two minutes: a server that is back must be found.

@@ -8,6 +8,7 @@ picky         refuses a negative x (INVALID_ARGUMENT, the whole block)
 logarithm     log x: -inf at 0, NaN below
 whole         an int64 input
 slow          counts to x in a loop on one thread
+sleeps        waits 25 ms and takes no processor time; its operations have to be allowed (SLEEPS)
 estimator     TF 1 style: several signatures, tf.Example inputs (see saved_model_half_plus_two of TensorFlow Serving)
 broken        a SavedModel whose graph is cut short
 types, misfits   see tests/serving_odd_models.py
@@ -28,6 +29,7 @@ from tests import processes, serving_odd_models
 
 FINGERPRINT = "f" * 32
 DEFINITIONS = '{"features": {"x": 1}}'
+SLEEPS = "TensorDataset,ExperimentalSleepDataset,SleepDataset,DatasetToSingleElement"
 
 
 @functools.cache
@@ -123,6 +125,14 @@ def main(folder: Path) -> None:
         return {"y": tf.reshape(count, [1])}
 
     save("slow", tf.Module(), serving_default=signature(slow, x=tf.float32))
+
+    def sleeps(x: Any) -> dict[str, Any]:
+        shape = {"output_types": [tf.float32], "output_shapes": [[None]]}
+        rows = tf.raw_ops.TensorDataset(components=[x], output_shapes=[[None]])
+        late = tf.raw_ops.SleepDataset(input_dataset=rows, sleep_microseconds=tf.constant(25_000, tf.int64), **shape)
+        return {"y": tf.raw_ops.DatasetToSingleElement(dataset=late, **shape)[0]}
+
+    save("sleeps", tf.Module(), serving_default=signature(sleeps, x=tf.float32))
     _estimator(tf, folder / "estimator")
     serving_odd_models.export_types(tf, folder / "types")
     serving_odd_models.export_misfits(tf, folder / "misfits")
