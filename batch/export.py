@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -32,7 +33,7 @@ from batch.output_rows import ARCHIVE, KINDS, MARKS, archive_id, shape_of
 from batch.writers import Destination, PieceGoneError, Shape, Written, open_destination
 from shared_features.app import App
 from shared_features.blocks import append_columns, concat_blocks
-from shared_features.errors import ConfigurationError, FingerprintError
+from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
 from streaming import archive as archives
 from streaming.archive_log import Commit, sync_folder
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
@@ -41,7 +42,12 @@ from streaming.locks import take_lock
 PIECE_BYTES = 64 << 20
 """Rows of about so many bytes are committed together; they wait in memory until then."""
 
+GIVE_UP_S = 3600.0
+"""How long a destination may stay away from an export that follows."""
+
 NOTES = "export"
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<first>\d{16})-(?P<last>\d{16})(-[0-9a-f]{8})?\.parquet")
 
@@ -138,6 +144,10 @@ class Export:
         if held:
             self._put(held, tell)
         return self.done
+
+    def begin_anew(self) -> None:
+        """After an error: the next `catch_up` settles what is noted and asks the destination where it is."""
+        self._at = self._destination = self._shape = None
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -241,11 +251,24 @@ class Export:
 def follow(export: Export, every_s: float, stopping: threading.Event, tell: Callable[[int], None]) -> Exported:
     """Export what is published as it comes, until told to stop.
 
+    Once it has worked, an error is logged and the export begins anew, from what the destination then says.
+
     Args:
         every_s: how often the archive is looked at; all that came meanwhile is committed together.
+
+    Raises:
+        HistoryError: the first time does not work, or nothing has worked for `GIVE_UP_S`.
     """
+    worked: float | None = None
     while True:
         started = time.monotonic()
-        done = export.catch_up(tell, stopping.is_set)
+        try:
+            export.catch_up(tell, stopping.is_set)
+            worked = time.monotonic()
+        except HistoryError as error:
+            if worked is None or time.monotonic() - worked > GIVE_UP_S:
+                raise
+            log.warning("%s; it is tried again", error)
+            export.begin_anew()
         if stopping.wait(max(0.0, every_s - (time.monotonic() - started))):
-            return done
+            return export.done

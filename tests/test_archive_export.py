@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,10 +22,12 @@ from batch import bigquery, export
 from batch.backfill import backfill
 from batch.backfill_rows import Asking
 from batch.bigquery_service import Endpoints
+from batch.bigquery_writer import BigQueryDestination
 from batch.export import Export, Exported
 from batch.parquet_files import opened, parquet_files
+from batch.parquet_writer import ParquetDestination
 from batch.tables import open_history, read_split
-from batch.writers import Written
+from batch.writers import Destination, Written
 from cli import main
 from shared_features.blocks import flatten
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
@@ -234,6 +238,48 @@ def count(to: str) -> int:
         return int(table(to).num_rows)
     except (HistoryError, pa.ArrowInvalid):  # nothing there yet
         return 0
+
+
+@pytest.mark.parametrize("place", ["files", "table"])
+def test_a_destination_that_was_away_for_a_while_is_tried_again(
+    place: str, folder: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer to a commit is lost once after it has been done, and once before."""
+    to = f"{dataset}.away" if place == "table" else str(folder.parent / "out")
+    kind: Any = BigQueryDestination if place == "table" else ParquetDestination
+    faults, commit = ["", "after", "", "", "before"], kind.commit
+
+    def lossy(self: Destination, tokens: Sequence[bytes]) -> Written:
+        fault = faults.pop(0) if faults else ""
+        done: Written = Written() if fault == "before" else commit(self, tokens)
+        if fault:
+            raise HistoryError("BigQuery cannot be reached")
+        return done
+
+    monkeypatch.setattr(kind, "commit", lossy)
+    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    block = next(iter(read_commits(folder))).block
+    running = Export(app, folder, "archive", to)
+
+    class FourBlocks(threading.Event):
+        """Between two looks at the archive something comes; it is time to stop after the fourth."""
+
+        added = 0
+
+        def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+            if self.added < 4:
+                opened.mark_published(opened.append(block, {}))
+            self.added += 1
+            return self.added > 8
+
+    export.follow(running, 0.0, FourBlocks(), lambda _: None)
+    running.close()
+    opened.close()
+    assert (faults, caplog.text.count("it is tried again")) == ([], 2)
+    assert exported(folder, to).commits == 0
+    places = table(to).select(["archive_commit", "archive_row"])
+    rows = ROWS + 4 * block.num_rows
+    assert places.num_rows == rows == len(places.group_by(["archive_commit", "archive_row"]).aggregate([]))
 
 
 def test_rows_that_are_refused_are_kept_with_the_reason(folder: Path, tmp_path: Path) -> None:
