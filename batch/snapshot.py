@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batch import runner
 from batch.backfill import folded, locked, starting
+from batch.parquet_files import opened, parquet_files
 from batch.partitions_state import load_checkpoint
 from batch.partitions_steps import ADMITTED
 from batch.pipeline import columns_before
@@ -201,10 +201,10 @@ def newest_publish_time(source: History) -> datetime | None:
     """The greatest publish time in a history of Parquet files, by their statistics; None if it is not known."""
     if source.version is None or "files" not in source.version:
         return None
-    root = Path(source.uri) if Path(source.uri).is_dir() else Path(source.uri).parent
     found = []
-    for file in source.version["files"]:
-        metadata = pq.read_metadata(root / file["file"])
+    for path in parquet_files(source.uri)[1]:
+        with opened(path) as file:
+            metadata = file.metadata
         for group in range(metadata.num_row_groups):
             columns = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
             column = next((one for one in columns if one.path_in_schema == "publish_time"), None)
