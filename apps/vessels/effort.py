@@ -44,7 +44,8 @@ def half_us_of(keys: npt.NDArray[Any], times_us: npt.NDArray[np.int64]) -> npt.N
     """`half_us` of positions that are sorted by key, then by time."""
     gaps = np.diff(times_us)
     gaps = np.where((keys[1:] == keys[:-1]) & (gaps <= LONGEST_GAP_US), gaps, 0)
-    return np.append(gaps, 0) + np.insert(gaps, 0, 0)
+    found: npt.NDArray[np.int64] = np.append(gaps, 0) + np.insert(gaps, 0, 0)
+    return found
 
 
 def on_grid(positions: pa.Table, hours: npt.NDArray[np.float64], degrees: float) -> pa.Table:
