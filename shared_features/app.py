@@ -100,6 +100,18 @@ class App:
         return list(found.values())
 
     @cached_property
+    def stored_features(self) -> dict[str, tuple[str, str]]:
+        """Where an archived or live block holds what was computed: feature's definition to its column and dtype."""
+        return {value.key: (f"feature.{name}", value.dtype) for name, value in self.features.items()}
+
+    @cached_property
+    def told_features(self) -> set[str]:
+        """Names of the features that the reactions' payloads are made of."""
+        payloads = [value for reaction in self.reactions for value in reaction.payload.values()]
+        used = {part.key for value in payloads for part in value.walk()}
+        return {name for name, value in self.features.items() if value.key in used}
+
+    @cached_property
     def keys(self) -> list[Key]:
         """The keys that aggregates group by, in order of first use: one keyed stage each."""
         return self._distinct([aggregate.by for aggregate in self.aggregates()])

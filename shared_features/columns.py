@@ -80,12 +80,19 @@ class Evaluator:
     Args:
         block: rows with the columns that the expressions name.
         extra: columns by node key that are known already (the aggregates of the stages).
+        stored: by node key, the column and the dtype under which the block holds the node's values, read when asked.
     """
 
-    def __init__(self, block: pa.RecordBatch, extra: Mapping[str, Column] | None = None) -> None:
+    def __init__(
+        self,
+        block: pa.RecordBatch,
+        extra: Mapping[str, Column] | None = None,
+        stored: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
         self.block = block
         self.rows = block.num_rows
         self._columns: dict[str, Column] = dict(extra or {})
+        self._stored = stored or {}
         self._types: dict[str, np.ndarray] = {}
         self._identities: np.ndarray | None = None
         self._quiet = False
@@ -112,6 +119,10 @@ class Evaluator:
         key = expression.key
         found = self._columns.get(key)
         if found is None:
+            stored = self._stored.get(key)
+            if stored is not None:
+                found = self._columns[key] = from_arrow(self.block.column(stored[0]), stored[1])
+                return found
             if not (self._quiet or expression.is_leaf):
                 return self.columns([expression])[0]
             found = self._columns[key] = expression.evaluate(self)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -11,7 +9,6 @@ from shared_features.app import App, Reaction
 from shared_features.columns import Evaluator, is_one_of
 from shared_features.encode import EventMessage, rows_to_messages
 from shared_features.errors import EventError
-from shared_features.expressions import Expression
 from streaming import results
 from streaming.dead_letters import DeadLetter
 from streaming.event_blocks import row_as_event
@@ -34,8 +31,7 @@ def outgoing(
     ended = is_one_of(block.column("outcome"), results.PREDICTED, results.RECORDED)
     if not ended.any():
         return {}
-    uses = [value for reaction in app.reactions for value in reaction.payload.values()]
-    dropped = _not_needed(app, block, uses, with_features=with_features)
+    dropped = _not_needed(app, block, with_features=with_features)
     done = block.select([name for name in block.schema.names if name not in dropped])
     done = done if ended.all() else done.filter(pa.array(ended))
     keys = _keys(app, done)
@@ -67,35 +63,34 @@ def outgoing(
         if reaction.name not in fired or not fired[reaction.name].true_count:
             continue
         rows = pc.indices_nonzero(fired[reaction.name])
-        payload = _payload(app, reaction, done, uses)
+        told = done.take(rows)
         sent[topic(app.name, f"reaction-{reaction.name}")] = reaction_messages(
-            done.take(rows),
+            told,
             [first_ids[row] for row in rows.to_pylist()],
             app=app.name,
             reaction=reaction.name,
             keys={key: values.take(rows) for key, values in keys.items()},
-            payload={field: values.take(rows) for field, values in payload.items()},
+            payload=_payload(app, reaction, told),
         )
     return sent
 
 
-def _payload(app: App, reaction: Reaction, done: pa.RecordBatch, uses: Sequence[Expression]) -> dict[str, pa.Array]:
+def _payload(app: App, reaction: Reaction, done: pa.RecordBatch) -> dict[str, pa.Array]:
     """What a reaction's messages say, of each row."""
-    evaluator = results.feature_evaluator(app, done, uses)
+    evaluator = results.feature_evaluator(app, done)
     payload = {field: evaluator.array(value) for field, value in reaction.payload.items()}
     payload = payload or columns_under(done, f"prediction.{app.models[0].name}.")
     started = f"started.{reaction.name}"
     return payload | ({"started": done.column(started)} if started in done.schema.names else {})
 
 
-def _not_needed(app: App, block: pa.RecordBatch, uses: Sequence[Expression], *, with_features: bool) -> set[str]:
+def _not_needed(app: App, block: pa.RecordBatch, *, with_features: bool) -> set[str]:
     """Columns that no message is made of: they are many, and filtering them all costs more than the rest."""
     others = tuple(f"{name}." for name in app.event_types if name != app.predict_on.name)
     dropped = {name for name in block.schema.names if name.startswith(others)}
     recorded = is_one_of(block.column("outcome"), results.RECORDED)
     if not with_features and not recorded.any():
-        used = {part.key for value in uses for part in value.walk()}
-        dropped |= {f"feature.{name}" for name, value in app.features.items() if value.key not in used}
+        dropped |= {f"feature.{name}" for name in app.features if name not in app.told_features}
     return dropped
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 
 from shared_features.app import App, Model, Rule
 from shared_features.blocks import append_columns
-from shared_features.columns import FEW_ROWS, Column, Evaluator, from_arrow, is_one_of
-from shared_features.expressions import Expression
+from shared_features.columns import FEW_ROWS, Evaluator, from_arrow, is_one_of
 from shared_features.reactions import ReactionStage
 
 PREDICTED, RECORDED, FOLDED, FAILED = "predicted", "recorded", "folded", "prediction_failed"
@@ -66,21 +65,15 @@ def feature_block(app: App, block: pa.RecordBatch, rows: np.ndarray) -> pa.Recor
 def apply_rule(app: App, rule: Rule, block: pa.RecordBatch) -> Answer:
     """A rule's probability for the asked rows; a null is refused, as a non-finite prediction would be."""
     rows = asked_rows(app, block)
-    column = feature_evaluator(app, block, [rule.probability]).column(rule.probability)
+    column = feature_evaluator(app, block).column(rule.probability)
     values = column.values.astype(np.float64)[rows]
     refused = {int(i): f"rule {rule.name!r} gives null here" for i in np.flatnonzero(~column.valid[rows])}
     return Answer({"probability": values}, refused, 0)
 
 
-def feature_evaluator(app: App, block: pa.RecordBatch, uses: Iterable[Expression]) -> Evaluator:
-    """An evaluator that knows the features in ``uses`` by their definitions, for rules and reactions."""
-    used = {part.key for value in uses for part in value.walk()}
-    known: dict[str, Column] = {
-        value.key: from_arrow(block.column(f"feature.{name}"), value.dtype)
-        for name, value in app.features.items()
-        if value.key in used
-    }
-    return Evaluator(block, known)
+def feature_evaluator(app: App, block: pa.RecordBatch) -> Evaluator:
+    """An evaluator that knows the features by their definitions, for rules and reactions."""
+    return Evaluator(block, stored=app.stored_features)
 
 
 def with_results(
@@ -172,7 +165,7 @@ def reactions(
     """
     if not app.reactions:
         return {}
-    evaluator = feature_evaluator(app, block, [value for reaction in app.reactions for value in reaction.uses])
+    evaluator = feature_evaluator(app, block)
     for name, column in results.items():
         if name.startswith("prediction."):
             evaluator.learn_column(name, from_arrow(column, "float64"))
