@@ -416,7 +416,8 @@ def test_tensorflow_reads_the_records_that_traindata_writes(tmp_path: Path) -> N
 
 def test_a_training_that_is_killed_goes_on_where_it_was(trained: Trained, tmp_path: Path) -> None:
     """After kill -9 the same command ends with the figures of one that was never stopped."""
-    arguments = ["--rows", trained.rows_folder, "--models", tmp_path, "--options", OPTIONS, "--seed", "3", "--reuse"]
+    arguments: list[str | Path] = ["--rows", trained.rows_folder, "--models", tmp_path, "--options", OPTIONS]
+    arguments += ["--seed", "3", "--reuse"]
     process = _start("training.train", *arguments)
     assert process.stdout is not None
     try:
