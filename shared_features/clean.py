@@ -19,18 +19,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shared_features.columns import FEW_ROWS
 from shared_features.errors import DefinitionError, did_you_mean
 
 if TYPE_CHECKING:
     from shared_features.schema import EventSchema, FieldType
 
 Bound = int | float | None
+_SPACES = " \t\n\v\f\r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +173,9 @@ def clean_block(block: pa.RecordBatch, schemas: Iterable[EventSchema]) -> pa.Rec
             index = block.schema.get_field_index(f"{schema.name}.{name}")
             if index < 0 or block.schema.field(index).type != schema.fields[name].arrow:
                 continue
-            column = clean_column(block.column(index), rule, schema.fields[name])
-            if column is not block.column(index):
+            values = block.column(index)
+            column = clean_column(values, rule, schema.fields[name])
+            if column is not values:
                 block = block.set_column(index, block.schema.field(index), column)
     return block
 
@@ -184,9 +188,43 @@ def clean_column(values: pa.Array, rule: Clean, of: FieldType) -> pa.Array:
         rule: of the field, as `checked_rules` let it pass.
         of: the field.
     """
-    if values.null_count == len(values):
+    if values.null_count == len(values) or (len(values) <= FEW_ROWS and _is_clean(values, rule, of)):
         return values
     return _clean_texts(values, rule) if of.arrow == pa.string() else _clean_numbers(values, rule, of)
+
+
+def _is_clean(values: pa.Array, rule: Clean, of: FieldType) -> bool:
+    """Whether nothing changes, for few rows: a live event is one, where calls of Arrow cost more than comparisons."""
+    if of.arrow == pa.string():
+        unknown = _tidy_nulls(rule.case, rule.strip, tuple(rule.null))
+        return all(text is None or _is_tidy(text, rule, unknown) for text in values.to_pylist())
+    nulls = _twins(rule.null, of)
+    low, high = (None, None) if rule.between is None or rule.outside == "dead_letter" else rule.between
+    lowest = None if low is None else min(_twins([low], of))
+    highest = None if high is None else max(_twins([high], of))
+    for number in values.to_pylist():
+        if number is None:
+            continue
+        if number in nulls or (lowest is not None and number < lowest) or (highest is not None and number > highest):
+            return False
+    return True
+
+
+def _is_tidy(text: str, rule: Clean, unknown: frozenset[str]) -> bool:
+    if rule.case is not None and not (
+        text.isascii() and text == (text.upper() if rule.case == "upper" else text.lower())
+    ):
+        return False
+    if rule.strip and text != text.strip(_SPACES if rule.strip is True else rule.strip):
+        return False
+    return text not in unknown
+
+
+@cache
+def _tidy_nulls(case: Literal["upper", "lower"] | None, strip: bool | str, null: tuple[str, ...]) -> frozenset[str]:
+    if not null:
+        return frozenset()
+    return frozenset(_tidy(pa.array(list(null), pa.string()), Clean(case=case, strip=strip, null=null)).to_pylist())
 
 
 def _clean_texts(values: pa.Array, rule: Clean) -> pa.Array:
