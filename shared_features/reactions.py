@@ -24,11 +24,16 @@ from shared_features.expressions import Expression
 from shared_features.fingerprint import canonical
 from shared_features.kernel import key_column
 from shared_features.keys import Key
+from shared_features.slots import IntegerSlots, TextSlots
 
-BYTES_PER_KEY = 400
-"""About what one reaction remembers of one value of its key; the times of a rate limit add 32 bytes each."""
+BYTES_PER_KEY = 100
+"""About what a stage remembers of one value of its key, once."""
+BYTES_PER_MEMORY = 300
+"""About what one reaction remembers of one value of its key, once its condition was true there; the times of a rate
+limit add 32 bytes each."""
 
 _NOTHING = object()
+_NEVER_US = -(2**63)
 
 
 @dataclass(slots=True)
@@ -36,16 +41,19 @@ class _Memory:
     """What one reaction remembers of one value of its key.
 
     Attributes:
-        newest_us: event time of the newest event that took part.
         on: of a hysteresis.
         value: of ``changes``, as it was last; `_NOTHING` before the first.
         fired_us: event times at which it fired and which a later event can still count.
     """
 
-    newest_us: int
     on: bool = False
     value: Any = _NOTHING
     fired_us: deque[int] = field(default_factory=deque)
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it says more than a new one."""
+        return self.on or self.value is not _NOTHING or bool(self.fired_us)
 
 
 class ReactionStage:
@@ -61,7 +69,9 @@ class ReactionStage:
         name = None if key is None else key.name
         self.key, self.epoch, self.shard, self.position = key, epoch, shard, 0
         self.reactions = [one for one in app.reactions if (None if one.by is None else one.by.name) == name]
-        self._memories: dict[str, dict[Any, _Memory]] = {one.name: {} for one in self.reactions}
+        self._slots = TextSlots() if key is None or key.dtype == "string" else IntegerSlots()
+        self._newest_us = np.empty(0, np.int64)  # by slot: event time of the newest event that took part
+        self._memories: dict[str, dict[int, _Memory]] = {one.name: {} for one in self.reactions}  # by slot
 
     @property
     def name(self) -> str:
@@ -71,7 +81,7 @@ class ReactionStage:
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return BYTES_PER_KEY * sum(map(len, self._memories.values()))
+        return BYTES_PER_KEY * len(self._slots) + BYTES_PER_MEMORY * sum(map(len, self._memories.values()))
 
     def fold(self, evaluator: Evaluator, predicted: np.ndarray) -> dict[str, pa.Array]:
         """Fold a block in row order.
@@ -91,11 +101,12 @@ class ReactionStage:
         takes_part = predicted & np.asarray(keys.is_valid())
         rows = np.flatnonzero(takes_part)
         found = self._numbered(takes_part, len(rows))
-        values = keys.take(pa.array(rows)).to_pylist()
-        times = evaluator.block_column("event_time", "timestamp").values[rows].tolist()
+        slots = self._slots.of(keys.take(pa.array(rows)))
+        times = evaluator.block_column("event_time", "timestamp").values[rows]
+        in_order = self._in_order(slots, times)
         for one in self.reactions:
             fires, started = np.zeros(evaluator.rows, np.bool_), np.zeros(evaluator.rows, np.bool_)
-            fires[rows], started[rows] = self._fold_one(one, evaluator, rows, values, times)
+            fires[rows], started[rows] = self._fold_one(one, evaluator, rows, slots, times, in_order)
             found[f"reaction.{one.name}"] = pa.array(fires)
             if one.until is not None:
                 found[f"started.{one.name}"] = pa.array(started, mask=~takes_part)
@@ -110,27 +121,61 @@ class ReactionStage:
             prefix + "position": pa.array(first + np.cumsum(takes_part) - 1, pa.int64(), mask=mask),
         }
 
+    def _in_order(self, slots: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Which rows are not older than the newest one of their key that took part before them; bool [rows]."""
+        more = len(self._slots) - len(self._newest_us)
+        if more > 0:
+            room = np.full(more + (len(self._slots) >> 2), _NEVER_US, np.int64)
+            self._newest_us = np.concatenate([self._newest_us, room])
+        if len(slots) == 1:
+            in_order: np.ndarray = times >= self._newest_us[slots]
+        else:
+            order = np.argsort(slots, kind="stable")
+            by_slot = slots[order]
+            _, ranks = np.unique(times[order], return_inverse=True)
+            group = np.cumsum(np.diff(by_slot, prepend=by_slot[:1]) != 0)
+            place = group * (len(slots) + 1) + ranks  # compares as time does within a key, and cannot overflow
+            in_order = np.empty(len(slots), np.bool_)
+            in_order[order] = (place >= np.maximum.accumulate(place)) & (times[order] >= self._newest_us[by_slot])
+        np.maximum.at(self._newest_us, slots, times)
+        return in_order
+
     def _fold_one(
-        self, one: Reaction, evaluator: Evaluator, rows: np.ndarray, keys: Sequence[Any], times: Sequence[int]
-    ) -> tuple[list[bool], list[bool]]:
-        """For each of the rows whether the reaction fires, and whether it is on afterwards."""
+        self,
+        one: Reaction,
+        evaluator: Evaluator,
+        rows: np.ndarray,
+        slots: np.ndarray,
+        times: np.ndarray,
+        in_order: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """For each of the rows whether the reaction fires, and, with ``until``, whether it is on afterwards."""
         memories = self._memories[one.name]
-        when = _true(evaluator, one.when)[rows].tolist()
-        until = None if one.until is None else _true(evaluator, one.until)[rows].tolist()
-        changes = None if one.changes is None else evaluator.array(one.changes).take(pa.array(rows)).to_pylist()
-        fires, started = [], []
-        for row, (key, time_us) in enumerate(zip(keys, times, strict=True)):
-            memory = memories.get(key)
-            if memory is None:
-                memory = memories[key] = _Memory(time_us)
-            fired = False
-            if time_us >= memory.newest_us:
-                memory.newest_us = time_us
-                fired = when[row] if until is None else _switch(memory, one.announce, when[row], until[row])
-                fired = fired and (changes is None or _changed(memory, changes[row]))
-                fired = fired and (one.at_most is None or _allowed(memory, time_us, one.at_most, one.every_us or 0))
-            fires.append(fired)
-            started.append(memory.on)
+        when = _true(evaluator, one.when)[rows]
+        until = None if one.until is None else _true(evaluator, one.until)[rows]
+        # Where no condition is true a row changes nothing but the newest time: most rows of most reactions.
+        touched = np.flatnonzero(in_order & (when if until is None else when | until))
+        changes = None
+        if one.changes is not None:
+            values = evaluator.array(one.changes).take(pa.array(rows[touched])).to_pylist()
+            changes = dict(zip(touched.tolist(), values, strict=True))
+        fires, switched = np.zeros(len(rows), np.bool_), dict[int, bool]()
+        before = {} if until is None else {slot: slot in memories and memories[slot].on for slot in set(slots.tolist())}
+        for row in touched.tolist():
+            time_us = int(times[row])
+            slot = int(slots[row])
+            memory = memories.pop(slot, None) or _Memory()
+            fired = bool(when[row]) if until is None else _switch(memory, one.announce, when[row], until[row])
+            switched[row] = memory.on
+            fired = fired and (changes is None or _changed(memory, changes[row]))
+            fires[row] = fired and (one.at_most is None or _allowed(memory, time_us, one.at_most, one.every_us or 0))
+            if memory.is_of_use:
+                memories[slot] = memory
+        started = np.zeros(len(rows), np.bool_)
+        if until is not None:
+            for row, slot in enumerate(slots.tolist()):
+                before[slot] = switched.get(row, before[slot])
+                started[row] = before[slot]
         return fires, started
 
     def save(self) -> list[bytes]:
@@ -142,12 +187,12 @@ class ReactionStage:
         return [] if self.key is None else [self._saved(self.key, one) for one in self.reactions]
 
     def _saved(self, key: Key, one: Reaction) -> bytes:
-        memories = self._memories[one.name]
-        kept = list(memories.values())
+        memories, nothing = self._memories[one.name], _Memory()
+        kept = [memories.get(slot, nothing) for slot in range(len(self._slots))]
         values = [None if memory.value is _NOTHING else memory.value for memory in kept]
         columns = {
-            "key": pa.array(list(memories), ARROW_TYPES[key.dtype]),
-            "newest_us": pa.array([memory.newest_us for memory in kept], pa.int64()),
+            "key": self._slots.keys().cast(ARROW_TYPES[key.dtype]),
+            "newest_us": pa.array(self._newest_us[: len(kept)]),
             "on": pa.array([memory.on for memory in kept], pa.bool_()),
             "value": pa.array(values, pa.null() if one.changes is None else ARROW_TYPES[one.changes.dtype]),
             "fired_us": pa.array([list(memory.fired_us) for memory in kept], pa.list_(pa.int64())),
@@ -171,14 +216,16 @@ class ReactionStage:
             if metadata.get(b"reaction", b"").decode() != self._whose(one):
                 raise HistoryError(f"what reaction {one.name!r} remembered is of another reaction")
             self.position = int(metadata[b"position"])
+            slots = self._slots.of(block.column("key"))
+            self._in_order(slots, block.column("newest_us").to_numpy())
             self._memories[one.name] = {
-                row["key"]: _Memory(
-                    row["newest_us"],
-                    row["on"],
-                    _NOTHING if row["value"] is None else row["value"],
-                    deque(row["fired_us"]),
+                slot: _Memory(on, _NOTHING if value is None else value, deque(fired_us))
+                for slot, on, value, fired_us in zip(
+                    slots.tolist(),
+                    *(block.column(name).to_pylist() for name in ("on", "value", "fired_us")),
+                    strict=True,
                 )
-                for row in block.to_pylist()
+                if on or value is not None or fired_us
             }
 
 
