@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,8 +58,10 @@ def put_in_place(app: App, out: str | Path, staged: Path, run: str, schema: pa.S
     if not is_here(out):
         return _sent(app, str(out), staged, run, schema)
     out, outcome = Path(out), Outcome()
+    waiting = {f"{path.parent.name}/{run}-{path.name}" for path in staged.glob("publish_date=*/*.parquet")}
     for path in out.glob(f"publish_date=*/{run}-*.parquet"):  # of this run, when it was cut off here
-        _note(outcome, out, path, pq.read_metadata(path).num_rows)
+        if path.relative_to(out).as_posix() not in waiting:
+            _note(outcome, out, path, pq.read_metadata(path).num_rows)
     known: KnownRows | None = None
     others = any(not path.name.startswith(f"{run}-") for path in out.glob("publish_date=*/*.parquet"))
     for path in sorted(staged.glob("publish_date=*/*.parquet")):
@@ -72,6 +75,8 @@ def put_in_place(app: App, out: str | Path, staged: Path, run: str, schema: pa.S
             rows = _put_new(path, target, shape, known, outcome)
         if rows:
             _note(outcome, out, target, rows)
+    for name in outcome.files:
+        _make_durable(out / name)
     return outcome
 
 
@@ -115,6 +120,16 @@ def _put_new(path: Path, target: Path, shape: Shape, known: KnownRows, outcome: 
 def _note(outcome: Outcome, out: Path, path: Path, rows: int) -> None:
     outcome.added += rows
     outcome.files[path.relative_to(out).as_posix()] = path.stat().st_size
+
+
+def _make_durable(path: Path) -> None:
+    """Force a file and its name to disk: what the manifest says must be there after a power cut."""
+    for place in (path, path.parent):
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _size(path: Path) -> int:

@@ -162,6 +162,11 @@ def test_a_range_is_what_the_whole_gives_there_and_what_is_there_stays(tmp_path:
     assert (first.rows_added, first.rows_there) == (between(whole, 30, 70).num_rows, 0)
     again = run(folder, tmp_path / "out", 30, 70)
     assert (again.reused, again.rows_added, again.rows_there) == (True, 0, first.rows_added)
+    gone = sorted((tmp_path / "out").glob("publish_date=*/*.parquet"))[-1]
+    gone.unlink()
+    whole_again = run(folder, tmp_path / "out", 30, 70)
+    assert (whole_again.reused, whole_again.rows_added) == (False, first.rows_added)
+    assert rows_of(tmp_path / "out").equals(between(whole, 30, 70))
     spoil(tmp_path / "out")
     wider = run(folder, tmp_path / "out", 10, 90)
     assert (wider.rows_there, wider.rows_differing) == (first.rows_added, 1)
