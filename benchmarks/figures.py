@@ -166,12 +166,31 @@ def stream(folder: Path) -> list[Row]:
     ]
 
 
+def backfill(folder: Path) -> list[Row]:
+    """`sameriver bench backfill`."""
+    found = run(folder, "bench", "backfill")
+    differ = "0" if found["results_agree"] else "some"
+    return [
+        (
+            f"{found['rows'] / 1e6:.0f} million positions, 12 features, Parquet to Parquet",
+            f"{found['rows_per_s'] / 1e6:.2f} million/s",
+            "",
+        ),
+        ("time / (kernel + reading + writing by themselves)", f"{found['ratio_kernel_plus_io']:.2f}", "≤ 1.5"),
+        ("peak memory", f"{found['peak_rss_mb'] / 1e3:.1f} GB", "≤ 3 GB"),
+        ("twice the rows take", f"{found['growth_ratio']:.2f} times as long", "≤ 2.2"),
+        ("`verify`, rows a minute, no model", f"{found['verify_rows_per_min'] / 1e6:.0f} million", "≥ 1 million"),
+        ("rows that differ / that a second run adds", f"{differ} / {found['rows_added_again']}", "0 / 0"),
+    ]
+
+
 PARTS: Mapping[str, Callable[[Path], list[Row]]] = {
     "demo": demo,
     "evaluate": evaluate,
     "kernel": kernel,
     "serving": serving,
     "stream": stream,
+    "backfill": backfill,
 }
 
 
