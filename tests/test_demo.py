@@ -180,3 +180,26 @@ def test_what_verify_compares_with_are_the_rows_that_the_model_was_trained_by(de
     for name in app.features:
         ours = stretch.column(f"feature.{name}").take(rows)
         assert same_bits(year[name].combine_chunks(), ours).all(), name
+
+
+def test_retraining_finds_what_the_demo_has_made(demo: QuickDemo, tmp_path: Path) -> None:
+    """Data is checked, rows and model are found by what they were made of, and the version that predicts stays."""
+    models = tmp_path / "models"
+    shutil.copytree(demo.folder / "var" / "models" / "flights", models)
+    command = [sys.executable, "-m", "cli", "retrain", "--app", "flights", "--quick", "--json"]
+    command += ["--models", str(models), "--reports", str(tmp_path / "reports")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=demo.folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    steps = {step["step"]: step["outcome"] for step in result["steps"]}
+    assert steps == {
+        "data": "done",
+        "traindata": "found",
+        "champion": "done",
+        "train": "found",
+        "promote": "found",
+    }
+    assert (result["promoted"], result["version"], result["champion"], result["gate"]) == (True, 1, 1, None)
+    state = json.loads((models / "wide_and_deep" / "promotion.json").read_text())["present"]
+    assert (state["champion"], state["stage"], state["candidate"]) == (1, "full", None)

@@ -3,6 +3,7 @@
 from shared_features import (
     App,
     EventType,
+    Gate,
     Key,
     Label,
     Model,
@@ -77,6 +78,11 @@ app = App(
         Model("wide_and_deep", crosses=[("origin", "carrier")], embeddings=["dest"], baseline="departure_delay"),
     ],
     baselines=[Rule("late_at_departure", delay >= 15)],
+    gates=[  # a newly trained model keeps these, or is not promoted
+        Gate("auc", not_worse_by=0.002),
+        Gate("log_loss", not_worse_by=0.01, slices=["origin", "carrier"]),
+        Gate("calibration_error", at_most=0.02),
+    ],
     reactions=[
         Reaction(
             "rebook",
