@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import yaml
@@ -17,6 +17,9 @@ import yaml
 from tests import repository
 from tests.bigquery_server import ENVIRONMENT
 from tests.repository import ROOT
+
+if TYPE_CHECKING:
+    from batch.follow import FollowMonitoring
 
 COMPOSE: dict[str, Any] = yaml.safe_load(repository.text(Path("docker-compose.yml")))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -88,10 +91,20 @@ def series(page: str) -> set[str]:
     return found
 
 
+def following(mismatch: str | None = None) -> FollowMonitoring:
+    """What `sameriver verify --follow` says, having caught up, and found this to differ."""
+    from batch.follow import FollowMonitoring
+    from batch.verify import VerifyReport
+
+    app = SimpleNamespace(name="shop", fingerprint="f" * 64)
+    report = VerifyReport(first_mismatch=mismatch)
+    follower = SimpleNamespace(app=app, report=report, commits=0, caught_up=True, compared_s=0.0)
+    return FollowMonitoring(cast(Any, follower))
+
+
 @cache
 def exported() -> dict[str, set[str]]:
     """The series of each program that Prometheus asks, by the name of its job there."""
-    from batch.follow import FollowMonitoring
     from serving.gateway.metrics import Metrics as GatewayMetrics
     from serving.metrics import Metrics
     from streaming.monitoring import Monitoring
@@ -107,19 +120,10 @@ def exported() -> dict[str, set[str]]:
     counts = {"duplicates": 0, "dead_letters": {"not_finite": 1}, "outcomes": {"predicted": 1}}
     job.committed(counts, [pa.RecordBatch.from_pydict(columns)])
     desk = SimpleNamespace(in_flight=0, trouble=lambda: "")
-    report = dict.fromkeys(("feature_mismatches", "prediction_mismatches", "reaction_mismatches"), 0)
-    report |= dict.fromkeys(("events", "features", "predictions", "predictions_unchecked"), 0)
-    follower = SimpleNamespace(
-        app=SimpleNamespace(name="shop", fingerprint="f"),
-        report=SimpleNamespace(**report),
-        commits=0,
-        caught_up=True,
-        compared_s=0.0,
-    )
     gateway = GatewayMetrics(cast(Any, desk))
     return {
         "job": series(job.metrics().decode()),
-        "verify": series(FollowMonitoring(cast(Any, follower)).metrics().decode()),
+        "verify": series(following().metrics().decode()),
         "gateway": series(gateway.text().decode()),
         "model-server": series(Metrics().page()),
     }
