@@ -188,7 +188,7 @@ class Retraining:
 
     def _train(self) -> tuple[str, str]:
         arguments = ["--app", self.app.spec, "--rows", str(self.rows), "--models", str(self.home.parent)]
-        arguments += ["--model", self.model.name, "--reuse", *self.training]
+        arguments += ["--model", self.model.name, "--reuse", "--keep-champion", *self.training]
         trained = self._run("train", ["train", *arguments])
         self.version = trained["version"]
         auc = trained["metrics"]["test"]["auc"]

@@ -127,6 +127,9 @@ def traindata(
 @model_option
 @click.option("--quick", is_flag=True, help="Fewer rows and epochs, for trying things out.")
 @click.option("--seed", default=1, help="Of shuffling, weights and dropout.")
+@click.option(
+    "--keep-champion", is_flag=True, help="Promote nothing, also where the champion was made of other features."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="That trains.")
 @click.option("--reuse", is_flag=True, help="Where a version is made of the same (rows, options, seed), take it.")
 @json_option
@@ -137,6 +140,7 @@ def train(
     model_name: str | None,
     quick: bool,
     seed: int,
+    keep_champion: bool,
     device: str,
     reuse: bool,
     as_json: bool,
@@ -158,6 +162,8 @@ def train(
     arguments += ["--device", device, *(["--reuse"] if reuse else [])]
     with output.progress(f"training {name}") as tell:
         trained = run_job("training.train", [*arguments, *(["--quick"] if quick else [])], tell)
+    home = (models or options.models_folder(app)) / name
+    champion = trained["version"] if keep_champion else _champion(app, home, trained["version"])
     if as_json:
         output.print_json(trained)
         return
@@ -166,6 +172,8 @@ def train(
         f"{trained['path']}: version {trained['version']} of {name}, trained in {trained['duration_s']:.0f} s; on the "
         f"test split AUC {test['auc']:.4f}, log loss {test['log_loss']:.4f}"
     )
+    if champion != trained["version"]:
+        click.echo(f"version {champion} goes on predicting until another is promoted: `sameriver promote`")
 
 
 def _splits(app: App, validate_from: datetime | None, test_from: datetime | None) -> Splits | None:
@@ -203,3 +211,22 @@ def _ensure_rows(app: App, folder: Path) -> None:
         make_training_rows(
             app, history, folder, splits=splits, progress=lambda done, step: tell(0.1 + 0.9 * done, step)
         )
+
+
+def _champion(app: App, home: Path, trained: int) -> int:
+    """The version that predicts after a training.
+
+    Where nothing was ever promoted it is the newest; a champion stays, unless it was made of other features than the
+    app now has: then nobody could go live before the new one is promoted, and it is.
+    """
+    from commands.promote import set_stage
+    from serving.promotion import read_promotion
+    from training.export import read_summary
+
+    present = read_promotion(home)
+    if present is None:
+        return trained
+    if read_summary(home / str(present.champion))["fingerprint"] != app.fingerprint:
+        set_stage(app, home, trained, "full", 0.0, None, "sameriver train: the champion has other features")
+        return trained
+    return present.champion

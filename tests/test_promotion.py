@@ -110,6 +110,21 @@ def test_stages_of_a_promotion(tmp_path: Path, models: Path) -> None:
     assert (tmp_path / "models.config").read_text() == server_config(tmp_path, ["half"])
 
 
+def test_training_promotes_only_over_a_champion_of_other_features(tmp_path: Path, models: Path) -> None:
+    from commands.training import _champion
+
+    home = tmp_path / "half"
+    home.mkdir()
+    for version in (1, 2, 4):
+        (home / str(version)).symlink_to(models / "half" / str(version))
+    assert _champion(app, home, 2) == 2  # nothing was ever promoted: the newest predicts
+    change(home, Promotion(0, 1))
+    assert _champion(app, home, 2) == 1
+    change(home, Promotion(0, 4))  # made of other features
+    assert _champion(app, home, 2) == 2
+    assert read_history(home)[-1].labels == {"stable": 2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
