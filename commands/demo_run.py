@@ -99,6 +99,7 @@ class DemoRun:
         self.view = View(f"sameriver demo · {app.name}", list(self._stages.values()))
         self._listeners: list[Callable[[Stage], None]] = []
         self._stack = ExitStack()
+        self._others: tuple[Child, ...] = ()
         self.map: DemoMap | None = None
         self._began_s = time.monotonic()
 
@@ -139,7 +140,7 @@ class DemoRun:
         self._stack.callback(preparation.stop)
         auc, since = self._prepare(preparation)
         tally, publisher, subscriber = self._go_live(live, preparation, since, logs)
-        self._replay(tally, publisher)
+        self._replay(tally, publisher, subscriber)
         with self._stage("drain") as stage:
             stage.detail = "waiting for what the killed job held"
             archive = self._folder / "archive"
@@ -219,7 +220,8 @@ class DemoRun:
         self._live = live
         return tally, publisher, subscriber
 
-    def _replay(self, tally: Tally, publisher: Child) -> None:
+    def _replay(self, tally: Tally, publisher: Child, subscriber: Child) -> None:
+        self._others = (publisher, subscriber)
         with self._stage("warm") as stage:
             hours = warm_up_us(self.app) / 3_600_000_000
             before = f"of the {hours:,.0f} hours before" if hours < 10_000 else "before"
@@ -250,7 +252,7 @@ class DemoRun:
         tally.changed_s = time.monotonic()
 
         def complete() -> bool:
-            self._check_alive(publisher)
+            self._check_alive()
             running = phase != KILL or self._kill_done(tally, KILL_SHARE * total)
             if not running:
                 tally.changed_s = time.monotonic()
@@ -280,8 +282,8 @@ class DemoRun:
             raise ChildError(job, f"was not ready again within {START_S:.0f} s")
         return job.ready is not None
 
-    def _check_alive(self, *others: Child) -> None:
-        for child in (*self._live.children(), *others):
+    def _check_alive(self) -> None:
+        for child in (*self._live.children(), *self._others):
             if child.exit_code is not None:
                 raise ChildError(child)
 
