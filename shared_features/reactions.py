@@ -153,29 +153,32 @@ class ReactionStage:
         memories = self._memories[one.name]
         when = _true(evaluator, one.when)[rows]
         until = None if one.until is None else _true(evaluator, one.until)[rows]
-        # Where no condition is true a row changes nothing but the newest time: most rows of most reactions.
-        touched = np.flatnonzero(in_order & (when if until is None else when | until))
+        started = np.zeros(len(rows), np.bool_)
+        # Most rows of most reactions change nothing but the newest time: their condition is not true, or it could only
+        # switch off what is off. The others are taken one by one.
+        matters = when
+        if until is not None:
+            started[:] = [slot in memories and memories[slot].on for slot in slots.tolist()]
+            matters = when | (until & (started | np.isin(slots, slots[when])))
+        touched = np.flatnonzero(in_order & matters)
         changes = None
         if one.changes is not None:
             values = evaluator.array(one.changes).take(pa.array(rows[touched])).to_pylist()
             changes = dict(zip(touched.tolist(), values, strict=True))
-        fires, switched = np.zeros(len(rows), np.bool_), dict[int, bool]()
-        before = {} if until is None else {slot: slot in memories and memories[slot].on for slot in set(slots.tolist())}
+        fires = np.zeros(len(rows), np.bool_)
         for row in touched.tolist():
-            time_us = int(times[row])
             slot = int(slots[row])
             memory = memories.pop(slot, None) or _Memory()
+            was_on = memory.on
             fired = bool(when[row]) if until is None else _switch(memory, one.announce, when[row], until[row])
-            switched[row] = memory.on
+            if memory.on != was_on:
+                started[row:][slots[row:] == slot] = memory.on
             fired = fired and (changes is None or _changed(memory, changes[row]))
-            fires[row] = fired and (one.at_most is None or _allowed(memory, time_us, one.at_most, one.every_us or 0))
+            fires[row] = fired and (
+                one.at_most is None or _allowed(memory, int(times[row]), one.at_most, one.every_us or 0)
+            )
             if memory.is_of_use:
                 memories[slot] = memory
-        started = np.zeros(len(rows), np.bool_)
-        if until is not None:
-            for row, slot in enumerate(slots.tolist()):
-                before[slot] = switched.get(row, before[slot])
-                started[row] = before[slot]
         return fires, started
 
     def save(self) -> list[bytes]:
