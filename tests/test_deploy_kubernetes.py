@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.vertex import EVERYWHERE
 from tests import deployed, repository
 from tests.repository import ROOT
 
@@ -108,7 +109,7 @@ def test_commands_are_as_the_program_wants_them(
         from serving.flags import parser
 
         given = parser().parse_args(context.params["flags"])
-        assert (given.host, given.allow_remote) == ("0.0.0.0", True)  # noqa: S104
+        assert (given.host, given.allow_remote) == (EVERYWHERE, True)
         assert given.enable_grpc_healthcheck_service
     (settings,) = [it["data"] for it in built(FOLDERS[0]) if it["metadata"]["name"].startswith("settings-")]
     known = {f"SAMERIVER_{first.upper()}_{parameter.name.upper()}" for parameter in command.params if parameter.name}

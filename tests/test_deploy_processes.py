@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from serving.vertex import EVERYWHERE
 from streaming.broker.server import Broker
 from tests import deployed, repository
 from tests.deployed import SERVICES
@@ -48,7 +49,7 @@ class Composed:
             return self.addresses.setdefault(where, f"127.0.0.1:{free_port()}")
 
         text = re.sub(rf"\b(?:{'|'.join(SERVICES)}):\d+", place, text)
-        return text.replace("/secrets", str(self._folder)).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        return text.replace("/secrets", str(self._folder)).replace(EVERYWHERE, "127.0.0.1")
 
     def port(self, service: str, port: int) -> str:
         """``host:port`` on this machine of a service's port."""

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from serving import config, flags
+from serving.vertex import EVERYWHERE
 from tests import deployed, repository
 from tests.deployed import SERVICES
 from tests.repository import ROOT
@@ -118,7 +119,7 @@ def test_commands_are_as_the_program_wants_them(name: str, monkeypatch: pytest.M
     prefix = f"SAMERIVER_{command.name.upper()}"
     context = command.make_context(command.name, words, auto_envvar_prefix=prefix)  # UsageError where they do not fit
     if name in ("job", "verify"):
-        assert (context.params["monitoring_port"], context.params["monitoring_host"]) == (9100, "0.0.0.0")  # noqa: S104
+        assert (context.params["monitoring_port"], context.params["monitoring_host"]) == (9100, EVERYWHERE)
     known = {f"{prefix}_{parameter.name.upper()}" for parameter in command.params if parameter.name}
     assert {variable for variable in os.environ if variable.startswith(f"{prefix}_")} <= known
 
