@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
     from serving.vertex import VertexServer
     from shared_features.app import App
 
+log = logging.getLogger("sameriver")
+
 LOOPBACK = "127.0.0.1"
+LOOK_EVERY_S = 0.5
+"""Between two looks at what is promoted, and at the config made of it."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -68,25 +75,49 @@ def serve(
         home = models or options.models_folder(app)
         for name in names:
             check_model(home, name, app)
-        with TemporaryDirectory(prefix="sameriver-") as folder:
-            config = _server_config(home, names, Path(folder))
-            given += [f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1"]
+        with _server_config(home, names) as config:
+            given += [f"--model_config_file={config}", f"--model_config_file_poll_wait_seconds={LOOK_EVERY_S}"]
             _serve(parser().parse_args([*given, *flags]), as_json)
         return
     _serve(parser().parse_args([*given, *flags]), as_json)
 
 
-def _server_config(home: Path, names: Sequence[str], otherwise: Path) -> Path:
-    """The model config file beside the models, which promotions change; one in another folder if it cannot be there."""
-    from serving.promotion import CONFIG, server_config, write_server_config
+@contextmanager
+def _server_config(home: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A model config file of our own that follows what is promoted in ``home``.
 
-    try:
-        return write_server_config(home, names)
-    except OSError:
-        if (home / CONFIG).is_file():
-            return home / CONFIG
-        (otherwise / CONFIG).write_text(server_config(home, names), "utf-8")
-        return otherwise / CONFIG
+    Not the one beside the models: that has the paths of the machine where it was written.
+    """
+    from serving.promotion import CONFIG, server_config
+    from shared_features.errors import ConfigurationError
+    from shared_features.whole_files import replace_text
+
+    ended = threading.Event()
+    with TemporaryDirectory(prefix="sameriver-") as folder:
+        path, text = Path(folder) / CONFIG, server_config(home, names)
+        replace_text(path, text)
+
+        def follow() -> None:
+            said, complaint = text, ""
+            while not ended.wait(LOOK_EVERY_S):
+                try:
+                    now = server_config(home, names)
+                except ConfigurationError as error:
+                    if str(error) != complaint:
+                        log.error("%s", error)
+                    complaint = str(error)
+                    continue
+                if now != said:
+                    replace_text(path, now)
+                    said = now
+
+        thread = threading.Thread(target=follow, name="promotions", daemon=True)
+        thread.start()
+        try:
+            yield path
+        finally:
+            ended.set()
+            thread.join()
 
 
 def _serve(flags: Namespace, as_json: bool) -> None:

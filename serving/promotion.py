@@ -4,8 +4,8 @@
     <models>/models.config              the same for a model server: which versions to serve, under which labels
 
 The champion's label is ``stable``, the candidate's ``canary``. `sameriver promote` and `sameriver rollback` write both
-files, each whole or not at all; the model server and the streaming job look at them once a second, and nothing is
-restarted. Where there is no such file the newest version predicts.
+files, each whole or not at all; job and model server look at the first one every second, TensorFlow's own server at
+the second, and nothing is restarted. Where there is no such file the newest version predicts.
 
 Whether an event of a canary goes to the candidate is decided by a stable hash of its key, salted with the candidate's
 number: the same key always goes the same way, a larger share only adds keys, and the next candidate gets other ones.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests import processes, training_rows
+from tests import training_rows
+from tests.trained import GATES, OPTIONS, Trained, check_slices_and_gates, check_the_page, end, start
 from training.export import SavedModel, read_summary, versions
 from training.rows import number_column, open_rows
 
 pytestmark = pytest.mark.tensorflow
-
-OPTIONS = json.dumps({"crosses": [["shop", "carrier"]], "embeddings": ["carrier"], "units": [32, 32], "epochs": 3})
-
-GATES = json.dumps(
-    [
-        {"metric": "auc", "not_worse_by": 0.0, "slices": []},
-        {"metric": "log_loss", "not_worse_by": 0.001, "slices": ["shop", "carrier"]},
-        {"metric": "calibration_error", "at_most": 0.0001, "slices": []},
-    ]
-)
-
-
-def _start(module: str, *arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments), "--json"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, cwd=processes.REPOSITORY, **pipes)  # type: ignore[call-overload,no-any-return]
-
-
-def _end(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]], str]:
-    try:
-        output, complaints = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    return process.returncode, [json.loads(line) for line in output.splitlines()], complaints
-
-
-class Trained:
-    """Two runs of the same command, the first one's artefact, and the rows."""
-
-    def __init__(self, folder: Path) -> None:
-        self.rows_folder = training_rows.write(folder / "rows", shards=2)
-        self.homes = [folder / "one", folder / "two"]
-        started = [
-            _start("training.train", "--rows", self.rows_folder, "--models", home, "--options", OPTIONS, "--seed", "3")
-            for home in self.homes
-        ]
-        self.lines: list[list[dict[str, Any]]] = []
-        for process in started:
-            code, lines, complaints = _end(process)
-            assert code == 0, complaints
-            self.lines.append(lines)
-        self.rows = open_rows(self.rows_folder)
-        self.test = self.rows.table("test")
-        self.version = self.homes[0] / "wide_and_deep" / "1"
-        self.model = SavedModel(self.version)
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +163,8 @@ def test_the_report_sets_the_model_beside_its_baselines(trained: Trained, tmp_pa
     arguments: list[str | Path] = ["--rows", trained.rows_folder, "--version", trained.version]
     arguments += ["--champion", trained.homes[1] / "wide_and_deep" / "1", "--gates", GATES]
     arguments += ["--baseline-feature", "delay", "--miss", "4", "--purpose", "Parcels & their <delays>."]
-    code, lines, complaints = _end(
-        _start("training.evaluate", *arguments, "--rules", rules, "--out", tmp_path / "report", "--resamples", "100")
+    code, lines, complaints = end(
+        start("training.evaluate", *arguments, "--rules", rules, "--out", tmp_path / "report", "--resamples", "100")
     )
     assert code == 0, complaints
     report = lines[-1]
@@ -242,27 +195,6 @@ def test_the_report_sets_the_model_beside_its_baselines(trained: Trained, tmp_pa
     assert {one["feature"] for one in report["importance"]} == set(training_rows.FEATURES)
     assert report["costs"]["threshold"] == 0.2
     assert report["costs"]["best_cost"] <= report["costs"]["cost"] < min(report["costs"]["never"], 1000)
-
-
-def check_slices_and_gates(report: dict[str, Any]) -> None:
-    """The champion is the same model: all differences are 0, and only the bound on calibration is broken."""
-    assert {one["feature"] for one in report["slices"]} == {"month", "shop", "carrier"}
-    for one in report["slices"]:
-        assert one["auc"]["low"] < one["auc"]["value"] < one["auc"]["high"]
-        assert one["against_champion"]["auc"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert sum(one["rows"] for one in report["slices"] if one["feature"] == "shop") == 2_000
-    assert [one["passed"] for one in report["gate"]["rules"]] == [True, True, False]
-    assert not report["gate"]["passed"]
-
-
-def check_the_page(page: str, report: dict[str, Any]) -> None:
-    """One file with everything inside: the card with data, fingerprint and limits, and no script and no address."""
-    assert "Parcels &amp; their &lt;delays&gt;." in page
-    for said in (training_rows.FINGERPRINT, "6,000", *(html.escape(one) for one in report["card"]["limits"])):
-        assert said in page
-    assert "may not be promoted" in page
-    assert page.count("data:image/png;base64,") == 5
-    assert not re.search(r"<script|https?://", page)
 
 
 def test_what_was_exported_is_what_was_trained(tmp_path: Path, trained: Trained) -> None:
@@ -377,7 +309,7 @@ def test_rows_of_one_outcome_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_a_training_that_is_ended_leaves_nothing_behind(trained: Trained, tmp_path: Path) -> None:
-    process = _start(
+    process = start(
         "training.train", "--rows", trained.rows_folder, "--models", tmp_path, "--options", '{"epochs": 900}'
     )
     assert process.stdout is not None
@@ -387,7 +319,7 @@ def test_a_training_that_is_ended_leaves_nothing_behind(trained: Trained, tmp_pa
         assert {path.name[0] for path in (tmp_path / "wide_and_deep").iterdir()} == {"."}
         process.terminate()
     finally:
-        code, _, complaints = _end(process)
+        code, _, complaints = end(process)
     assert code == 143, complaints
     left = [path.name for path in (tmp_path / "wide_and_deep").iterdir()]
     assert [name for name in left if not name.startswith(".checkpoint-")] == []
@@ -414,32 +346,18 @@ def test_tensorflow_reads_the_records_that_traindata_writes(tmp_path: Path) -> N
     assert delays == [[] if one is None else [float(np.float32(one))] for one in ROWS["delay"].to_pylist()]
 
 
-def test_a_training_that_is_killed_goes_on_where_it_was(trained: Trained, tmp_path: Path) -> None:
-    """After kill -9 the same command ends with the figures of one that was never stopped."""
-    arguments: list[str | Path] = ["--rows", trained.rows_folder, "--models", tmp_path, "--options", OPTIONS]
-    arguments += ["--seed", "3", "--reuse"]
-    process = _start("training.train", *arguments)
-    assert process.stdout is not None
-    try:
-        while not json.loads(process.stdout.readline())["progress"]["detail"].startswith("epoch 1 of 3: validation"):
-            pass
-    finally:
-        process.kill()
-        process.wait()
-    home = tmp_path / "wide_and_deep"
-    assert {path.name.partition("-")[0] for path in home.iterdir()} == {".staged", ".checkpoint"}
-    code, lines, complaints = _end(_start("training.train", *arguments))
-    assert code == 0, complaints
-    assert "going on after epoch 1 of 3" in [line["progress"]["detail"] for line in lines[:-1]]
-    result, uninterrupted = lines[-1], trained.lines[0][-1]
-    assert (result["metrics"], result["epochs"]) == (uninterrupted["metrics"], uninterrupted["epochs"])
+def test_a_training_that_is_killed_goes_on_where_it_was(trained: Trained) -> None:
+    """The second run was killed with -9 after its first epoch; that it ends as the first is tested above."""
+    assert trained.left == {".staged", ".checkpoint"}
+    assert "going on after epoch 1 of 3" in [line["progress"]["detail"] for line in trained.lines[1][:-1]]
+    home = trained.homes[1] / "wide_and_deep"
     assert [path.name for path in home.iterdir()] == ["1"]
 
     from training.train import train
 
-    again = train(trained.rows_folder, tmp_path, options=json.loads(OPTIONS), seed=3, reuse=True)
+    again = train(trained.rows_folder, home.parent, options=json.loads(OPTIONS), seed=3, reuse=True)
     assert (again.reused, again.version) == (True, 1)
-    assert again.metrics == result["metrics"]
+    assert again.metrics == trained.lines[1][-1]["metrics"]
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("deep", "crosses"), ("logistic", "units")])
