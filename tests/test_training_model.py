@@ -376,7 +376,9 @@ def test_the_parts_of_the_model_are_models(trained: Trained, tmp_path: Path, kin
     import tensorflow as tf
 
     said = tf.sigmoid(model([tf.constant(numbers), tf.constant(texts.tolist())])).numpy()
-    assert said.mean() == pytest.approx(labels.mean(), abs=0.1)  # it starts at the share of positives
+    assert np.isfinite(said).all()
+    if kind == "logistic":  # all weights are 0 before training: it starts at the share of positives
+        assert said == pytest.approx(labels.mean(), abs=0.03)
     with pytest.raises(ConfigurationError, match=f"Model {kind} has no option {refused!r}"):
         WideAndDeepOptions.from_mapping({refused: []}, trained.rows.numbers, trained.rows.texts, kind)
 
