@@ -126,10 +126,10 @@ def main(folder: Path) -> None:
 
     save("slow", tf.Module(), serving_default=signature(slow, x=tf.float32))
 
-    def sleeps(x: Any) -> dict[str, Any]:
+    def sleeps(x: Any) -> dict[str, Any]:  # twice: it also looks whether there is a second element
         shape = {"output_types": [tf.float32], "output_shapes": [[None]]}
         rows = tf.raw_ops.TensorDataset(components=[x], output_shapes=[[None]])
-        late = tf.raw_ops.SleepDataset(input_dataset=rows, sleep_microseconds=tf.constant(25_000, tf.int64), **shape)
+        late = tf.raw_ops.SleepDataset(input_dataset=rows, sleep_microseconds=tf.constant(12_500, tf.int64), **shape)
         return {"y": tf.raw_ops.DatasetToSingleElement(dataset=late, **shape)[0]}
 
     save("sleeps", tf.Module(), serving_default=signature(sleeps, x=tf.float32))
