@@ -1,4 +1,7 @@
-"""Compose's services as processes: the same commands and settings, on loopback and free ports, without containers."""
+"""Compose's services as processes: the same commands and settings, on loopback and free ports, without containers.
+
+They take 20 s of processor time, so they are soak tests; `make test` looks at each command and setting without them.
+"""
 
 from __future__ import annotations
 
@@ -112,6 +115,7 @@ def ask(composed: Composed) -> None:
     assert (answer.status_code, answer.json()["outputs"]) == (200, {"probability": 1.0})
 
 
+@pytest.mark.soak
 def test_the_job_runs_with_the_command_of_compose(composed: Composed) -> None:
     job = composed.begin("job", "streaming shop")
     composed.healthy("job", 9100)
