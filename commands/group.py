@@ -42,6 +42,11 @@ class CommandError(click.ClickException):
 class Commands(click.Group):
     """A group of commands that tells expected errors in one sentence and logs the others whole."""
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add it, with a variable for each option: ``SAMERIVER_STREAM_APP`` for ``--app`` of ``stream``."""
+        super().add_command(cmd, name)
+        _name_variables(cmd, f"SAMERIVER_{name or cmd.name}")
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors exit 2, unexpected ones 1."""
         try:
@@ -60,6 +65,17 @@ class Commands(click.Group):
                 ctx.exit(2)
             log.exception("unexpected error in `sameriver %s`; this is a defect", ctx.invoked_subcommand)
             ctx.exit(1)
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Name the variables of a command's options by the options; click by itself names them by Python's parameters."""
+    if isinstance(command, click.Group):
+        for name, sub in command.commands.items():
+            _name_variables(sub, f"{prefix}_{name}")
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            longest = max(option.opts, key=len).lstrip("-")
+            option.envvar = f"{prefix}_{longest}".replace("-", "_").upper()
 
 
 def one_line(error: BaseException) -> str:

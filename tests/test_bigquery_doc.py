@@ -29,8 +29,8 @@ def test_the_commands_do_what_the_page_says(
         monkeypatch.setenv(name, value)
     shop = str(Path(__file__).parent / "shop")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_address)
-    monkeypatch.setenv("SAMERIVER_ARCHIVE_EXPORT_APP_NAME", shop)
-    monkeypatch.setenv("SAMERIVER_TRAINDATA_APP_NAME", shop)
+    monkeypatch.setenv("SAMERIVER_ARCHIVE_EXPORT_APP", shop)
+    monkeypatch.setenv("SAMERIVER_TRAINDATA_APP", shop)
     monkeypatch.chdir(tmp_path)
     serve(app, to_messages(app, block_of(EVENTS)), tmp_path / "var" / "archive" / "shop")
     lines = [line for block in BLOCKS for line in block.code.splitlines()]

@@ -188,7 +188,7 @@ def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -
     (place / "sameriver.json").write_text(json.dumps(summary))
     write(folder / "history" / "shop", sales(400, seed=2))
     serve(app, to_messages(app, sales(400, seed=2)), folder / "archive" / "shop")
-    monkeypatch.setenv("SAMERIVER_VALIDATE_APP_NAME", str(tmp_path / "modelled"))
+    monkeypatch.setenv("SAMERIVER_VALIDATE_APP", str(tmp_path / "modelled"))
     return folder
 
 

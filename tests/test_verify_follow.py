@@ -169,7 +169,7 @@ def test_options_that_do_not_go_together(options: list[str], words: str) -> None
 
 def test_the_commands_of_the_guide_run(tmp_path: Path, commits: list[Commit], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAMERIVER_VERIFY_APP_NAME", str(REPOSITORY / "tests" / "shop"))
+    monkeypatch.setenv("SAMERIVER_VERIFY_APP", str(REPOSITORY / "tests" / "shop"))
     job = Archive(tmp_path / "var" / "archive" / "shop", IDENTITY)
     for commit in commits[:3]:
         job.append(commit.block, {})

@@ -244,7 +244,7 @@ def test_other_archives_and_damaged_ones_are_refused(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAMERIVER_WHY_APP_NAME", str(Path(shop_app.__file__).parent))
+    monkeypatch.setenv("SAMERIVER_WHY_APP", str(Path(shop_app.__file__).parent))
     served = serve(shop, to_messages(shop, sales(40)), tmp_path / "var" / "archive" / "shop")
     said = orjson.loads(served.sent["shop-predictions"][20].data)
     (block,) = [block for block in repository.code_blocks("sh") if block.path == Path("docs/why.md")]
