@@ -161,7 +161,7 @@ def test_the_model_of_the_demo_is_judged_beside_baselines_and_the_rule(demo: Qui
     auc = {model["name"]: model["auc"] for model in report["models"]}
     assert set(auc) == {"wide_and_deep", "departure_delay alone", "HistGradientBoosting", "late_at_departure"}
     assert auc["wide_and_deep"] > auc["departure_delay alone"] > auc["late_at_departure"]
-    assert [Path(file).suffix for file in report["files"]] == [".json", ".png"]
+    assert [Path(file).suffix for file in report["files"]] == [".json", ".png", ".html"]
     assert all((demo.folder / file).is_file() for file in report["files"])
 
 

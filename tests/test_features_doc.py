@@ -13,8 +13,8 @@ from shared_features.expressions import Expression
 from tests import repository
 
 GUIDE = Path("docs/features.md")
-NOT_FEATURES = {"App", "EventType", "Key", "Label", "Model", "Prediction", "Reaction", "Rule", "compute", "load_app"}
-NOT_FEATURES.add("Clean")
+NOT_FEATURES = {"App", "Clean", "EventType", "Gate", "Key", "Label", "Model", "Prediction", "Reaction", "Rule"}
+NOT_FEATURES |= {"compute", "load_app"}
 OF_RULES = {"prediction"}  # what a model gave: for reactions, no feature
 OF_THE_ENGINE = {"arrow_type", "evaluate", "key", "parts", "walk"}
 
