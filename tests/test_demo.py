@@ -153,7 +153,8 @@ def test_the_model_of_the_demo_is_judged_beside_baselines_and_the_rule(demo: Qui
     for name in ("train/2013-06.parquet", "validate/2013-10.parquet", "test/2013-11.parquet"):
         (ours / name).parent.mkdir(parents=True)
         shutil.copy(rows / name, ours / name)
-    command = [sys.executable, "-P", "-m", "cli", "evaluate", "--rows", str(ours), "--resamples", "20", "--json"]
+    command = [sys.executable, "-P", "-m", "cli", "evaluate", "--rows", str(ours), "--json"]
+    command += ["--resamples", "20", "--importance-rows", "200"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=demo.folder, env=environment)
     assert done.returncode == 0, done.stderr
