@@ -113,6 +113,7 @@ def test_commands_are_as_the_program_wants_them(
         assert given.enable_grpc_healthcheck_service
     (settings,) = [it["data"] for it in built(FOLDERS[0]) if it["metadata"]["name"].startswith("settings-")]
     known = {f"SAMERIVER_{first.upper()}_{parameter.name.upper()}" for parameter in command.params if parameter.name}
+    known |= {parameter.envvar for parameter in command.params if isinstance(parameter.envvar, str)}
     names = {variable for variable in settings if variable.startswith(f"SAMERIVER_{first.upper()}_")}
     names |= {given["name"] for given in container.get("env", []) if given["name"].startswith("SAMERIVER_")}
     assert names <= known

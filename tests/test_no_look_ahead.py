@@ -31,7 +31,7 @@ def published(event: dict[str, Any]) -> tuple[int, int]:
     return event["at"] + event["late"], event["edge"]
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     events=st.lists(EVENT, min_size=2, max_size=30),
     changed=EVENT,
