@@ -34,8 +34,9 @@ from batch.writers import Destination, PieceGoneError, Shape, Written, open_dest
 from shared_features.app import App
 from shared_features.blocks import append_columns, concat_blocks
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
+from shared_features.whole_files import replace_text
 from streaming import archive as archives
-from streaming.archive_log import Commit, sync_folder
+from streaming.archive_log import Commit
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
 from streaming.locks import take_lock
 
@@ -209,13 +210,7 @@ class Export:
         tell(self.done.last)
 
     def _write_note(self, token: bytes) -> None:
-        temporary = self._note.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(json.dumps({"to": self._to, "token": token.decode()}).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._note)
-        sync_folder(self._note.parent)
+        replace_text(self._note, json.dumps({"to": self._to, "token": token.decode()}))
 
     def _settle(self) -> None:
         """Commit what a kill may have left half committed."""

@@ -19,7 +19,7 @@ from shared_features.app import App
 from shared_features.errors import HistoryError
 from streaming import archive as archives
 from streaming import archive_log, archive_parquet
-from streaming.archive_log import COMMIT, SCHEMA, Commit, commit_header
+from streaming.archive_log import Commit
 from streaming.routes import EachVersion
 
 POLL_S = 0.5
@@ -75,21 +75,13 @@ def _segment(folder: Path, path: Path, first: int) -> Iterator[Commit | None]:
 
 def _log(folder: Path, file: IO[bytes], first: int) -> Iterator[Commit | None]:
     """A segment of the log until the next one begins."""
-    at, schema = 0, None
+    reader = archive_log.SegmentReader(file, published=-1)
     while True:
         is_last = all(int(path.stem) <= first for path in archives.segments(folder))
         came = False
-        for frame in archive_log.frames(file, is_last=is_last, start=at):
-            at = frame.end
-            if frame.kind == SCHEMA:
-                schema = pa.ipc.read_schema(pa.py_buffer(frame.payload))
-            elif frame.kind == COMMIT:
-                if schema is None:
-                    raise HistoryError(f"archive segment {file.name} has a commit before any schema: restore it")
-                header, rows = commit_header(frame)
-                block = pa.ipc.read_record_batch(pa.py_buffer(rows), schema)
-                came = True
-                yield Commit(header["sequence"], header["counts"], block, published=False)
+        for commit in reader.further(is_last=is_last):
+            came = True
+            yield commit
         if not is_last:
             return
         if not came:

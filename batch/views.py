@@ -26,6 +26,7 @@ from batch.replay import CHUNK_ROWS
 from shared_features.app import App, load_beside
 from shared_features.blocks import concat_blocks
 from shared_features.errors import ConfigurationError
+from shared_features.whole_files import replace_text
 from streaming.archive_log import Commit
 from streaming.naming import topic
 from streaming.topics import OutgoingMessage
@@ -137,9 +138,8 @@ class ViewPublisher:
             self._publish(self.topic, messages)
         self.published += len(messages)
         self._cursor.parent.mkdir(exist_ok=True)
-        temporary = self._cursor.with_suffix(".new")
-        temporary.write_text(json.dumps({"commit": self._follower.revision, "fingerprint": self._fingerprint}))
-        os.replace(temporary, self._cursor)
+        cursor = {"commit": self._follower.revision, "fingerprint": self._fingerprint}
+        replace_text(self._cursor, json.dumps(cursor))
 
     def _published_up_to(self) -> int:
         try:

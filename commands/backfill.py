@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands import options, output
-from commands.options import app_option, folder_option, json_option
+from commands.options import app_option, batch_runner_options, folder_option, json_option
 from commands.servers import check_model
 
 if TYPE_CHECKING:
@@ -38,13 +38,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.option("--whole-history", is_flag=True, help="Fold all that was published before, however old.")
 @folder_option("--work", "what waits between two steps, gone at the end", "in --out, or var/backfill-work/<app>")
 @click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="Into how many shards keys go.")
-@click.option(
-    "--runner",
-    type=click.Choice(["in-process", "flink", "dataflow"]),
-    default="in-process",
-    help="What runs the steps.",
-)
-@click.option("--beam", "beam_options", multiple=True, metavar="OPTION", help="Further option of Beam's.")
+@batch_runner_options
 @json_option
 def backfill(
     app_name: str,

@@ -147,6 +147,19 @@ def reports_folder(app: App) -> Path:
     return VAR / "reports" / app.name
 
 
+def batch_runner_options(command: Command) -> Command:
+    """``--runner`` and ``--beam``: what runs a batch job's steps."""
+    command = click.option("--beam", "beam_options", multiple=True, metavar="OPTION", help="Further option of Beam's.")(
+        command
+    )
+    return click.option(
+        "--runner",
+        type=click.Choice(["in-process", "flink", "dataflow"]),
+        default="in-process",
+        help="What runs the steps.",
+    )(command)
+
+
 def runner_options(runner: str) -> list[str]:
     """Beam's options for a runner by its short name; none for the one in this process."""
     return {"flink": ["--runner=FlinkRunner"], "dataflow": ["--runner=DataflowRunner"]}.get(runner, [])

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from commands import options, output
-from commands.options import app_option, json_option, pubsub_options
+from commands.options import app_option, batch_runner_options, json_option, pubsub_options
 
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"])
 
@@ -32,13 +32,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 )
 @click.option("--horizon", "horizon_s", default=7 * 86_400, help="Identities are kept for so many seconds.")
 @click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="While folding; changes nothing.")
-@click.option(
-    "--runner",
-    type=click.Choice(["in-process", "flink", "dataflow"]),
-    default="in-process",
-    help="What runs the steps.",
-)
-@click.option("--beam", "beam_options", multiple=True, metavar="OPTION", help="Further option of Beam's.")
+@batch_runner_options
 @click.option("--subscribe", is_flag=True, help="Only make the job's subscription, which keeps what comes from now on.")
 @click.option("--subscription", metavar="NAME", help="With --subscribe.  [default: <app>-events-sameriver]")
 @pubsub_options

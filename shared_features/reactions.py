@@ -24,6 +24,7 @@ from shared_features.expressions import Expression
 from shared_features.fingerprint import canonical
 from shared_features.kernel import key_column
 from shared_features.keys import Key
+from shared_features.order import in_order
 from shared_features.slots import IntegerSlots, TextSlots
 
 BYTES_PER_KEY = 100
@@ -103,10 +104,10 @@ class ReactionStage:
         found = self._numbered(takes_part, len(rows))
         slots = self._slots.of(keys.take(pa.array(rows)))
         times = evaluator.block_column("event_time", "timestamp").values[rows]
-        in_order = self._in_order(slots, times)
+        ordered = self._in_order(slots, times)
         for one in self.reactions:
             fires, started = np.zeros(evaluator.rows, np.bool_), np.zeros(evaluator.rows, np.bool_)
-            fires[rows], started[rows] = self._fold_one(one, evaluator, rows, slots, times, in_order)
+            fires[rows], started[rows] = self._fold_one(one, evaluator, rows, slots, times, ordered)
             found[f"reaction.{one.name}"] = pa.array(fires)
             if one.until is not None:
                 found[f"started.{one.name}"] = pa.array(started, mask=~takes_part)
@@ -127,18 +128,9 @@ class ReactionStage:
         if more > 0:
             room = np.full(more + (len(self._slots) >> 2), _NEVER_US, np.int64)
             self._newest_us = np.concatenate([self._newest_us, room])
-        if len(slots) == 1:
-            in_order: np.ndarray = times >= self._newest_us[slots]
-        else:
-            order = np.argsort(slots, kind="stable")
-            by_slot = slots[order]
-            _, ranks = np.unique(times[order], return_inverse=True)
-            group = np.cumsum(np.diff(by_slot, prepend=by_slot[:1]) != 0)
-            place = group * (len(slots) + 1) + ranks  # compares as time does within a key, and cannot overflow
-            in_order = np.empty(len(slots), np.bool_)
-            in_order[order] = (place >= np.maximum.accumulate(place)) & (times[order] >= self._newest_us[by_slot])
+        found = in_order(slots, times, self._newest_us[slots])
         np.maximum.at(self._newest_us, slots, times)
-        return in_order
+        return found
 
     def _fold_one(
         self,
@@ -147,7 +139,7 @@ class ReactionStage:
         rows: np.ndarray,
         slots: np.ndarray,
         times: np.ndarray,
-        in_order: np.ndarray,
+        ordered: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each of the rows whether the reaction fires, and, with ``until``, whether it is on afterwards."""
         memories = self._memories[one.name]
@@ -160,7 +152,7 @@ class ReactionStage:
         if until is not None:
             started[:] = [slot in memories and memories[slot].on for slot in slots.tolist()]
             matters = when | (until & (started | np.isin(slots, slots[when])))
-        touched = np.flatnonzero(in_order & matters)
+        touched = np.flatnonzero(ordered & matters)
         changes = None
         if one.changes is not None:
             values = evaluator.array(one.changes).take(pa.array(rows[touched])).to_pylist()

@@ -95,19 +95,37 @@ def read_segment(file: IO[bytes], *, is_last: bool, published: int) -> Iterator[
     Raises:
         HistoryError: it is damaged, for the newest segment: before its end.
     """
-    schema: pa.Schema | None = None
-    for frame in frames(file, is_last=is_last):
-        if frame.kind == SCHEMA:
-            schema = pa.ipc.read_schema(pa.py_buffer(frame.payload))
-        elif frame.kind == COMMIT:
-            if schema is None:
-                raise HistoryError(
-                    f"archive segment {file.name} has a commit before any schema: restore it from a copy"
-                )
-            header, rows = commit_header(frame)
-            block = pa.ipc.read_record_batch(pa.py_buffer(rows), schema)
-            sequence = header["sequence"]
-            yield Commit(sequence, header["counts"], block, sequence <= published)
+    return SegmentReader(file, published=published).further(is_last=is_last)
+
+
+class SegmentReader:
+    """Reads an open segment from where it was last, as often as it is asked.
+
+    Args:
+        file: the segment.
+        published: commits up to this one are marked as published.
+    """
+
+    def __init__(self, file: IO[bytes], *, published: int) -> None:
+        self._file, self._published = file, published
+        self._at = 0
+        self._schema: pa.Schema | None = None
+
+    def further(self, *, is_last: bool) -> Iterator[Commit]:
+        """The commits that have come since, as `read_segment` gives them."""
+        for frame in frames(self._file, is_last=is_last, start=self._at):
+            self._at = frame.end
+            if frame.kind == SCHEMA:
+                self._schema = pa.ipc.read_schema(pa.py_buffer(frame.payload))
+            elif frame.kind == COMMIT:
+                if self._schema is None:
+                    raise HistoryError(
+                        f"archive segment {self._file.name} has a commit before any schema: restore it from a copy"
+                    )
+                header, rows = commit_header(frame)
+                block = pa.ipc.read_record_batch(pa.py_buffer(rows), self._schema)
+                sequence = header["sequence"]
+                yield Commit(sequence, header["counts"], block, sequence <= self._published)
 
 
 def last_mark(file: IO[bytes], *, is_last: bool) -> int | None:

@@ -14,6 +14,7 @@ from apps.vessels.effort import HALF_US_PER_HOUR, LONGEST_GAP_US
 from apps.vessels.world.places import EARTH_RADIUS_KM, PORTS
 from shared_features import App
 from shared_features.elementary import cos_deg, sin_deg
+from shared_features.order import in_order
 
 PORT_KM = 20.0
 SLOW_KNOTS = 2.0
@@ -92,15 +93,11 @@ class Trips:
         return _rows(self._trips)
 
     def _in_order(self, block: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """Which rows, sorted by vessel, are not older than their vessel's newest one before them."""
-        vessels, times = block.column("position.vessel").to_numpy(), _times(block)
+        """Which rows are not older than their vessel's newest one before them."""
+        vessels = block.column("position.vessel").to_numpy()
         known = [self._vessels.get(vessel) for vessel in vessels.tolist()]
         newest = np.array([-(2**62) if one is None else one.newest_us for one in known], np.int64)
-        _, rank = np.unique(times, return_inverse=True)
-        group = np.cumsum(np.diff(vessels, prepend=vessels[:1]) != 0)
-        place = group * (len(times) + 1) + rank  # compares as time does within a vessel, and never overflows
-        found: npt.NDArray[np.bool_] = (place >= np.maximum.accumulate(place)) & (times >= newest)
-        return found
+        return in_order(vessels, _times(block), newest)
 
     def _sail(
         self, number: int, times: Integers, ports: Integers, fishing: npt.NDArray[np.bool_], alerts: Integers
