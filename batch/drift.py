@@ -1,16 +1,22 @@
-"""Whether features are what they were in training: ranges, missing values, and the population stability index.
+"""Whether features are what they were in training: ranges, missing values, and two measures of distance.
 
-What training saw is what an exported model says of its training split: quantiles of numbers, counts of texts. The index
-of a feature is the sum over bins of (now - then) ln(now / then), of the bin's shares; missing values are one bin, and
-numbers are binned by the quantiles of training. Below 0.1 little has changed, above 0.25 much (Siddiqi, Credit Risk
-Scorecards, 2006). A small sample differs by chance, by about (bins - 1)(1 / rows then + 1 / rows now), which is taken
-off.
+What training saw is what an exported model says of it: sketches of numbers, counts of texts (`training.sketches`). New
+numbers are counted between 128 quantiles of training's sketch. Counts are integers: they merge in any order, and the
+same rows give the same figures, which two sketches drawn by chance would not.
+
+Population stability index (PSI)
+    The sum over bins of (now - then) ln(now / then), of the bin's shares; bins are some tenths of training, its
+    most frequent texts, and one for what is missing. Below 0.1 little has changed, above 0.25 much (Siddiqi, Credit
+    Risk Scorecards, 2006). Chance alone makes it about (bins - 1)(1 / rows then + 1 / rows now).
+Kolmogorov and Smirnov's distance (KS), of numbers
+    The greatest difference, at the quantiles, between the shares of values at or below. Chance alone stays below
+    1.36 sqrt(1 / rows then + 1 / rows now) in 95 of 100 cases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +28,11 @@ from shared_features.lists import spread
 TEXTS = 20
 """So many of the most frequent texts are bins of their own; the others share one."""
 
-LEVELS = 3
-"""A bin of numbers has at least the share of so many of training's quantile levels."""
+QUANTILES = 128
+"""Numbers are counted between so many quantiles of training, fewer where values repeat."""
+
+BIN_SHARE = 0.1
+"""A bin of the index has at least this share of training's numbers."""
 
 _LEAST_SHARE = 1e-4
 _FEWEST_ROWS = 100
@@ -54,6 +63,8 @@ class FieldDrift:
         low, high: of numbers now. trained_low, trained_high: of training.
         psi: the index; None where there are too few rows to say.
         chance: what it would be about without any drift.
+        ks: Kolmogorov and Smirnov's distance in [0, 1]; None for texts and for too few rows.
+        ks_chance: what it would rarely exceed without any drift.
         violations: what is beyond the limits, in words; empty if nothing is.
     """
 
@@ -68,6 +79,8 @@ class FieldDrift:
     trained_high: float | None
     psi: float | None
     chance: float
+    ks: float | None = None
+    ks_chance: float = 0.0
     violations: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +92,7 @@ class Drift:
     """Counts features against the statistics of a model; memory does not grow with the rows.
 
     Args:
-        statistics: ``statistics`` of an exported model's summary.
+        statistics: what an exported model says of its training, see `training.sketches.read_reference`.
         names: features to look at, places of lists by themselves; others are left out.
         limits: from where on a feature violates.
     """
@@ -110,13 +123,13 @@ class Drift:
 
 class _Numbers:
     def __init__(self, name: str, said: Mapping[str, Any]) -> None:
-        self._name, self._said = name, said
-        quantiles = np.array(said["quantiles"], np.float64)
-        self._edges = np.unique(quantiles)
-        self._bounds, at_most = _bounds(quantiles)
-        self._then = np.diff(at_most, prepend=0.0)
-        self._then = np.append(self._then, 0.0) if len(self._edges) == 1 else self._then
-        self._now = np.zeros(len(self._then), np.int64)
+        self._name, self._said, self._sketch = name, said, said["sketch"]
+        self._edges, at_most = np.zeros(0), np.zeros(0)
+        if not self._sketch.is_empty():
+            self._edges = np.unique(self._sketch.get_quantiles(np.linspace(0, 1, QUANTILES + 1)))
+            at_most = np.array(self._sketch.get_cdf(self._edges, inclusive=True))[:-1]
+        self._at_most = at_most
+        self._now = np.zeros(len(self._edges) + 1, np.int64)  # the last one: above all that training has seen
         self._rows = self._missing = self._outside = 0
         self._low, self._high = np.inf, -np.inf
 
@@ -128,53 +141,38 @@ class _Numbers:
         if not len(numbers):
             return
         self._low, self._high = min(self._low, float(numbers.min())), max(self._high, float(numbers.max()))
-        if not len(self._edges):
-            self._outside += len(numbers)
-            return
-        self._outside += int(((numbers < self._edges[0]) | (numbers > self._edges[-1])).sum())
-        if len(self._edges) == 1:
-            places = (numbers != self._edges[0]).astype(np.int64)
-        else:
-            places = np.clip(np.searchsorted(self._bounds, numbers, side="left"), 0, len(self._bounds) - 1)
+        places = np.searchsorted(self._edges, numbers, side="left")
         self._now += np.bincount(places, minlength=len(self._now))
+        below = int((numbers < self._edges[0]).sum()) if len(self._edges) else 0
+        self._outside += below + int((places == len(self._edges)).sum())
 
     def result(self, limits: Limits) -> FieldDrift:
-        there = self._low <= self._high
-        least = float(self._edges[0]) if len(self._edges) else None
-        greatest = float(self._edges[-1]) if len(self._edges) else None
-        return _drift(
-            self._name,
-            self._said,
-            (self._rows, self._missing, self._outside),
-            (self._then, self._now),
-            (self._low if there else None, self._high if there else None, least, greatest),
-            limits,
-            f"outside of training's {least} to {greatest}",
-        )
+        there, known = self._low <= self._high, len(self._edges) > 0
+        least = self._sketch.get_min_value() if known else None
+        greatest = self._sketch.get_max_value() if known else None
+        counts = (self._rows, self._missing, self._outside)
+        ends = (self._low if there else None, self._high if there else None, least, greatest)
+        last = _bins(self._at_most)
+        then = np.append(np.diff(self._at_most[last], prepend=0.0), 0.0)
+        now = np.diff(np.append(np.cumsum(self._now)[last], self._now.sum()), prepend=0)
+        beyond = f"outside of training's {least} to {greatest}"
+        drift = _drift(self._name, self._said, counts, (then, now), ends, limits, beyond)
+        present, before = self._rows - self._missing, self._sketch.n
+        if present < _FEWEST_ROWS or not before:
+            return drift
+        apart = np.abs(np.cumsum(self._now)[:-1] / present - self._at_most)
+        return replace(drift, ks=float(apart.max()), ks_chance=1.36 * (1 / present + 1 / before) ** 0.5)
 
 
-def _bounds(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Upper bounds of bins, and the share of training at or below each.
-
-    Of a value that many rows have, the quantiles tell the share up to one level only: it is taken to be in the middle.
-    Bins have some levels each, so that this tells on few of them.
-    """
-    if not len(quantiles):
-        return np.zeros(0), np.zeros(0)
-    levels = len(quantiles) - 1
-    edges, first = np.unique(quantiles, return_index=True)
-    last = np.append(first[1:], len(quantiles)) - 1
-    discrete = (last > first) | bool((quantiles == np.rint(quantiles)).all())
-    at_most = np.minimum(1.0, (last + 0.5 * discrete) / max(1, levels))
-    at_most[-1] = 1.0
-    kept: list[int] = []
+def _bins(at_most: np.ndarray) -> list[int]:
+    """Where bins end that have `BIN_SHARE` each, the last one at the end; ``at_most`` rises to 1."""
+    ends: list[int] = []
     for place, share in enumerate(at_most.tolist()):
-        before = at_most[kept[-1]] if kept else 0.0
-        if share - before >= LEVELS / max(1, levels):
-            kept.append(place)
-    if not kept or kept[-1] != len(edges) - 1:
-        kept = [*(kept[:-1] if len(kept) > 1 else []), len(edges) - 1]
-    return edges[kept], at_most[kept]
+        if share - (at_most[ends[-1]] if ends else 0.0) >= BIN_SHARE:
+            ends.append(place)
+    if len(at_most) and (not ends or ends[-1] != len(at_most) - 1):
+        ends = [*ends[:-1], len(at_most) - 1]
+    return ends
 
 
 class _Texts:

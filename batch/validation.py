@@ -79,7 +79,7 @@ def validate_table(
     """Look at a table: an archive, training rows, or a history (`batch.tables.open_history` says what that can be).
 
     Args:
-        statistics: of the model, see `batch.drift.Drift`.
+        statistics: of the model, see `training.sketches.read_reference`.
 
     Raises:
         HistoryError: there is no such table, or it has not the app's columns.

@@ -86,6 +86,7 @@ def _statistics(app: App, home: Path, name: str | None, version: int | None) -> 
     from shared_features.errors import ConfigurationError
     from shared_features.fingerprint import check_same
     from training.export import read_summary, versions
+    from training.sketches import read_reference
 
     model = trained_model(app, name)
     there = versions(home / model.name)
@@ -95,14 +96,8 @@ def _statistics(app: App, home: Path, name: str | None, version: int | None) -> 
             f"model {model.name!r} in {home} has no version {version or ''}: {got}; train one with `sameriver train`"
         )
     folder = home / model.name / str(version or max(there))
-    summary = read_summary(folder)
-    check_same(app.definitions, summary["definitions"], f"model {model.name}", app.spec)
-    statistics = summary.get("statistics")
-    if not isinstance(statistics, dict):
-        raise ConfigurationError(
-            f"model {folder} tells nothing of its training data: wanted one that `sameriver train` trained on rows"
-        )
-    return statistics
+    check_same(app.definitions, read_summary(folder)["definitions"], f"model {model.name}", app.spec)
+    return read_reference(folder)
 
 
 def _sample(app: App, project: str, emulator: str | None, most: int, timeout_s: float) -> Sequence[Message]:
@@ -126,7 +121,7 @@ def _sample(app: App, project: str, emulator: str | None, most: int, timeout_s: 
 def _tell(found: Mapping[str, Any]) -> None:
     events = f"{found['events']:,} events, " if found["events"] else ""
     click.echo(f"{found['kind']} {found['source']}: {events}features of {found['rows']:,} rows")
-    headings = ["feature", "PSI", "missing", "in training", "outside", "least", "greatest", "violations"]
+    headings = ["feature", "PSI", "KS", "missing", "in training", "outside", "least", "greatest", "violations"]
     output.print_table(headings, [_line(one) for one in found["fields"]])
     if found["left_out"]:
         click.echo(f"{len(found['left_out'])} features need the past and are left out: {', '.join(found['left_out'])}")
@@ -141,5 +136,6 @@ def _tell(found: Mapping[str, Any]) -> None:
 def _line(one: Mapping[str, Any]) -> list[str]:
     ends = ["" if one[name] is None else f"{one[name]:.6g}" for name in ("low", "high")]
     psi = "few rows" if one["psi"] is None else f"{one['psi']:.3f}"
+    ks = "" if one["ks"] is None else f"{one['ks']:.3f}"
     shares = [f"{one[name]:.1%}" for name in ("missing", "trained_missing", "outside")]
-    return [one["feature"], psi, *shares, *ends, str(len(one["violations"]) or "")]
+    return [one["feature"], psi, ks, *shares, *ends, str(len(one["violations"]) or "")]

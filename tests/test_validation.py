@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import shutil
@@ -31,6 +32,7 @@ from tests.processes import Started
 from tests.serving_steps import serve, to_messages
 from tests.shop.app import app
 from tests.test_verify import sales
+from training.sketches import sketch_of
 from training.statistics import NumberAccumulator, TextAccumulator
 
 LIMITS = Limits()
@@ -48,7 +50,8 @@ def statistics_of(columns: dict[str, pa.Array]) -> dict[str, Any]:
         else:
             one = NumberAccumulator()
             one.add(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
-            said["numbers"][name] = vars_of(one.result(24))
+            numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            said["numbers"][name] = vars_of(one.result(24)) | {"sketch": sketch_of(numbers)}
     return said
 
 
@@ -182,10 +185,13 @@ def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -
     )
     (tmp_path / "modelled" / "app.py").write_text(text)
     folder = tmp_path / "var"
-    summary = {"definitions": app.definitions, "statistics": said}
+    held = {name: {**one} for name, one in said["numbers"].items()}
+    sketches = {name: base64.b64encode(one.pop("sketch").serialize()).decode() for name, one in held.items()}
+    summary = {"definitions": app.definitions, "statistics": {**said, "numbers": held}}
     place = folder / "models" / "shop" / "big" / "3" / "assets.extra"
     place.mkdir(parents=True)
     (place / "sameriver.json").write_text(json.dumps(summary))
+    (place / "sketches.json").write_text(json.dumps({"features": sketches, "predictions": {}}))
     write(folder / "history" / "shop", sales(400, seed=2))
     serve(app, to_messages(app, sales(400, seed=2)), folder / "archive" / "shop")
     monkeypatch.setenv("SAMERIVER_VALIDATE_APP", str(tmp_path / "modelled"))

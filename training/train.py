@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from shared_features.errors import ConfigurationError, HistoryError
-from training import polynomial_logistic
+from training import boosted_trees, polynomial_logistic
 from training.batches import ShuffledBatches
 from training.devices import DEVICES, use_device
 from training.export import SavedModel, read_summary, staged_version, write_saved_model, write_summary
@@ -35,6 +36,7 @@ from training.options import KINDS, WideAndDeepOptions
 from training.progress import Progress, Tell, quiet, run_command
 from training.recipe import find_recipe, recipe
 from training.rows import LABEL, TrainingRows, open_rows
+from training.sketches import write_sketches
 from training.statistics import compute_statistics
 
 QUICK_ROWS = 80_000
@@ -94,7 +96,7 @@ def train(
         models_folder: the version goes to ``<models_folder>/<model_name>/<version>``.
         model_name: what it is, one of ``training.options.KINDS``, unless the option ``kind`` says that.
         fingerprint: refuse rows with another; None takes the rows' own.
-        options: see ``WideAndDeepOptions`` and ``PolynomialLogisticOptions``.
+        options: see ``WideAndDeepOptions``, ``BoostedTreesOptions`` and ``PolynomialLogisticOptions``.
         seed: of shuffling, weights and dropout.
         quick: fewer rows and epochs, for trying things out.
         reuse: where a version of the same recipe (rows, options, seed, libraries) is there, take it.
@@ -115,7 +117,7 @@ def train(
         )
     rows = open_rows(rows_folder)
     rows.require_fingerprint(fingerprint)
-    libraries = {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")}
+    libraries = {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow", "scikit-learn")}
     made_of = recipe(rows, model_name, options, libraries, seed=seed, quick=quick)
     if reuse and (found := find_recipe(Path(models_folder) / model_name, made_of)) is not None:
         summary = read_summary(found)
@@ -128,6 +130,8 @@ def train(
     with staged_version(models_folder, model_name) as staged:
         if kind == polynomial_logistic.KIND:
             made = _given(rows, options, staged.folder, progress)
+        elif kind == boosted_trees.KIND:
+            made = _boosted(rows, options, staged.folder, seed, quick, progress)
         else:
             held = staged.home / f".checkpoint-{made_of}.npz"
             made = _fitted(
@@ -142,7 +146,9 @@ def train(
                 progress=progress,
             )
         progress(Progress("measure", 0.93, "measuring the exported model"))
-        metrics = _measure(rows, staged.folder)
+        metrics, predictions = _measure(rows, staged.folder)
+        if "statistics" in made:
+            write_sketches(staged.folder, rows, {"probability": predictions})
         summary = {
             "app": rows.app,
             "model": model_name,
@@ -216,6 +222,29 @@ def _fitted(
     }
 
 
+def _boosted(
+    rows: TrainingRows, options: Mapping[str, Any], folder: Path, seed: int, quick: bool, progress: Tell
+) -> dict[str, Any]:
+    """Fit trees and write them into ``folder`` as TensorFlow operations; what the summary says of it."""
+    chosen = boosted_trees.BoostedTreesOptions.from_mapping(options, rows.numbers)
+    _require_both_outcomes(rows)
+    progress(Progress("train", 0.05, f"growing up to {chosen.iterations} trees"))
+    fitted = boosted_trees.BoostedTrees(rows, chosen, seed, quick=quick)
+    progress(Progress("export", 0.8, "loading TensorFlow"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from training.tree_graph import TreeGraph
+
+    write_saved_model(TreeGraph(fitted), rows, folder)
+    return {
+        "options": chosen.summary(),
+        "seed": seed,
+        "quick": quick,
+        "trained_rows": fitted.trained_rows,
+        "statistics": fitted.statistics.summary(),
+        "epochs": [fitted.measured],
+    }
+
+
 def _given(rows: TrainingRows, options: Mapping[str, Any], folder: Path, progress: Tell) -> dict[str, Any]:
     """Write a model whose coefficients the app gives into ``folder``; what the summary says of it."""
     chosen = polynomial_logistic.PolynomialLogisticOptions.from_mapping(options, rows.numbers)
@@ -235,16 +264,18 @@ def _require_both_outcomes(rows: TrainingRows) -> None:
             )
 
 
-def _measure(rows: TrainingRows, folder: Path) -> dict[str, dict[str, float]]:
+def _measure(rows: TrainingRows, folder: Path) -> tuple[dict[str, dict[str, float]], npt.NDArray[np.float32]]:
+    """Figures by split, and the predictions of both; neither was trained on."""
     exported = SavedModel(folder)
-    metrics = {}
+    metrics, predicted = {}, []
     for split in ("validate", "test"):
         labels, probabilities = [], []
         for block in rows.blocks(split):
             labels.append(block[LABEL].to_numpy(zero_copy_only=False))
             probabilities.append(exported.probabilities(block))
-        metrics[split] = figures(np.concatenate(labels), np.concatenate(probabilities))
-    return metrics
+        predicted.append(np.concatenate(probabilities))
+        metrics[split] = figures(np.concatenate(labels), predicted[-1])
+    return metrics, np.concatenate(predicted)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
