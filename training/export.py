@@ -172,7 +172,7 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
         packed_numbers = packed([features[name] for name in numbers], any_column, tf.float32)
         packed_texts = packed([features[name] for name in texts], any_column, tf.string)
         logits = model([packed_numbers, packed_texts], training=False)
-        return {"probability": tf.reshape(tf.sigmoid(logits), [-1])}
+        return {"probability": tf.cast(tf.reshape(tf.sigmoid(logits), [-1]), tf.float32)}
 
     listed = {place for places in rows.lists.values() for place in places}
     inputs = {name: tf.TensorSpec([None], tf.float32, name=name) for name in numbers if name not in listed}

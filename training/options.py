@@ -8,7 +8,7 @@ from typing import Any
 
 from shared_features.errors import ConfigurationError
 
-KINDS = ("wide_and_deep", "deep", "logistic", "polynomial_logistic")
+KINDS = ("wide_and_deep", "deep", "logistic", "boosted_trees", "polynomial_logistic")
 """What a model can be. A model is of the kind that its name says, unless its option ``kind`` names one.
 
 ``deep`` is the deep part of wide & deep alone, a plain network; ``logistic`` the wide part alone, a logistic regression
