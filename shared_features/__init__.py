@@ -38,15 +38,18 @@ from shared_features.geo import (
 )
 from shared_features.grid import grid_cell
 from shared_features.keys import Key
+from shared_features.kpis import Alarm, Kpi, outcome
 from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, prediction
 from shared_features.sun import sun_above_horizon, sun_elevation_deg
 
 __all__ = [
+    "Alarm",
     "App",
     "Clean",
     "EventType",
     "Gate",
     "Key",
+    "Kpi",
     "Label",
     "Model",
     "Prediction",
@@ -75,6 +78,7 @@ __all__ = [
     "min",
     "minimum",
     "most_frequent",
+    "outcome",
     "prediction",
     "rate",
     "seconds_since_last",

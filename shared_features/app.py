@@ -20,6 +20,7 @@ from shared_features.events import EventType
 from shared_features.expressions import Expression, Field
 from shared_features.gates import DEFAULT_GATES, Gate
 from shared_features.keys import Key
+from shared_features.kpis import DEFAULT_ALARMS, DRIFT, QUALITY, Alarm, Kpi, Outcome
 from shared_features.lists import Listed
 from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, check_name, prediction
 from shared_features.source_lines import SourceLine, caller, repeated_names
@@ -41,6 +42,8 @@ class App:
         baselines: rules that reports put beside the models; they predict nothing live.
         reactions: what to publish when.
         gates: what a newly trained model must show before it is promoted; the default ones where there are none.
+        kpis: what predictions are worth once their outcome is known.
+        alarms: of which figures to tell, see `sameriver monitor`; the default ones where there are none.
         lateness: how far behind a key's newest event an event may come and still see all of its windows.
 
     Raises:
@@ -59,6 +62,8 @@ class App:
         baselines: Sequence[Rule] = (),
         reactions: Sequence[Reaction] = (),
         gates: Sequence[Gate] = (),
+        kpis: Sequence[Kpi] = (),
+        alarms: Sequence[Alarm] = (),
         lateness: str | timedelta = "24h",
     ) -> None:
         check_name("app", name)
@@ -69,6 +74,7 @@ class App:
         self.features, self.models, self.reactions = dict(features), list(models), list(reactions)
         self.baselines = list(baselines)
         self.gates = list(gates or DEFAULT_GATES)
+        self.kpis, self.alarms = list(kpis), list(alarms or DEFAULT_ALARMS)
         self.lateness_us = duration_us(lateness, f"lateness of app {name!r}")
         self.event_types = {event_type.name: event_type for event_type in event_types}
         if len(self.event_types) != len(event_types) or predict_on.name not in self.event_types:
@@ -80,6 +86,7 @@ class App:
         self._check_reactions()
         _ = self.all_keys  # refuses one name with two meanings
         self._check_models()
+        self._check_kpis()
         if label is not None:
             self._check_label(label)
         self.definitions: dict[str, Any] = fingerprint.definitions(self)
@@ -166,9 +173,11 @@ class App:
             )
 
     def _check_row_level(self, place: str, value: Expression) -> None:
-        """Outside aggregates only the event predicted on can be read."""
+        """Outside aggregates only the event predicted on can be read, and never its outcome."""
         if isinstance(value, Aggregate):
             return
+        if isinstance(value, Outcome):
+            raise DefinitionError(f"{place} reads the outcome, which is known only afterwards: wanted it in KPIs alone")
         if isinstance(value, Field) and value.event_type != self.predict_on.name:
             raise DefinitionError(
                 f"{place} reads {value.event_type}.{value.field} directly, wanted a field of "
@@ -203,6 +212,31 @@ class App:
                     )
                 if isinstance(node, Prediction):
                     self._resolve(place, node)
+
+    def _check_kpis(self) -> None:
+        names = [kpi.name for kpi in self.kpis]
+        if len(set(names)) != len(names) or (names and self.label is None):
+            raise DefinitionError(f"app {self.name!r} has the KPIs {names}: wanted each name once, and a label")
+        known = {value.key for value in self.features.values()}
+        for kpi in self.kpis:
+            for node in _computed(kpi.value, known):
+                if isinstance(node, Aggregate | Field):
+                    raise DefinitionError(
+                        f"KPI {kpi.name!r} uses what is no feature: add {node.key} to features", at=kpi.at
+                    )
+                if isinstance(node, Prediction):
+                    self._resolve(f"KPI {kpi.name!r}", node)
+        for alarm in self.alarms:
+            if alarm.kind == "kpi" and alarm.metric not in names:
+                wanted = (*DRIFT, *QUALITY, *names)
+                raise DefinitionError(f"alarm on {alarm.metric!r} cannot be, wanted one of {wanted}", at=alarm.at)
+            for name in alarm.of:
+                if name not in (*self.features, "prediction"):
+                    raise DefinitionError(
+                        f"alarm on {alarm.metric} names {name!r} in of=, but the app has no such feature"
+                        f"{did_you_mean(name, self.features)}",
+                        at=alarm.at,
+                    )
 
     def _resolve(self, place: str, node: Prediction) -> None:
         if not self.models:

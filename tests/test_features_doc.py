@@ -14,8 +14,8 @@ from tests import repository
 
 GUIDE = Path("docs/features.md")
 NOT_FEATURES = {"App", "Clean", "EventType", "Gate", "Key", "Label", "Model", "Prediction", "Reaction", "Rule"}
-NOT_FEATURES |= {"compute", "load_app"}
-OF_RULES = {"prediction"}  # what a model gave: for reactions, no feature
+NOT_FEATURES |= {"Alarm", "Kpi", "compute", "load_app"}
+OF_RULES = {"outcome", "prediction"}  # what a model gave and what came of it: no features
 OF_THE_ENGINE = {"arrow_type", "evaluate", "key", "parts", "walk"}
 
 FUNCTIONS = sorted(set(shared_features.__all__) - NOT_FEATURES - OF_RULES)
