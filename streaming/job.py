@@ -149,7 +149,7 @@ class StreamingJob:
         self.plan = make_plan(app)
         archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
         self._tracing = None if settings.traces is None else Tracing(settings.traces, f"sameriver-{app.name}")
-        self._routed = self._connect_models()
+        self._routed = connect_models(app, settings)
         self.monitoring.readiness.fingerprint_matched = True
         archive = self._archive = Archive(settings.archive, archive_of)
         subscription = settings.subscription or subscription_of(app)
@@ -271,21 +271,25 @@ class StreamingJob:
         """Where /metrics, /healthz and /readyz are."""
         return None if self._served is None else self._served.url
 
-    def _connect_models(self) -> dict[str, RoutedModel]:
-        """The way to every model that a server holds; none where there is no server, or nothing is predicted."""
-        app, settings = self.app, self.settings
-        found: dict[str, RoutedModel] = {}
-        if settings.collect or settings.model_server is None:
-            return found
-        for model in app.models:
-            if isinstance(model, Rule):
-                continue
-            home = None if settings.models is None else settings.models / model.name
-            found[model.name] = RoutedModel(settings.model_server, model.name, home=home, access=settings.model_access)
-            described = found[model.name].describe()
-            if described.fingerprint != app.fingerprint:
-                check_same(app.definitions, described.definitions, f"model {model.name!r}", app.spec)
+
+def connect_models(app: App, settings: JobSettings) -> dict[str, RoutedModel]:
+    """The way to every model that a server holds; none where there is no server, or nothing is predicted.
+
+    Raises:
+        FingerprintError: a model was made with other features.
+    """
+    found: dict[str, RoutedModel] = {}
+    if settings.collect or settings.model_server is None:
         return found
+    for model in app.models:
+        if isinstance(model, Rule):
+            continue
+        home = None if settings.models is None else settings.models / model.name
+        found[model.name] = RoutedModel(settings.model_server, model.name, home=home, access=settings.model_access)
+        described = found[model.name].describe()
+        if described.fingerprint != app.fingerprint:
+            check_same(app.definitions, described.definitions, f"model {model.name!r}", app.spec)
+    return found
 
 
 def build(

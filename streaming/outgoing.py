@@ -106,7 +106,12 @@ def dead_letter(app: App, message: Message, reason: str, detail: str) -> list[Ou
 
 
 def dead_letter_of_row(app: App, block: pa.RecordBatch, row: int) -> list[OutgoingMessage]:
-    """An archived row that the model refused, encoded anew: its message was acknowledged or comes no more."""
+    """An archived row that the model refused: its message was acknowledged or comes no more."""
+    return row_letter(app, block, row, results.FAILED, block.column("failure")[row].as_py() or "")
+
+
+def row_letter(app: App, block: pa.RecordBatch, row: int, reason: str, detail: str) -> list[OutgoingMessage]:
+    """A row for the dead-letter topic, its event encoded anew."""
     one = block.slice(row, 1)
     try:
         event = rows_to_messages(one, app.event_types)[0]
@@ -116,4 +121,4 @@ def dead_letter_of_row(app: App, block: pa.RecordBatch, row: int) -> list[Outgoi
         event = EventMessage(row_as_event(schema, one, 0), {"event_type": schema.name, **own})
     published = one.column("publish_time").cast(pa.int64())[0].as_py() or 0
     message = Message(event.data, event.attributes, one.column("message_id")[0].as_py() or "", published)
-    return dead_letter(app, message, results.FAILED, one.column("failure")[0].as_py() or "")
+    return dead_letter(app, message, reason, detail)

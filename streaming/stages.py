@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,29 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from shared_features.blocks import append_columns
 from shared_features.kernel import feature_columns, fold, out_of_range
+from shared_features.plan import Plan
 from streaming import runtime
-from streaming.intake import refuse_row
+from streaming.intake import Intake, Taken, refuse_row
+from streaming.topics import Message
 from streaming.tracing import step
-from streaming.work import Refused, Work
+from streaming.work import Work
+
+
+def take_events(plan: Plan, intake: Intake, messages: Sequence[Message]) -> Taken:
+    """What `Intake.take` gives; rows with values that no aggregate can hold are refused, too."""
+    taken = intake.take(messages)
+    outside = out_of_range(plan, taken.block)
+    if not outside:
+        return taken
+    refused = [
+        refuse_row(plan.app.event_types, messages, int(taken.rows[row]), taken.block, row, "out_of_range", detail)
+        for row, detail in outside.items()
+    ]
+    keep = np.ones(taken.block.num_rows, bool)
+    keep[list(outside)] = False
+    return replace(
+        taken, block=taken.block.filter(pa.array(keep)), rows=taken.rows[keep], refused=taken.refused + refused
+    )
 
 
 class Decode(beam.DoFn):
@@ -31,23 +50,18 @@ class Decode(beam.DoFn):
         if job is None:
             return
         trace = None if job.tracing is None else job.tracing.begin(work.messages, job.plan.app.name)
-        taken = job.intake.take(work.messages)
+        taken = take_events(job.plan, job.intake, work.messages)
         block, rows, refused = taken.block, taken.rows, taken.refused
-
-        def refuse(row: int, reason: str, detail: str) -> Refused:
-            return refuse_row(job.plan.app.event_types, work.messages, int(rows[row]), block, row, reason, detail)
-
-        outside = out_of_range(job.plan, block)
-        if outside:
-            refused += [refuse(row, "out_of_range", detail) for row, detail in outside.items()]
-            keep = np.ones(block.num_rows, bool)
-            keep[list(outside)] = False
-            block, rows = block.filter(pa.array(keep)), rows[keep]
         duplicate, beyond = job.deduplicator.accept(block)
         if duplicate.any() or beyond.any():
             horizon_s = job.deduplicator.horizon_us // 1_000_000
             detail = f"event time is more than the deduplication horizon of {horizon_s} s behind the newest event"
-            refused += [refuse(row, "beyond_horizon", detail) for row in np.flatnonzero(beyond).tolist()]
+            refused = refused + [
+                refuse_row(
+                    job.plan.app.event_types, work.messages, int(rows[row]), block, row, "beyond_horizon", detail
+                )
+                for row in np.flatnonzero(beyond).tolist()
+            ]
             keep = ~(duplicate | beyond)
             block, rows = block.filter(pa.array(keep)), rows[keep]
         job.events_in_steps += taken.events
