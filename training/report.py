@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from shared_features.whole_files import replace_text
 from training.costs import Costs
+from training.page import image, table, text, write_page
 from training.plots import Judged, plot_calibration, plot_costs, plot_importance, plot_ranking, plot_slices
 
 Array = npt.NDArray[Any]
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em; color: #222 }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2em; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right }
-th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f6f6f6 }
-th { border-bottom: 2px solid #ccc } img { max-width: 100% } .no { color: #b00020; font-weight: bold }
-"""
 
 
 def write_report(path: Path, report: Mapping[str, Any], labels: Array, judged: Sequence[Judged], costs: Costs) -> None:
@@ -38,23 +28,19 @@ def write_report(path: Path, report: Mapping[str, Any], labels: Array, judged: S
     title = f"{report['app']}: {report['model']}, version {report['version']}"
     period = f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}"
     parts = [
-        f"<h1>{_text(title)}</h1>",
-        f"<p>{_text(period)}; {report['positives']:.1%} of them positive.</p>",
+        f"<h1>{text(title)}</h1>",
+        f"<p>{text(period)}; {report['positives']:.1%} of them positive.</p>",
         _models(report),
         _gate(report),
         "<h2>Ranking and calibration</h2>",
-        _image(plot_ranking(labels, judged)),
-        _image(plot_calibration(labels, judged)),
+        image(plot_ranking(labels, judged)),
+        image(plot_calibration(labels, judged)),
         _costs(report, labels, judged, costs),
         _slices(report),
         _importance(report),
         _card(report["card"]),
     ]
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-    replace_text(path, page)
+    write_page(path, title, parts)
 
 
 def _models(report: Mapping[str, Any]) -> str:
@@ -65,7 +51,7 @@ def _models(report: Mapping[str, Any]) -> str:
         [f"AUC gained on {one['against']}", f"{one['auc']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}"]
         for one in report["differences"]
     ]
-    return _table(headings, lines) + _table(["", "difference", "95 % interval"], gains)
+    return table(headings, lines) + table(["", "difference", "95 % interval"], gains)
 
 
 def _gate(report: Mapping[str, Any]) -> str:
@@ -74,7 +60,7 @@ def _gate(report: Mapping[str, Any]) -> str:
         return ""
     lines = [[one["rule"], one["measured"], "kept" if one["passed"] else "broken"] for one in rules]
     verdict = "may be promoted" if report["gate"]["passed"] else '<span class="no">may not be promoted</span>'
-    return f"<h2>Gate</h2><p>This version {verdict}.</p>" + _table(["rule", "measured", "verdict"], lines)
+    return f"<h2>Gate</h2><p>This version {verdict}.</p>" + table(["rule", "measured", "verdict"], lines)
 
 
 def _costs(report: Mapping[str, Any], labels: Array, judged: Sequence[Judged], costs: Costs) -> str:
@@ -91,10 +77,10 @@ def _costs(report: Mapping[str, Any], labels: Array, judged: Sequence[Judged], c
     lines += [["an alarm at every event", f"{report['costs']['always']:.1f}", "100.0%", "", ""]]
     lines += [["no alarm ever", f"{report['costs']['never']:.1f}", "0.0%", "", ""]]
     headings = ["model", "cost of 1,000 events", "alarms", "best in hindsight", "at the threshold"]
-    curves = _image(plot_costs(labels, judged, costs))
+    curves = image(plot_costs(labels, judged, costs))
     return (
         f"<h2>Costs</h2><p>A false alarm costs {costs.false_alarm:g}, a miss {costs.miss:g}: an alarm pays from a "
-        f"probability of {costs.threshold:.3f} on.</p>{_table(headings, lines)}{curves}"
+        f"probability of {costs.threshold:.3f} on.</p>{table(headings, lines)}{curves}"
     )
 
 
@@ -112,7 +98,7 @@ def _slices(report: Mapping[str, Any]) -> str:
         line.append(_interval(one["bias"], "{:+.3f}"))
         line += [_interval(one["against_champion"]["auc"], "{:+.4f}")] if compared else []
         lines.append(line)
-    return f"<h2>Slices</h2>{_image(plot_slices(slices, report['auc']))}{_table(headings, lines)}"
+    return f"<h2>Slices</h2>{image(plot_slices(slices, report['auc']))}{table(headings, lines)}"
 
 
 def _importance(report: Mapping[str, Any]) -> str:
@@ -123,7 +109,7 @@ def _importance(report: Mapping[str, Any]) -> str:
     return (
         "<h2>Importance of the features</h2><p>What is lost where one feature's values are dealt out anew among the "
         "rows. Features that say the same cover for each other.</p>"
-        f"{_image(plot_importance(found))}{_table(['feature', 'AUC lost', 'log loss gained'], lines)}"
+        f"{image(plot_importance(found))}{table(['feature', 'AUC lost', 'log loss gained'], lines)}"
     )
 
 
@@ -138,27 +124,13 @@ def _card(card: Mapping[str, Any]) -> str:
         ["by", ", ".join(f"{name} {version}" for name, version in sorted(card["libraries"].items()))],
         *([name, str(value)] for name, value in sorted(card["options"].items())),
     ]
-    limits = "".join(f"<li>{_text(one)}</li>" for one in card["limits"])
-    purpose = f"<p>{_text(card['purpose'])}</p>" if card["purpose"] else ""
+    limits = "".join(f"<li>{text(one)}</li>" for one in card["limits"])
+    purpose = f"<p>{text(card['purpose'])}</p>" if card["purpose"] else ""
     return (
         f"<h2>Model card</h2>{purpose}<h3>Limits</h3><ul>{limits}</ul><h3>Data</h3>"
-        f"{_table(['split', 'rows', 'from', 'to'], data)}<h3>Made of</h3>{_table(['', ''], made)}"
+        f"{table(['split', 'rows', 'from', 'to'], data)}<h3>Made of</h3>{table(['', ''], made)}"
     )
 
 
 def _interval(one: Mapping[str, float], form: str) -> str:
     return f"{form.format(one['value'])} ({form.format(one['low'])} to {form.format(one['high'])})"
-
-
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in headings)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _image(png: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
