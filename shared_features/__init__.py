@@ -40,11 +40,13 @@ from shared_features.grid import grid_cell
 from shared_features.keys import Key
 from shared_features.kpis import Alarm, Kpi, outcome
 from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, prediction
+from shared_features.space import Between
 from shared_features.sun import sun_above_horizon, sun_elevation_deg
 
 __all__ = [
     "Alarm",
     "App",
+    "Between",
     "Clean",
     "EventType",
     "Gate",

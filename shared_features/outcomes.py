@@ -12,6 +12,7 @@ from shared_features.errors import DefinitionError
 from shared_features.expressions import BlockColumn, Expression, Field
 from shared_features.keys import Key
 from shared_features.source_lines import caller
+from shared_features.space import Space, space_definition
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MOST_FIRINGS = 1_000
@@ -63,7 +64,8 @@ class Label:
 class Model:
     """A served model, by name; ``options`` go to its trainer (see ``training``).
 
-    The options ``crosses``, ``embeddings`` and ``baseline`` name features of the app, which checks them.
+    The options ``crosses``, ``embeddings`` and ``baseline`` name features of the app, which checks them. ``space`` says
+    which other values of options `sameriver tune` may try; without one it has a space of its own for each kind.
     """
 
     NAMING_FEATURES: Mapping[str, tuple[str, ...]] = {
@@ -73,9 +75,12 @@ class Model:
     }
     """Options that name features, and of which dtypes these may be."""
 
-    def __init__(self, name: str, *, outputs: Sequence[str] = ("probability",), **options: Any) -> None:
+    def __init__(
+        self, name: str, *, outputs: Sequence[str] = ("probability",), space: Space | None = None, **options: Any
+    ) -> None:
         check_name("model", name)
         self.name, self.outputs, self.options, self.at = name, tuple(outputs), options, caller()
+        self.space = space_definition(name, space or {})
 
     def named_features(self) -> Iterator[tuple[str, str]]:
         """(option, feature) for every feature that an option names."""
