@@ -27,23 +27,25 @@ import apache_beam as beam
 import pyarrow as pa
 
 from batch import runner
-from batch.backfill_out import intact, is_here, put_in_place
+from batch.backfill_out import Outcome, intact, is_here, put_in_place, put_reactions
 from batch.backfill_rows import TOO_LATE, Asking, RowsOf, archive_schema
+from batch.counts import counted
 from batch.partitions import shards_for
 from batch.partitions_steps import Ended, Fold, Folded
 from batch.pipeline import WITHOUT_KEY, columns_before
-from batch.rows import WriteCount
-from batch.tables import History, open_history
+from batch.reaction_steps import Predicted, fold_reactions
+from batch.tables import ARCHIVED_AT, History, open_history
 from shared_features.app import App
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.fingerprint import canonical
 from shared_features.plan import Plan, make_plan
+from shared_features.reactions import remembers
 from shared_features.schema import TIMESTAMP
 from shared_features.validate import MAX_FUTURE_S
 from streaming.locks import take_lock
 
 MANIFESTS = "_backfill"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FOREVER_US = 2**62
 
 
@@ -57,7 +59,9 @@ class BackfillSummary:
         reused: whether it was done before.
         app, fingerprint, history: of what.
         rows: rows predicted on in the range, by outcome.
+        reactions: of these rows, how often each reaction fired.
         rows_added, rows_there, rows_differing: written; left out because they were there; of these, with other values.
+        reactions_added, reactions_there: rows of reactions written; left out because they were there.
         events, events_left_out, without_key: read; not folded, by reason; without a key, by key.
         files, bytes, seconds: written, and how long it took, wall clock.
     """
@@ -69,9 +73,12 @@ class BackfillSummary:
     fingerprint: str
     history: str
     rows: dict[str, int]
+    reactions: dict[str, int]
     rows_added: int
     rows_there: int
     rows_differing: int
+    reactions_added: int
+    reactions_there: int
     events: int
     events_left_out: dict[str, int]
     without_key: dict[str, int]
@@ -92,6 +99,7 @@ def backfill(
     since: datetime | None = None,
     until: datetime | None = None,
     asking: Asking | None = None,
+    reactions: str | None = None,
     whole_history: bool = False,
     work: Path | None = None,
     shards: int | None = None,
@@ -105,8 +113,9 @@ def backfill(
         history: a folder or file of Parquet, or ``bq://project.dataset.table``; see `open_history`.
         out: a folder, ``gs://bucket/folder`` or ``bq://project.dataset.table``.
         since, until: rows of [since, until) by publish time; aware datetimes, None is open. Of the events before, what
-            the range's windows can reach is folded.
+            the range's windows can reach is folded; where reactions remember, all, and it is predicted on, too.
         asking: where the models are that predict; None collects features only.
+        reactions: where a row of each reaction that fired goes, too: a folder, ``gs://…`` or ``bq://…``.
         whole_history: fold all that was published before ``until``, however old.
         work: folder for what waits between two steps; it is gone at the end. None: in ``out``, which is a folder then.
         shards: into how many shards keys go; None chooses by the rows. Changes only the columns that say so.
@@ -120,9 +129,12 @@ def backfill(
     started = time.monotonic()
     watch = progress or _silent
     plan = make_plan(app)
-    warm = None if whole_history else warm_from(plan, since)
+    remembering = asking is not None and remembers(app)
+    warm = None if whole_history or remembering else warm_from(plan, since)
     source = open_history(history, plan, since=warm, until=until)
     origin = _origin(app, source, since, until, asking, whole=whole_history)
+    if reactions is not None:
+        origin |= {"reactions_to": reactions}
     if not is_here(out):  # what waits between two steps, tokens among it, belongs to one destination
         origin |= {"out": str(out)}
     run = hashlib.blake2b(canonical(origin).encode(), digest_size=8).hexdigest()
@@ -136,11 +148,21 @@ def backfill(
         since_us, until_us = _us(since, -_FOREVER_US), _us(until, _FOREVER_US)
         rows = RowsOf(str(scratch / "out"), since_us, until_us, _grace_us(plan, since, warm), asking)
         columns = [*columns_before(plan, 0), *(field.name for field in app.predict_on.block_fields)]
-        counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch)
+        shards = settled(scratch, shards_for(source.rows) if shards is None else shards)
+        if asking is not None and remembering:
+            predicted = Predicted(str(scratch), shards, asking)
+            columns += [name for name in ARCHIVED_AT.names if name in source.schema.names]
+            counts = folded(plan, source, scratch, predicted, columns, shards, runner_options, watch)
+            counts |= fold_reactions(app, scratch, shards, rows, runner_options, watch)
+        else:
+            counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch)
         _check_late(plan, counts)
         watch(0.99, "put rows in place")
-        outcome = put_in_place(app, out, scratch / "out", run, archive_schema(plan, predicted=asking is not None))
-        manifest = {"origin": origin, "counts": counts, "outcome": dataclasses.asdict(outcome)}
+        schema = archive_schema(plan, predicted=asking is not None)
+        fired = Outcome() if reactions is None else put_reactions(app, reactions, scratch / "out", run)
+        outcome = put_in_place(app, out, scratch / "out", run, schema)
+        parts = {"outcome": outcome, "reactions": fired}
+        manifest = {"origin": origin, "counts": counts} | {k: dataclasses.asdict(part) for k, part in parts.items()}
         _write(home / MANIFESTS / f"{run}.json", manifest)
         shutil.rmtree(scratch)
     watch(1.0, "written")
@@ -153,33 +175,26 @@ def folded(
     scratch: Path,
     ended: Callable[[Plan], Ended],
     columns: Sequence[str],
-    shards: int | None,
+    shards: int,
     options: Sequence[str],
     watch: runner.Progress,
     *,
     keep_state: bool = False,
 ) -> dict[str, int]:
     """Fold a history in a work folder, see `batch.partitions_steps`; what was counted."""
-    settled = _settled(scratch, shards_for(source.rows) if shards is None else shards)
-    counted_in = scratch / "counts"
-    shutil.rmtree(counted_in, ignore_errors=True)
-    counted_in.mkdir(parents=True)
     total = (source.rows or 0) * (1 + len(plan.stages))
     with runner.watched(watch, total) as token:
         carried = tuple(dict.fromkeys(columns))
-        fold = Fold(plan.app, str(scratch), carried, settled, source.archived, ended, token, keep_state)
-
-        def build(pipeline: beam.Pipeline) -> None:
-            _ = (
+        fold = Fold(plan.app, str(scratch), carried, shards, source.archived, ended, token, keep_state)
+        counts = counted(
+            scratch / "counts",
+            options,
+            lambda pipeline: (
                 pipeline
                 | "splits" >> beam.Create(source.splits, reshuffle=len(source.splits) > 1)
                 | "fold" >> Folded(fold)
-                | "sum counts" >> beam.CombinePerKey(sum)
-                | "write counts" >> beam.ParDo(WriteCount(str(counted_in)))
-            )
-
-        runner.run(build, options)
-    counts = {path.name: int(path.read_text()) for path in sorted(counted_in.iterdir())}
+            ),
+        )
     check_published(source, counts)
     return counts
 
@@ -193,7 +208,7 @@ def _check_late(plan: Plan, counts: dict[str, int]) -> None:
         )
 
 
-def _settled(scratch: Path, shards: int) -> int:
+def settled(scratch: Path, shards: int) -> int:
     """The number of shards: of a run that was cut off the one that it began with."""
     path = scratch / "shards"
     if shards < 1:
@@ -247,6 +262,7 @@ def _origin(
         "whole_history": whole,
         "models": None if asking is None else asking.versions,
         "reactions": [] if asking is None else [reaction.definition for reaction in app.reactions],
+        "remembered": asking is not None and remembers(app),
     }
 
 
@@ -294,7 +310,7 @@ def _write(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _summary(out: str, run: str, manifest: dict[str, Any], *, reused: bool, seconds: float) -> BackfillSummary:
-    counts, origin, outcome = manifest["counts"], manifest["origin"], manifest["outcome"]
+    counts, origin, outcome, fired = (manifest[part] for part in ("counts", "origin", "outcome", "reactions"))
     return BackfillSummary(
         out=out,
         run=run,
@@ -303,9 +319,12 @@ def _summary(out: str, run: str, manifest: dict[str, Any], *, reused: bool, seco
         fingerprint=origin["fingerprint"],
         history=origin["history"],
         rows=starting("rows.", counts),
+        reactions=starting("reaction.", counts),
         rows_added=0 if reused else outcome["added"],
         rows_there=outcome["added"] + outcome["there"] if reused else outcome["there"],
         rows_differing=outcome["differing"],
+        reactions_added=0 if reused else fired["added"],
+        reactions_there=fired["added"] + fired["there"] if reused else fired["there"],
         events=counts.get("events.read", 0),
         events_left_out=starting("left_out.", counts),
         without_key=starting(WITHOUT_KEY, counts),

@@ -14,12 +14,10 @@ import pyarrow.parquet as pq
 from batch.backfill_rows import writer_of
 from batch.existing import KnownRows, absent, differing_rows
 from batch.files import open_files
-from batch.output_rows import prediction_rows, shape_of
+from batch.output_rows import KINDS, shape_of
 from batch.writers import Shape, Written, open_destination
 from shared_features.app import App
 from shared_features.blocks import empty_block
-
-_TOKENS = "tokens.json"
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ def put_in_place(app: App, out: str | Path, staged: Path, run: str, schema: pa.S
     """
     shape = Shape(schema, identity=identity_of(schema), uncompared=tuple(_uncompared(schema)))
     if not is_here(out):
-        return _sent(app, str(out), staged, run, schema)
+        return _sent(app, "predictions", str(out), staged, run)
     out, outcome = Path(out), Outcome()
     waiting = {f"{path.parent.name}/{run}-{path.name}" for path in staged.glob("publish_date=*/*.parquet")}
     for path in out.glob(f"publish_date=*/{run}-*.parquet"):  # of this run, when it was cut off here
@@ -139,19 +137,31 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _sent(app: App, out: str, staged: Path, run: str, schema: pa.Schema) -> Outcome:
-    none = prediction_rows(app, empty_block(schema))
-    destination = open_destination(out, shape_of(app, "predictions", none.schema))
-    kept = staged.parent / _TOKENS
+def put_reactions(app: App, to: str, staged: Path, run: str) -> Outcome:
+    """Give the reactions of the rows of all files below ``staged`` to a folder, ``gs://…`` or ``bq://…``.
+
+    They become what `sameriver archive export --what reactions` writes; before `put_in_place`, which takes the files.
+    """
+    return _sent(app, "reactions", to, staged, run)
+
+
+def _sent(app: App, kind: str, to: str, staged: Path, run: str) -> Outcome:
+    """Rows of a kind of `batch.output_rows.KINDS`, made of the rows of all files below ``staged``, once."""
+    kept, rows_of = staged.parent / f"tokens-{kind}.json", KINDS[kind][0]
+    paths = sorted(staged.glob("publish_date=*/*.parquet"))
+    if not paths and not kept.exists():
+        return Outcome()
+    schema = rows_of(app, empty_block(pq.read_schema(paths[0]))).schema if paths else pa.schema([])
+    destination = open_destination(to, shape_of(app, kind, schema))
     if kept.exists():
         tokens = [base64.b64decode(token) for token in json.loads(kept.read_text("ascii"))]
     else:
         destination.prepare()
         tokens = []
-        for path in sorted(staged.glob("publish_date=*/*.parquet")):
+        for path in paths:
             with pq.ParquetFile(path) as file, destination.piece(f"{path.parent.name}/{run}-{path.stem}") as piece:
                 for block in file.iter_batches(65_536):
-                    piece.write(prediction_rows(app, block))
+                    piece.write(rows_of(app, block))
             tokens.append(piece.token)
         temporary = kept.with_suffix(".new")
         temporary.write_text(json.dumps([base64.b64encode(token).decode("ascii") for token in tokens]), "ascii")

@@ -3,8 +3,7 @@
     publish_date=2013-01-31/<bucket>.parquet      rows predicted on, in fold order
 
 Columns are those of the archive (see `streaming.archive_parquet`) but for the two that name a commit; where models
-predict, ``prediction_id`` is the id that the stream gives the first model's prediction. Reactions that remember are
-left out: what they remember begins with the live job.
+predict, ``prediction_id`` is the id that the stream gives the first model's prediction.
 """
 
 from __future__ import annotations
@@ -100,6 +99,43 @@ class RowsOf:
         return ArchiveRows(plan, self)
 
 
+class Predictions:
+    """The models of an app, in a worker, and what they say of rows.
+
+    Args:
+        app: with its models and reactions.
+        asking: where the models are; None predicts nothing.
+    """
+
+    def __init__(self, app: App, asking: Asking | None) -> None:
+        self._app, self._asked = app, asking is not None
+        self._clients = {} if asking is None else asking.clients(app)
+        self._predict = {name: predictor(client) for name, client in self._clients.items()}
+
+    def of(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows with `streaming.results.with_results`, but for reactions that remember, and ``prediction_id``."""
+        app = self._app
+        if not self._asked:
+            return results.with_results(app, block, None, [])
+        answers = {model.name: self._answer(model, block) for model in app.models}
+        block = results.with_results(app, block, answers, reaction_stages(app)[:1])
+        first = app.models[0].name
+        ids = prediction_ids(
+            block, app=app.name, fingerprint=app.fingerprint, model=first, model_version=answers[first].version
+        )
+        return append_columns(block, {"prediction_id": pa.array(ids, pa.string())})
+
+    def _answer(self, model: Model, block: pa.RecordBatch) -> Answer:
+        if isinstance(model, Rule):
+            return results.apply_rule(self._app, model, block)
+        return _asked(self._app, self._predict[model.name], model, block)
+
+    def close(self) -> None:
+        """Let go of the model servers."""
+        for client in self._clients.values():
+            client.close()
+
+
 class ArchiveRows:
     """Writes buckets of ended rows.
 
@@ -107,14 +143,13 @@ class ArchiveRows:
         plan: of the app.
         settings: ``folder`` is where the files go; rows outside [``since_us``, ``until_us``) by publish time are left
             out; those that happened before ``grace_us`` are counted as `TOO_LATE`; without ``asking`` nothing is
-            predicted.
+            predicted. Rows that have been predicted on are taken as they are.
     """
 
     def __init__(self, plan: Plan, settings: RowsOf) -> None:
         self.plan, self.settings = plan, settings
         self.schema = archive_schema(plan, predicted=settings.asking is not None)
-        self._clients = {} if settings.asking is None else settings.asking.clients(plan.app)
-        self.predict = {name: predictor(client) for name, client in self._clients.items()}
+        self.predictions = Predictions(plan.app, settings.asking)
 
     def open(self, name: str) -> Bucket:
         """Begin a bucket."""
@@ -122,8 +157,7 @@ class ArchiveRows:
 
     def close(self) -> None:
         """Let go of the model servers."""
-        for client in self._clients.values():
-            client.close()
+        self.predictions.close()
 
 
 class Bucket:
@@ -143,10 +177,13 @@ class Bucket:
             return
         if not inside.all():
             block, times = block.filter(pa.array(inside)), times[inside]
-        block = self._with_results(block)
+        if "outcome" not in block.schema.names:
+            block = rows.predictions.of(block)
         happened = block.column("event_time").cast(pa.int64()).to_numpy()
         count(self._counts, {TOO_LATE: int(np.count_nonzero(happened < settings.grace_us))})
         count(self._counts, {f"rows.{outcome}": number for outcome, number in results.count_outcomes(block).items()})
+        fired = (name for name in block.schema.names if name.startswith("reaction."))
+        count(self._counts, {name: block.column(name).true_count for name in fired})
         block = conformed_to(block, rows.schema)
         days = times // DAY_US
         bounds = np.flatnonzero(np.diff(days, prepend=days[0] - 1, append=days[-1] + 1)).tolist()
@@ -169,23 +206,6 @@ class Bucket:
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             self._files[day] = path, writer_of(temporary, self._rows.schema)
         return self._files[day][1]
-
-    def _with_results(self, block: pa.RecordBatch) -> pa.RecordBatch:
-        app = self._rows.plan.app
-        if self._rows.settings.asking is None:
-            return results.with_results(app, block, None, [])
-        answers = {model.name: self._answer(app, model, block) for model in app.models}
-        block = results.with_results(app, block, answers, reaction_stages(app)[:1])
-        first = app.models[0].name
-        ids = prediction_ids(
-            block, app=app.name, fingerprint=app.fingerprint, model=first, model_version=answers[first].version
-        )
-        return append_columns(block, {"prediction_id": pa.array(ids, pa.string())})
-
-    def _answer(self, app: App, model: Model, block: pa.RecordBatch) -> Answer:
-        if isinstance(model, Rule):
-            return results.apply_rule(app, model, block)
-        return _asked(app, self._rows.predict[model.name], model, block)
 
 
 def _asked(app: App, predict: Predictor, model: Model, block: pa.RecordBatch) -> Answer:
@@ -214,7 +234,12 @@ def archive_schema(plan: Plan, *, predicted: bool) -> pa.Schema:
         for model in app.models:
             fields.append(pa.field(f"version.{model.name}", pa.int64()))
             fields += [pa.field(f"prediction.{model.name}.{name}", pa.float64()) for name in model.outputs]
-        fields += [pa.field(f"reaction.{one.name}", pa.bool_()) for one in app.reactions if one.by is None]
+        for memory in reaction_stages(app):
+            if memory.key is not None:
+                fields += [pa.field(f"stage.{memory.name}.{name}", _STAGE[name]) for name in _STAGE if name != "late"]
+            for one in memory.reactions:
+                fields += [pa.field(f"reaction.{one.name}", pa.bool_())]
+                fields += [pa.field(f"started.{one.name}", pa.bool_())] if one.until is not None else []
         fields.append(pa.field("prediction_id", pa.string()))
     metadata = {
         "sameriver.app": app.name,

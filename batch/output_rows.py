@@ -86,6 +86,11 @@ _REACTION = pa.schema(
 
 def reaction_rows(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
     """One row for each reaction that fired; ``key`` and ``payload`` as JSON, as their messages have them."""
+    for name, feature in app.features.items():
+        index = block.schema.get_field_index(f"feature.{name}")
+        if index >= 0:
+            column = _sized(block.column(index), feature)
+            block = block.set_column(index, f"feature.{name}", column)
     places = {(event_type, event_id): i for i, (event_type, event_id) in enumerate(_identities(block))}
     rows = []
     for topic, messages in outgoing(app, block, with_features=False).items():

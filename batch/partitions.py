@@ -91,7 +91,14 @@ def _cut(
     if not rows.all():
         chosen = np.flatnonzero(rows)
         block, hashes = block.take(pa.array(chosen)), hashes[chosen]
-    buckets, which = np.unique(bucket_of(block, stage), return_inverse=True)
+    yield from cut(block, hashes, bucket_of(block, stage), step, shards)
+
+
+def cut(
+    block: pa.RecordBatch, hashes: np.ndarray, bucket: np.ndarray, step: int, shards: int
+) -> Iterator[tuple[Place, pa.RecordBatch]]:
+    """The rows of a block by shard, as their keys' hashes say, and bucket; in their order."""
+    buckets, which = np.unique(bucket, return_inverse=True)
     places = len(buckets) * shards
     of = which * shards + shard_of(hashes, shards).astype(np.int64)
     # Of 16 bits NumPy sorts by digits, in a fifth of the time.

@@ -16,7 +16,7 @@ from shared_features.errors import HistoryError
 from shared_features.kernel import finish
 from shared_features.plan import Plan
 from streaming import archive as archives
-from streaming.snapshots import states_at_begin
+from streaming.snapshots import at_begin
 
 CHUNK_ROWS = 100_000
 """Rows that are compared together, unless one commit has more."""
@@ -57,11 +57,14 @@ class Replay:
         plan: of the app that served.
         archive: for finding out whose identities stand in it twice.
         remember: whether identities are kept for that, 8 bytes each; without end, for who follows a live job.
+
+    Attributes:
+        stages: of the reactions, as they were before the first chunk; whoever compares them folds them.
     """
 
     def __init__(self, plan: Plan, archive: Path, *, remember: bool = True) -> None:
         self._plan, self._archive, self._remember = plan, archive, remember
-        self._states = states_at_begin(archive, plan)
+        self._states, self.stages = at_begin(archive, plan)
         self._identities: list[np.ndarray] = []
 
     def take(self, served: pa.RecordBatch) -> pa.RecordBatch:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch import runner
-from batch.backfill import folded, locked, starting
+from batch.backfill import folded, locked, settled, starting
+from batch.backfill_rows import Asking
 from batch.parquet_files import opened, parquet_files
+from batch.partitions import shards_for
 from batch.partitions_state import load_checkpoint
-from batch.partitions_steps import ADMITTED
+from batch.partitions_steps import ADMITTED, Ended
 from batch.pipeline import columns_before
+from batch.reaction_steps import Predicted, fold_reactions, memories_of
 from batch.snapshot_merge import merged
-from batch.tables import History, open_history
+from batch.tables import ARCHIVED_AT, History, open_history
 from shared_features.app import App
 from shared_features.errors import HistoryError
 from shared_features.fingerprint import canonical
 from shared_features.plan import Plan, make_plan
+from shared_features.reactions import remembers
 from shared_features.schema import TIMESTAMP
 from shared_features.state import StageState
 from streaming.deduplication import Deduplicator
@@ -46,6 +50,7 @@ class SnapshotSummary:
         cut: all that was published before is in it; ISO 8601, UTC.
         events, events_left_out: read; not folded, by reason.
         keys, retained: keys and events held, by stage.
+        remembered: for how many values of its key a reaction remembers something, by reaction.
         identities: known of the last ``horizon_s`` seconds of event time.
         bytes, seconds: its size, and how long it took, wall clock.
     """
@@ -60,6 +65,7 @@ class SnapshotSummary:
     events_left_out: dict[str, int]
     keys: dict[str, int]
     retained: dict[str, int]
+    remembered: dict[str, int]
     identities: int
     horizon_s: int
     bytes: int
@@ -103,6 +109,7 @@ def snapshot(
     cut: datetime,
     complete_to: datetime | None = None,
     horizon_s: int = HORIZON_S,
+    asking: Asking | None = None,
     shards: int | None = None,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
@@ -117,6 +124,7 @@ def snapshot(
         complete_to: up to which publish time the history is known to hold everything; None takes the newest publish
             time in it, where it says so without being read.
         horizon_s: for how long identities are kept, seconds of event time.
+        asking: where the models are that predict, where reactions remember; None: these begin with nothing remembered.
         shards: into how many shards keys go while they are folded; the snapshot has one.
         runner_options: Beam's; see `runner.run`.
         progress: called with the share done and the step at work.
@@ -131,13 +139,17 @@ def snapshot(
     source = open_history(history, plan, until=cut)
     _check_complete(source, cut, complete_to)
     cut_us = int(pa.scalar(cut, TIMESTAMP).value)
-    origin = {
+    origin: dict[str, Any] = {
         "fingerprint": app.fingerprint,
         "history": source.uri,
         "version": source.version,
         "cut_us": cut_us,
         "horizon_s": horizon_s,
     }
+    if asking is not None and remembers(app):
+        origin |= {"models": asking.versions, "reactions": [reaction.definition for reaction in app.reactions]}
+    else:
+        asking = None
     run = hashlib.blake2b(canonical(origin).encode(), digest_size=8).hexdigest()
     scratch, told = out.with_name(f"_work-{run}"), out.with_name(f"{out.name}.json")
     with locked(out.parent):
@@ -146,11 +158,20 @@ def snapshot(
             watch(1.0, "done before")
             return SnapshotSummary(**{**held["summary"], "reused": True, "seconds": 0.0})
         columns = columns_before(plan, 0)
-        counts = folded(plan, source, scratch, Nothing, columns, shards, runner_options, watch, keep_state=True)
+        shards = settled(scratch, shards_for(source.rows) if shards is None else shards)
+        ended: Callable[[Plan], Ended] = Nothing
+        if asking is not None:
+            ended = Predicted(str(scratch), shards, asking)
+            columns += [field.name for field in app.predict_on.block_fields]
+            columns += [name for name in ARCHIVED_AT.names if name in source.schema.names]
+        counts = folded(plan, source, scratch, ended, columns, shards, runner_options, watch, keep_state=True)
+        if asking is not None:
+            fold_reactions(app, scratch, shards, Nothing, runner_options, watch, keep_memory=True)
         watch(0.97, "put states together")
         epoch, deduplicator = _identities(scratch, horizon_s)
         states = [_state(plan, scratch, index, epoch) for index in range(len(plan.stages))]
-        write_snapshot(out, plan, states, deduplicator, cut_us, source.uri)
+        stages = memories_of(app, scratch, epoch)
+        write_snapshot(out, plan, states, deduplicator, cut_us, source.uri, stages=stages, epoch=epoch)
         summary = SnapshotSummary(
             file=str(out),
             reused=False,
@@ -162,6 +183,7 @@ def snapshot(
             events_left_out=starting("left_out.", counts),
             keys={state.stage.name: state.keys for state in states},
             retained={state.stage.name: state.retained for state in states},
+            remembered={name: number for stage in stages for name, number in stage.remembered.items()},
             identities=len(deduplicator),
             horizon_s=horizon_s,
             bytes=out.stat().st_size,

@@ -32,7 +32,9 @@ from shared_features.blocks import concat_blocks, flatten
 from shared_features.errors import HistoryError
 from shared_features.plan import Plan, make_plan
 from shared_features.schema import ENVELOPE
+from shared_features.reactions import remembers
 
+from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
 SPLIT_ROWS = 131_072
 """Rows of a Parquet file that one worker reads at a time, rounded up to whole row groups."""
 
@@ -43,6 +45,9 @@ MESSAGE_ROWS = 4_096
 """Messages of a block of them."""
 
 _BATCH_ROWS = 32_768
+ARCHIVED_AT = pa.schema([(COMMIT_COLUMN, pa.int64()), (ROW_COLUMN, pa.int32())])
+"""Where a row stands in its archive."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,8 @@ class History:
     Attributes:
         uri: as given.
         schema: columns of the blocks that `read_split` gives: the envelope without ``message_id``, every field
-            of the event types in use, and ``stage.<S>.epoch`` and ``.position`` where the history has them.
+            of the event types in use, and ``stage.<S>.epoch`` and ``.position`` where the history has them; where
+            reactions remember also `ARCHIVED_AT`.
         splits: JSON; read together, by `read_split`, they give each row once.
         rows: rows in the splits, before any time range; None where the source does not say.
         version: what identifies the content (files with digests, or a table with its time of change); None if
@@ -219,7 +225,7 @@ def _outside(column: pq.ColumnChunkMetaData, between: _Range) -> bool:
 # -- BigQuery -----------------------------------------------------------------------------------------------
 def _open_bigquery(uri: str, wanted: pa.Schema, plan: Plan, between: _Range) -> History:
     places = [f"stage.{stage.name}.{name}" for stage in plan.stages for name in ("epoch", "position")]
-    dotted = [*wanted.names, *places]
+    dotted = [*wanted.names, *places, *ARCHIVED_AT.names]
     tops = [name.partition(".")[0] for name in dotted] + [name.replace(".", SEPARATOR) for name in dotted]
     table, version = readable(uri, [*tops, *MESSAGES.names])
     found = bigquery.read_schema(str(table))
@@ -261,7 +267,7 @@ def _flat(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 
 def _checked(where: str, found: dict[str, pa.DataType], wanted: pa.Schema, plan: Plan) -> pa.Schema:
-    """The columns that blocks will have: those wanted, and stage positions where there are any."""
+    """The columns that blocks will have: those wanted, and places in an archive where there are any."""
     fields = list(wanted)
     for stage in plan.stages:
         names = (f"stage.{stage.name}.epoch", f"stage.{stage.name}.position")
@@ -269,7 +275,7 @@ def _checked(where: str, found: dict[str, pa.DataType], wanted: pa.Schema, plan:
             fields += [pa.field(names[0], pa.int32()), pa.field(names[1], pa.int64())]
     for field in fields:
         got = found.get(field.name)
-        if got is None and field.name != "publish_time":
+        if got is None and field.name not in optional:
             place = field.name.partition(".")[0]
             near = [name for name in found if name.partition(".")[0] == place] or list(found)
             raise HistoryError(

@@ -32,7 +32,7 @@ from shared_features.compute import stage_order
 from shared_features.errors import FingerprintError
 from shared_features.lists import places
 from shared_features.plan import Plan, make_plan
-from shared_features.reactions import ReactionStage, reaction_stages
+from shared_features.reactions import ReactionStage
 from streaming import archive as archives
 from streaming import results
 from streaming.routes import EachVersion
@@ -160,7 +160,7 @@ class Verifier:
                 f"archive {archive} was written by fingerprint {written['fingerprint']}, the app has "
                 f"{app.fingerprint}: verify it with the version of the app that wrote it"
             )
-        self._app, self._predict, self._stages = app, predict or {}, reaction_stages(app)
+        self._app, self._predict = app, predict or {}
         self.replay = Replay(make_plan(app), archive, remember=remember)
         self._promotions = promotions or {}
         self.report = VerifyReport()
@@ -171,7 +171,7 @@ class Verifier:
         self.report.events += served.num_rows
         _compare_features(self._app, served, replayed, self.report)
         _compare_predictions(self._app, served, replayed, self._predict, self.report)
-        _compare_reactions(self._app, self._stages, served, replayed, self.report)
+        _compare_reactions(self._app, self.replay.stages, served, replayed, self.report)
         self.report.take_routes(compare_routes(self._app, served, self._promotions))
 
 

@@ -31,7 +31,6 @@ from shared_features.kernel import finish, key_column
 from shared_features.plan import Plan, Stage, make_plan
 from shared_features.schema import ENVELOPE
 from shared_features.state import StageState
-from shared_features.validate import MAX_FUTURE_S
 from streaming import archive as archives
 from streaming import results, snapshots
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
@@ -218,11 +217,11 @@ def snapshot_cut_us(archive: Path) -> int | None:
 
 def _begin(archive: Path, plan: Plan, number: int, at_us: int) -> StageState:
     """The state that the archive's rows are folded onto: of its snapshot, where the row's windows reach into that."""
-    stage, cut_us = plan.stages[number], snapshot_cut_us(archive)
-    newest_us = None if cut_us is None else cut_us + int(MAX_FUTURE_S * 1e6)
+    stage, path = plan.stages[number], archive / snapshots.NAME
+    newest_us = snapshots.read_snapshot(path).newest_us if path.exists() else None
     if newest_us is None or not (stage.counts_events or at_us - stage.longest_us <= newest_us):
         return StageState(stage)
-    return snapshots.states_at_begin(archive, plan)[number]
+    return snapshots.at_begin(archive, plan).states[number]
 
 
 def _events_of_key(archive: Path, stage: Stage, key: Any, found: Found) -> pa.RecordBatch:

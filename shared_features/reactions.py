@@ -9,7 +9,7 @@ options are in `shared_features.outcomes.Reaction`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ limit add 32 bytes each."""
 
 _NOTHING = object()
 _NEVER_US = -(2**63)
+_PLACE = ("epoch", "shard", "position")
 
 
 @dataclass(slots=True)
@@ -83,6 +84,11 @@ class ReactionStage:
     def nbytes(self) -> int:
         """About how much memory it takes."""
         return BYTES_PER_KEY * len(self._slots) + BYTES_PER_MEMORY * sum(map(len, self._memories.values()))
+
+    @property
+    def remembered(self) -> dict[str, int]:
+        """For how many values of the key each reaction remembers something; none without a key."""
+        return {} if self.key is None else {name: len(memories) for name, memories in self._memories.items()}
 
     def fold(self, evaluator: Evaluator, predicted: np.ndarray) -> dict[str, pa.Array]:
         """Fold a block in row order.
@@ -192,36 +198,51 @@ class ReactionStage:
             "value": pa.array(values, pa.null() if one.changes is None else ARROW_TYPES[one.changes.dtype]),
             "fired_us": pa.array([list(memory.fired_us) for memory in kept], pa.list_(pa.int64())),
         }
+        place = dict(zip(_PLACE, map(str, (self.epoch, self.shard, self.position)), strict=True))
         block = pa.RecordBatch.from_pydict(columns)
-        return to_ipc(block.replace_schema_metadata({"reaction": self._whose(one), "position": str(self.position)}))
-
-    def _whose(self, one: Reaction) -> str:
-        """All that decides what is remembered."""
-        return canonical([one.name, {**one.definition, "payload": {}}, self.epoch, self.shard])
+        return to_ipc(block.replace_schema_metadata({"reaction": _whose(one), **place}))
 
     def load(self, saved: Sequence[bytes]) -> None:
-        """Take over what `save` gave.
+        """Take over what `save` gave, and go on where it was.
 
         Raises:
             HistoryError: it is of other reactions than these.
         """
-        for one, data in zip(self.reactions if self.key is not None else (), saved, strict=True):
-            block = from_ipc(data)
+        for one, block in zip(self.reactions if self.key is not None else (), map(from_ipc, saved), strict=True):
             metadata = block.schema.metadata or {}
-            if metadata.get(b"reaction", b"").decode() != self._whose(one):
+            if metadata.get(b"reaction", b"").decode() != _whose(one):
                 raise HistoryError(f"what reaction {one.name!r} remembered is of another reaction")
-            self.position = int(metadata[b"position"])
-            slots = self._slots.of(block.column("key"))
-            self._in_order(slots, block.column("newest_us").to_numpy())
-            self._memories[one.name] = {
-                slot: _Memory(on, _NOTHING if value is None else value, deque(fired_us))
-                for slot, on, value, fired_us in zip(
-                    slots.tolist(),
-                    *(block.column(name).to_pylist() for name in ("on", "value", "fired_us")),
-                    strict=True,
-                )
-                if on or value is not None or fired_us
-            }
+            self.epoch, self.shard, self.position = (int(metadata[name.encode()]) for name in _PLACE)
+            self._remember(one, block)
+
+    def take_over(self, saved: Iterable[bytes]) -> None:
+        """Remember, too, what `save` gave of other values of the key, or in another job: positions stay as they are.
+
+        What is of none of these reactions, as they are defined, is left out.
+        """
+        mine = {_whose(one): one for one in self.reactions if self.key is not None}
+        for block in map(from_ipc, saved):
+            one = mine.get((block.schema.metadata or {})[b"reaction"].decode())
+            if one is not None:
+                self._remember(one, block)
+
+    def _remember(self, one: Reaction, block: pa.RecordBatch) -> None:
+        slots = self._slots.of(block.column("key"))
+        self._in_order(slots, block.column("newest_us").to_numpy())
+        self._memories[one.name] |= {
+            slot: _Memory(on, _NOTHING if value is None else value, deque(fired_us))
+            for slot, on, value, fired_us in zip(
+                slots.tolist(),
+                *(block.column(name).to_pylist() for name in ("on", "value", "fired_us")),
+                strict=True,
+            )
+            if on or value is not None or fired_us
+        }
+
+
+def _whose(one: Reaction) -> str:
+    """All that decides what is remembered."""
+    return canonical([one.name, {**one.definition, "payload": {}}])
 
 
 def _switch(memory: _Memory, announce: str, when: bool, until: bool) -> bool:
@@ -258,12 +279,16 @@ def _true(evaluator: Evaluator, condition: Expression) -> np.ndarray:
     return found
 
 
-def reaction_stages(app: App) -> list[ReactionStage]:
-    """The stages of an app's reactions, with nothing remembered: first the one without a key."""
-    stages = [ReactionStage(app, None)]
-    known = set()
-    for one in app.reactions:
-        if one.by is not None and one.by.name not in known:
-            known.add(one.by.name)
-            stages.append(ReactionStage(app, one.by))
-    return stages
+def reaction_stages(app: App, epoch: int = 0, shard: int = 0) -> list[ReactionStage]:
+    """The stages of an app's reactions, with nothing remembered: first the one without a key.
+
+    Args:
+        epoch, shard: what rows are numbered under.
+    """
+    keys = {one.by.name: one.by for one in app.reactions if one.by is not None}
+    return [ReactionStage(app, key, epoch, shard) for key in (None, *keys.values())]
+
+
+def remembers(app: App) -> bool:
+    """Whether some reaction asks what came before."""
+    return any(one.by is not None for one in app.reactions)

@@ -15,7 +15,7 @@ from shared_features.columns import Evaluator
 from shared_features.errors import HistoryError
 from shared_features.kernel import fold
 from shared_features.plan import Plan
-from shared_features.reactions import ReactionStage, reaction_stages
+from shared_features.reactions import ReactionStage
 from shared_features.state import StageState
 from streaming import results
 from streaming.archive import Commit, read_commits, segments
@@ -23,7 +23,7 @@ from streaming.deduplication import Deduplicator
 from streaming.naming import topic
 from streaming.outgoing import dead_letter_of_row, outgoing
 from streaming.saved_state import load_state
-from streaming.snapshots import states_at_begin
+from streaming.snapshots import at_begin
 from streaming.topics import OutgoingMessage
 
 log = logging.getLogger(__name__)
@@ -61,13 +61,12 @@ def recover(
     Raises:
         HistoryError: positions found do not follow from the archive; it is damaged or not whole.
     """
-    stages = reaction_stages(plan.app)
     rows, republished, after = 0, 0, -1
     saved = load_state(archive, plan, deduplicator) if segments(archive) else None
     if saved is not None:
         states, stages, after = saved.states, saved.stages, saved.commit
     else:
-        states = states_at_begin(archive, plan, deduplicator)
+        states, stages = at_begin(archive, plan, deduplicator)
     if not segments(archive):
         return Recovered(states, stages, 0, 0)
     last: tuple[int, Mapping[str, Any]] = (after, {})

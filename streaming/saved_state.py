@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SAVE_ROWS = 100_000
 """So many rows are folded in a second or two: fewer are not worth a file."""
 
-_FORMAT = 3
+_FORMAT = 4
 _HEADER, _STATE, _REACTION, _IDENTITIES = b"H", b"S", b"R", b"D"
 _FRAME_BYTES = 1 << 22
 

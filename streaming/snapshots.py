@@ -1,4 +1,4 @@
-"""A snapshot: state and identities as of a cut T in publish time, from which a live job begins (contract C9).
+"""A snapshot: state, memory and identities as of a cut T in publish time, from which a live job begins (contract C9).
 
 The file has the frames of saved state (`streaming.saved_state`), under a header that says of which cut and which
 history it is. A job that begins with it copies it into its archive, as ``snapshot.state``: what the archive's commits
@@ -8,6 +8,7 @@ are folded onto whenever the job comes back.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,21 +17,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
 from shared_features.plan import Plan
+from shared_features.reactions import ReactionStage, reaction_stages
 from shared_features.state import StageState
 from streaming.archive import read_counts
 from streaming.archive_log import Frame, frames, sync_folder, write_frame
 from streaming.deduplication import Deduplicator
-from streaming.saved_state import _HEADER, _IDENTITIES, _STATE, _loaded, _PartWriter
+from streaming.saved_state import _HEADER, _IDENTITIES, _REACTION, _STATE, _loaded, _PartWriter
 from streaming.topics.endpoint import Endpoint, seek, subscription_exists
 
 NAME = "snapshot.state"
 SEEK_BACK_US = 60_000_000
 """The subscription goes back to so long before the cut: clocks differ, and what the snapshot holds is dropped."""
 
-_FORMAT = "snapshot 1"
+_FORMAT = "snapshot 2"
+_READABLE = (_FORMAT, "snapshot 1")  # the first one knew nothing of reactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,12 @@ class Snapshot:
 
     Attributes:
         app, fingerprint: of which features.
-        cut_us: all that was published before is in it, and nothing else; microseconds since 1970.
+        cut_us: all that was published before is in it; microseconds since 1970. What else is, it knows by identity.
         horizon_us: of event time, for which it knows identities.
         newest_us: greatest event time in it.
         history: where it was made from.
+        epoch: of what is folded onto it.
+        reactions: how many parts say what reactions remember.
     """
 
     app: str
@@ -51,12 +57,30 @@ class Snapshot:
     horizon_us: int
     newest_us: int
     history: str
+    epoch: int = 0
+    reactions: int = 0
+
+
+class Begin(NamedTuple):
+    """What an archive's first commit was folded onto."""
+
+    states: list[StageState]
+    stages: list[ReactionStage]
 
 
 def write_snapshot(
-    path: Path, plan: Plan, states: Sequence[StageState], deduplicator: Deduplicator, cut_us: int, history: str
+    path: Path,
+    plan: Plan,
+    states: Sequence[StageState],
+    deduplicator: Deduplicator,
+    cut_us: int,
+    history: str,
+    *,
+    stages: Sequence[ReactionStage] = (),
+    epoch: int = 0,
 ) -> None:
-    """Write state and identities of everything published before ``cut_us``, whole or not at all."""
+    """Write state, memory and identities of everything published before ``cut_us``, whole or not at all."""
+    memories = [memory for stage in stages for memory in stage.save()]
     header = {
         "format": _FORMAT,
         "app": plan.app.name,
@@ -65,6 +89,8 @@ def write_snapshot(
         "horizon_us": deduplicator.horizon_us,
         "newest_us": deduplicator.newest_us,
         "history": history,
+        "epoch": epoch,
+        "reactions": len(memories),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
@@ -73,6 +99,9 @@ def write_snapshot(
         for state in states:
             with _PartWriter(file, _STATE) as part:
                 state.write(part)
+        for memory in memories:
+            with _PartWriter(file, _REACTION) as part:
+                part.write(memory)
         with _PartWriter(file, _IDENTITIES) as part:
             deduplicator.save(part)
         file.flush()
@@ -91,8 +120,8 @@ def read_snapshot(path: Path) -> Snapshot:
         return _header(path, read)
 
 
-def load_snapshot(path: Path, plan: Plan, deduplicator: Deduplicator) -> list[StageState]:
-    """The stages' states; its identities are put into the deduplicator.
+def load_snapshot(path: Path, plan: Plan, deduplicator: Deduplicator) -> Begin:
+    """State and memory; its identities are put into the deduplicator. What it knows of no reaction begins anew.
 
     Raises:
         HistoryError: it is damaged, or has forgotten identities that the deduplicator's horizon wants.
@@ -103,12 +132,16 @@ def load_snapshot(path: Path, plan: Plan, deduplicator: Deduplicator) -> list[St
         _check(path, header, plan, deduplicator.horizon_us)
         try:
             states = [_loaded(read, _STATE, partial(StageState.load, stage)) for stage in plan.stages]
+            memories = [_loaded(read, _REACTION, io.BufferedReader.read) for _ in range(header.reactions)]
             fresh = Deduplicator(deduplicator.horizon_us)
             _loaded(read, _IDENTITIES, partial(fresh.load, newest_us=header.newest_us))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HistoryError(f"snapshot {path} is damaged ({error}): make it again") from error
     deduplicator.become(fresh)
-    return states
+    stages = reaction_stages(plan.app, header.epoch)
+    for stage in stages:
+        stage.take_over(memories)
+    return Begin(states, stages)
 
 
 def begin_from(archive: Path, snapshot: Path, plan: Plan, horizon_us: int, seek: Callable[[int], None]) -> None:
@@ -164,15 +197,15 @@ def seek_existing(endpoint: Endpoint, subscription: str, time_us: int) -> None:
     seek(endpoint, subscription, time_us)
 
 
-def states_at_begin(archive: Path, plan: Plan, deduplicator: Deduplicator | None = None) -> list[StageState]:
-    """The state that an archive's first commit was folded onto: its snapshot's, or none.
+def at_begin(archive: Path, plan: Plan, deduplicator: Deduplicator | None = None) -> Begin:
+    """What an archive's first commit was folded onto: its snapshot, or nothing.
 
     Args:
         deduplicator: takes the snapshot's identities.
     """
     path = archive / NAME
     if not path.exists():
-        return [StageState(stage) for stage in plan.stages]
+        return Begin([StageState(stage) for stage in plan.stages], reaction_stages(plan.app))
     if deduplicator is None:
         deduplicator = Deduplicator(read_snapshot(path).horizon_us)
     return load_snapshot(path, plan, deduplicator)
@@ -193,7 +226,7 @@ def _opened(path: Path) -> Iterator[Iterator[Frame]]:
 def _header(path: Path, read: Iterator[Frame]) -> Snapshot:
     try:
         header = json.loads(bytes(next(read).payload))
-        if header.pop("format") != _FORMAT:
+        if header.pop("format") not in _READABLE:
             raise ValueError("another format")
         return Snapshot(**header)
     except (HistoryError, StopIteration, ValueError, KeyError, TypeError, AttributeError) as error:
