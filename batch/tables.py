@@ -273,6 +273,8 @@ def _checked(where: str, found: dict[str, pa.DataType], wanted: pa.Schema, plan:
         names = (f"stage.{stage.name}.epoch", f"stage.{stage.name}.position")
         if names[1] in found:
             fields += [pa.field(names[0], pa.int32()), pa.field(names[1], pa.int64())]
+    if remembers(plan.app) and all(name in found for name in ARCHIVED_AT.names):
+        fields += list(ARCHIVED_AT)  # the order in which reactions saw the rows
     for field in fields:
         got = found.get(field.name)
         if got is None and field.name not in optional:
