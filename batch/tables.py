@@ -31,10 +31,10 @@ from shared_features.app import App
 from shared_features.blocks import concat_blocks, flatten
 from shared_features.errors import HistoryError
 from shared_features.plan import Plan, make_plan
-from shared_features.schema import ENVELOPE
 from shared_features.reactions import remembers
-
+from shared_features.schema import ENVELOPE
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
+
 SPLIT_ROWS = 131_072
 """Rows of a Parquet file that one worker reads at a time, rounded up to whole row groups."""
 
@@ -44,10 +44,10 @@ BLOCK_ROWS = 65_536
 MESSAGE_ROWS = 4_096
 """Messages of a block of them."""
 
-_BATCH_ROWS = 32_768
 ARCHIVED_AT = pa.schema([(COMMIT_COLUMN, pa.int64()), (ROW_COLUMN, pa.int32())])
 """Where a row stands in its archive."""
 
+_BATCH_ROWS = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +277,7 @@ def _checked(where: str, found: dict[str, pa.DataType], wanted: pa.Schema, plan:
         fields += list(ARCHIVED_AT)  # the order in which reactions saw the rows
     for field in fields:
         got = found.get(field.name)
-        if got is None and field.name not in optional:
+        if got is None and field.name != "publish_time":
             place = field.name.partition(".")[0]
             near = [name for name in found if name.partition(".")[0] == place] or list(found)
             raise HistoryError(
