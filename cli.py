@@ -21,6 +21,7 @@ from commands.evaluate import evaluate
 from commands.gateway import gateway
 from commands.group import Commands, stop_with_parent, take_short_turns, unwind_on_termination
 from commands.logs import set_up_logging
+from commands.monitor import monitor
 from commands.new import new
 from commands.profile import profile
 from commands.promote import promote, rollback
@@ -86,6 +87,7 @@ for command in (
     snapshot,
     verify,
     view,
+    monitor,
     why,
     sql,
     profile,

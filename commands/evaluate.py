@@ -93,6 +93,8 @@ def tell_report(report: dict[str, Any]) -> None:
     click.echo(f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}")
     output.print_table(headings, lines)
     tell_gate(report["gate"])
+    for name, value in report["kpis"].items():
+        click.echo(f"KPI {name}: {'no value' if value is None else f'{value:.6g}'}")
     for path in report["files"]:
         click.echo(path)
 
@@ -135,6 +137,7 @@ def evaluate_version(
 
     arguments = ["--rows", str(rows), "--version", str(folder), "--out", str(out), *more]
     arguments += ["--gates", json.dumps([gate.definition for gate in app.gates])]
+    arguments += ["--app", app.spec] if app.kpis else []
     arguments += [] if champion is None else ["--champion", str(champion)]
     purpose = getattr(load_beside(app.spec, "app"), "__doc__", None)
     arguments += ["--purpose", purpose.strip()] if purpose else []

@@ -63,7 +63,7 @@ def view(
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signal())
         stop.drain = stop.asked.set
-        publisher = _publisher(stack, app, follower, folder, project, emulator) if publish else None
+        publisher = view_publisher(stack, app, follower, folder, project, emulator) if publish else None
         _keep(follower, publisher, out, stop.asked, every_s if follow else None)
     rows = found.table().num_rows if out is None else write_table(found, out)
     if as_json:
@@ -77,9 +77,10 @@ def view(
     click.echo(f"{rows:,} rows of view {found.name} from {follower.rows:,} rows of {folder}", err=True)
 
 
-def _publisher(
+def view_publisher(
     stack: ExitStack, app: App, follower: ViewFollower, archive: Path, project: str, emulator: str | None
 ) -> ViewPublisher:
+    """Publishes a view's rows, with its cursor beside the archive; closed with ``stack``."""
     from batch.views import ViewPublisher
     from streaming.topics import Publisher, create_topic
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shared_features.app import App, load_app
 from shared_features.errors import ConfigurationError, FingerprintError
 from shared_features.whole_files import replace_text
 from training.baselines import GradientBoosting, OneFeature
@@ -28,6 +29,7 @@ from training.export import SavedModel, read_summary
 from training.gate import judge
 from training.importance import IMPORTANCE_ROWS, permutation_importance
 from training.judging import auc_differences, figures_of, judged_rules
+from training.kpis import kpi_figures
 from training.plots import Judged, plot_evaluation
 from training.progress import Progress, Tell, quiet, run_command
 from training.report import write_report
@@ -49,6 +51,7 @@ def evaluate(
     *,
     champion_folder: Path | str | None = None,
     gates: Sequence[Mapping[str, Any]] = (),
+    app: App | None = None,
     baseline_feature: str | None = None,
     rules: pa.Table | None = None,
     slices: Sequence[str] | None = None,
@@ -71,6 +74,7 @@ def evaluate(
         version_folder: of the exported model.
         champion_folder: of the version that predicts now; None: there is none.
         gates: rules for the candidate, see `training.gate.judge`.
+        app: whose KPIs are told; None: none are.
         baseline_feature: a number feature; None leaves that baseline out.
         rules: ``event_id`` and one column for each rule with its probability (bool counts as 0 or 1) for at
             least the test rows; null takes the training split's share of positives.
@@ -86,8 +90,8 @@ def evaluate(
     Returns:
         The report, ready for JSON: ``auc``, ``auc_baseline`` (HistGradientBoosting's), ``log_loss``,
         ``calibration_error`` (20 equal-count bins), ``figures`` (all of them), ``models`` (the judged model first),
-        ``differences`` (judged model minus each other), ``slices``, ``importance``, ``champion``, ``gate``, ``card``,
-        what was judged, and ``files``.
+        ``differences`` (judged model minus each other), ``slices``, ``importance``, ``champion``, ``gate``, ``kpis``,
+        ``card``, what was judged, and ``files``.
 
     Raises:
         FingerprintError: the model was trained on other features than the rows have.
@@ -155,6 +159,7 @@ def evaluate(
         reigning["differences"] = differences(labels, probabilities, before.probabilities)
     report["champion"] = reigning
     report["gate"] = judge(gates, report)
+    report["kpis"] = {} if app is None else kpi_figures(app, summary["model"], test, labels, probabilities)
     progress(Progress("evaluate", 0.6, "importance of the features"))
     report["importance"] = permutation_importance(
         lambda table: model.probabilities(table).astype(np.float64),
@@ -236,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", required=True, type=Path, help="folder of the model's version")
     parser.add_argument("--champion", type=Path, help="folder of the version that predicts now")
     parser.add_argument("--gates", default="[]", help="rules for the candidate, a JSON list")
+    parser.add_argument("--app", help="name or file of the app whose KPIs are told")
     parser.add_argument("--slice", action="append", dest="slices", help="feature; all texts where none is given")
     parser.add_argument("--false-alarm", type=float, default=1.0, help="what a false alarm costs")
     parser.add_argument("--miss", type=float, default=1.0, help="what a miss costs")
@@ -255,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.version,
             champion_folder=given.champion,
             gates=json.loads(given.gates),
+            app=None if given.app is None else load_app(given.app),
             slices=given.slices,
             costs=Costs(given.false_alarm, given.miss),
             importance_rows=given.importance_rows,

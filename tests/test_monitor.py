@@ -1,0 +1,272 @@
+"""Live quality against an obvious reading, alarms drawn as timelines, one fold live, restarted and in batch."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from batch.drifts import PREDICTION
+from batch.monitor import Monitor
+from batch.monitor_metrics import MonitorMonitoring
+from batch.scores import Scores
+from batch.views import ViewFollower, ViewPublisher
+from cli import main
+from shared_features import Alarm, App, Kpi, Label, Rule, outcome, prediction, where
+from shared_features.compute import compute_block
+from shared_features.errors import DefinitionError
+from shared_features.plan import make_plan
+from shared_features.reactions import reaction_stages
+from streaming.archive import Archive, compact_archive
+from streaming.results import apply_rule, with_results
+from streaming.topics import OutgoingMessage
+from tests.histories import SECOND, START_US, block_of, event
+from tests.shop.app import sale, visit
+from training.kpis import kpi_figures
+from training.metrics import calibration_error, log_loss, rank_auc
+from training.sketches import sketch_of
+
+WINDOW_S = 100
+START_S = START_US // SECOND
+TRAINED = sketch_of(np.random.default_rng(2).normal(0.5, 0.1, 20_000))
+
+
+def app_of(*alarms: Alarm) -> App:
+    return App(
+        name="watched",
+        event_types=[sale, visit],
+        predict_on=sale,
+        features={"amount": sale.amount, "units": sale.units},
+        label=Label(visit.length >= 3.0, join=("shop", "shop"), within="20s"),
+        models=[Rule("score", sale.amount)],
+        kpis=[
+            Kpi("missed", outcome() & (prediction() < 0.5), scale=0),
+            Kpi("cost", where(outcome(), sale.units * 0.1 * (1 - prediction()), prediction() / 3), scale=3),
+        ],
+        alarms=alarms,
+        lateness="15s",
+    )
+
+
+def served(app: App, events: Sequence[dict[str, Any]]) -> pa.RecordBatch:
+    """What a job would archive of events in this order."""
+    block = compute_block(make_plan(app), block_of(list(events)))
+    answers = {model.name: apply_rule(app, model, block) for model in app.models if isinstance(model, Rule)}
+    return with_results(app, block, answers, reaction_stages(app))
+
+
+def drawn(chosen: random.Random, count: int) -> list[dict[str, Any]]:
+    """Sales with a shop of their own; most have visits, some late or of no use; in order of arrival."""
+    arrivals: list[tuple[float, dict[str, Any]]] = []
+    for number in range(count):
+        at = chosen.randint(0, 5 * count) / 10
+        score = chosen.choice([0.2, 0.25, 0.5, 0.501, 0.9, chosen.random()])
+        sold = event(
+            "sale", at, shop=f"s{number}", amount=score, units=chosen.choice([None, 1, 5]), event_id=f"sale{number}"
+        )
+        arrivals.append((at + chosen.choice([0, 0, 0, 3, 14, 40]), sold))
+        for visits in range(chosen.choice([0, 1, 1, 2])):
+            then = at + chosen.choice([-1, 0, 2, 8, 20, 21])
+            length = chosen.choice([None, 1.0, 3.0, 5.0])
+            came = event("visit", then, shop=f"s{number}", length=length, event_id=f"visit{number}-{visits}")
+            arrivals.append((then + chosen.choice([0, 0, 5, 14, 30]), came))
+    return [one for _, one in sorted(arrivals, key=lambda pair: pair[0])]
+
+
+def oracle(events: Sequence[dict[str, Any]]) -> dict[int, list[tuple[float, int | None, bool | None]]]:
+    """By window: (score, units, label) of each sale, as the definition says."""
+    newest, sales, visits = -1e9, list[Any](), list[Any]()
+    for one in events:
+        newest = max(newest, one["at"])
+        if round(one["at"] - newest, 6) >= -15:
+            (sales if one["event_type"] == "sale" else visits).append(one)
+    found: dict[int, list[tuple[float, int | None, bool | None]]] = {}
+    for sold in sales:
+        mine = sorted(
+            (one["at"], one["event_id"], one["length"])
+            for one in visits
+            if one["shop"] == sold["shop"] and 0 <= round(one["at"] - sold["at"], 6) <= 20 and one["length"] is not None
+        )
+        label = mine[0][2] >= 3.0 if mine else None
+        window = int((START_S + sold["at"]) // WINDOW_S * WINDOW_S)
+        found.setdefault(window, []).append((sold["amount"], sold["units"], label))
+    return found
+
+
+def watching(app: App) -> Monitor:
+    trained = {"rows": 20_000, "missing": 0.0, "sketch": TRAINED}
+    reference = {"numbers": {"amount": trained}, "texts": {}, "predictions": {"probability": trained}}
+    return Monitor(app, lambda *_: reference, WINDOW_S * SECOND)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_quality_is_that_of_the_joined_labels_however_rows_are_cut(seed: int) -> None:
+    chosen = random.Random(seed)
+    app, events = app_of(), drawn(chosen, 400)
+    block = served(app, events)
+    tables = []
+    for pieces in (0, 12, 150):
+        monitor = watching(app)
+        cuts = sorted(chosen.sample(range(1, block.num_rows), pieces))
+        for begin, end in zip([0, *cuts], [*cuts, block.num_rows], strict=True):
+            monitor.fold(block.slice(begin, end - begin))
+        tables.append(list(monitor.quality.rows()))
+    assert tables[0] == tables[1] == tables[2]
+    wanted = oracle(events)
+    assert [row["window"] // SECOND for row in tables[0]] == sorted(wanted)
+    for row in tables[0]:
+        rows = wanted[row["window"] // SECOND]
+        labelled = [one for one in rows if one[2] is not None]
+        assert (row["predictions"], row["labelled"]) == (len(rows), len(labelled))
+        scores, labels = np.array([one[0] for one in labelled]), np.array([one[2] for one in labelled])
+        assert row["auc"] == pytest.approx(rank_auc(labels, scores), abs=0.01)
+        assert row["log_loss"] == pytest.approx(log_loss(labels, scores), abs=1e-8)
+        assert row["kpi.missed"] == (labels & (scores < 0.5)).mean()
+        features = pa.table({"amount": scores, "units": pa.array([one[1] for one in labelled], pa.int64())})
+        assert {name: row[f"kpi.{name}"] for name in ("missed", "cost")} == kpi_figures(
+            app, "score", features, labels.astype(bool), scores
+        )
+    assert monitor.quality.too_late["labels"] > 0 < monitor.quality.too_late["predictions"]
+    assert sum(len(one or ()) for one in (monitor.quality._waiting, monitor.quality._labels)) < 150  # of 800
+
+
+def test_scores_are_nearly_exact_and_can_be_taken_back() -> None:
+    chosen = np.random.default_rng(4)
+    scores = np.concatenate([chosen.beta(0.3, 2, 20_000), [0.0, 1.0]])
+    labels = chosen.random(len(scores)) < scores
+    tally = Scores()
+    tally.add(scores, labels)
+    once = tally.figures()
+    assert once["auc"] == pytest.approx(rank_auc(labels, scores), abs=1e-4)
+    assert once["calibration_error"] == pytest.approx(calibration_error(labels, scores), abs=2e-3)
+    tally.add(scores[:99], ~labels[:99])
+    tally.add(scores[:99], ~labels[:99], -1)
+    assert tally.figures() == once
+    assert set(Scores().figures().values()) == {0, None}
+
+
+def timeline(app: App, means: Sequence[float], flips: Sequence[float]) -> list[dict[str, Any]]:
+    """250 sales in each window with scores of some mean, and a visit that says their label, or the opposite."""
+    chosen, events = np.random.default_rng(1), []
+    for window, (mean, flip) in enumerate(zip(means, flips, strict=True)):
+        for number in range(250):
+            at = window * WINDOW_S + number * 0.39
+            score, shop = float(np.clip(chosen.normal(mean, 0.1), 0, 1)), f"{window}-{number}"
+            true = (chosen.normal(score, 0.05) > mean) != (chosen.random() < flip)
+            events.append(event("sale", at, shop=shop, amount=score, units=1, event_id=f"a{shop}"))
+            events.append(event("visit", at + 0.1, shop=shop, length=4.0 if true else 1.0, event_id=f"b{shop}"))
+    return events
+
+
+def test_alarms_go_on_and_off_once() -> None:
+    #  window        0    1    2    3     4    5    6    7       judged as the next one begins (psi), or 20 s later
+    means = [0.5, 0.5, 0.5, 0.53, 0.7, 0.6, 0.5, 0.5]
+    flips = [0.0, 0.9, 0.0, 0.9, 0.9, 0.0, 0.0, 0.0]
+    app = app_of(
+        Alarm("psi", above=0.5, until=0.2, of=["amount"]),
+        Alarm("ks", above=0.5, of=["prediction"]),
+        Alarm("auc", below=0.45, until=0.5, windows=2),
+        Alarm("missed", above=0.9),
+    )
+    block = served(app, timeline(app, means, flips))
+    whole, pieces = (watching(app) for _ in range(2))
+    whole.fold(block)
+    for begin in range(0, block.num_rows, 333):
+        pieces.fold(block.slice(begin, 333))
+    assert whole.table() == pieces.table()
+    assert list(whole.drifts.rows()) == list(pieces.drifts.rows())
+    first = START_S // WINDOW_S * WINDOW_S
+    told = [
+        (row["alarm"].split()[0], row["of"], round((row["window"].timestamp() - first) / WINDOW_S), row["on"])
+        for row in whole.table().to_pylist()
+    ]
+    assert told == [
+        ("psi", "amount", 4, True),
+        ("ks", PREDICTION, 4, True),
+        ("auc", "", 4, True),
+        ("ks", PREDICTION, 5, False),
+        ("auc", "", 5, False),
+        ("psi", "amount", 6, False),
+    ]
+    assert whole.standing() == []
+
+
+def archived(folder: Path, app: App, blocks: Sequence[pa.RecordBatch]) -> None:
+    archive = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    for block in blocks:
+        archive.mark_published(archive.append(block, {"received": block.num_rows}))
+    archive.close()
+
+
+def test_after_restarts_it_is_the_same_and_nothing_is_published_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_of(Alarm("psi", above=0.5, until=0.2), Alarm("auc", below=0.45))
+    block = served(app, timeline(app, [0.5, 0.8, 0.5, 0.5], [0.0, 1.0, 0.0, 0.0]))
+    folder, sent = tmp_path / "archive", list[OutgoingMessage]()
+
+    def publish(topic: str, messages: Sequence[OutgoingMessage]) -> None:
+        assert topic == "watched-view-alarms"
+        sent.extend(messages)
+
+    for begin, rows in ((0, 700), (700, 400), (1100, 0), (1100, 900)):  # each time a new process
+        archived(folder, app, [block.slice(begin, rows)] if rows else [])
+        monitor = watching(app)
+        follower = ViewFollower(monitor, folder)
+        publisher = ViewPublisher(app, follower, folder / "views" / "monitor.json", publish)
+        for changed in follower.catch_up():
+            publisher.take(changed)
+    at_once = watching(app)
+    at_once.fold(block)
+    assert [json.loads(one.data)["on"] for one in sent] == at_once.table().column("on").to_pylist()
+    assert list(monitor.quality.rows()) == list(at_once.quality.rows())
+    monitoring = MonitorMonitoring(monitor, follower)
+    monitoring.update(caught_up=True)
+    said = monitoring.metrics().decode()
+    assert 'sameriver_quality{metric="auc",model="score",version="0"}' in said
+    assert 'sameriver_kpi{kpi="missed",model="score",version="0"}' in said
+    assert 'sameriver_drift_psi{feature="prediction",model="score",version="0"}' in said
+    assert 'sameriver_alarm{alarm="auc below 0.45",model="score",of=""} 0.0' in said
+    assert monitoring.status()["ready"] is True
+    compact_archive(folder)
+    follower = ViewFollower(again := watching(app), folder)
+    assert sum(changed.num_rows for changed in follower.catch_up()) == len(sent)
+    assert list(again.quality.rows()) == list(monitor.quality.rows())
+    monkeypatch.setattr("commands.options.load", lambda *_: app)
+    arguments = ["--archive", str(folder), "--out", str(tmp_path / "tables"), "--window", f"{WINDOW_S}s"]
+    run = CliRunner().invoke(main, ["monitor", *arguments, "--json"], catch_exceptions=False)
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert (run.exit_code, found["windows"], found["labelled"]) == (0, 4, 1_000)
+    assert pq.read_table(tmp_path / "tables" / "quality.parquet").column("auc").to_pylist() == [
+        row["auc"] for row in monitor.quality.rows()
+    ]
+    assert pq.read_table(tmp_path / "tables" / "alarms.parquet").num_rows == 2  # without a model's folder no drift
+    assert "alarm off auc below 0.45" in CliRunner().invoke(main, ["monitor", *arguments]).output
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(DefinitionError, match="reads the outcome, which is known only afterwards"):
+        App("a", event_types=[sale], predict_on=sale, features={"x": outcome()})
+    with pytest.raises(DefinitionError, match="KPI name 'auc' is that of a figure"):
+        Kpi("auc", outcome())
+    with pytest.raises(DefinitionError, match="uses what is no feature: add"):
+        App(
+            "a",
+            event_types=[sale, visit],
+            predict_on=sale,
+            features={"x": sale.amount},
+            label=Label(visit.length >= 3.0, join=("shop", "shop"), within="20s"),
+            kpis=[Kpi("k", sale.units)],
+        )
+    with pytest.raises(DefinitionError, match=r"alarm on 'profit' cannot be, wanted one of"):
+        app_of(Alarm("profit", above=1))
+    with pytest.raises(DefinitionError, match=r"until=0.9, which lies beyond its bound 0.5"):
+        Alarm("auc", above=0.5, until=0.9)
