@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import click
 
 from commands.archive import archive
+from commands.ask import ask
 from commands.backfill import backfill
 from commands.bench import bench
 from commands.data import data
@@ -77,6 +78,7 @@ for command in (
     demo,
     up,
     data,
+    ask,
     traindata,
     train,
     evaluate,

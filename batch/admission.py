@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from batch.bigquery_history import decode_messages, is_messages
 from batch.tables import event_schema, used_types
 from shared_features.decode import validate_block
+from shared_features.external import require_answered
 from shared_features.hashing import hash_columns
 from shared_features.kernel import out_of_range
 from shared_features.plan import Plan
@@ -48,6 +49,7 @@ def admit(plan: Plan, block: pa.RecordBatch) -> tuple[pa.RecordBatch, Counter[st
     if validated.rejected:
         left_out.update(rejected.reason for rejected in validated.rejected)
         block = block.filter(pa.array(validated.ok))
+    block = require_answered(block, {name: plan.app.event_types[name] for name in names}, plan.app.spec)
     too_big = out_of_range(plan, block)
     if too_big:
         left_out[OUT_OF_RANGE] += len(too_big)

@@ -30,6 +30,7 @@ from batch.parquet_files import content, opened, parquet_files, read_row_groups
 from shared_features.app import App
 from shared_features.blocks import concat_blocks, flatten
 from shared_features.errors import HistoryError
+from shared_features.external import filled_columns
 from shared_features.plan import Plan, make_plan
 from shared_features.reactions import remembers
 from shared_features.schema import ENVELOPE
@@ -275,9 +276,10 @@ def _checked(where: str, found: dict[str, pa.DataType], wanted: pa.Schema, plan:
             fields += [pa.field(names[0], pa.int32()), pa.field(names[1], pa.int64())]
     if remembers(plan.app) and all(name in found for name in ARCHIVED_AT.names):
         fields += list(ARCHIVED_AT)  # the order in which reactions saw the rows
+    optional = {"publish_time", *filled_columns(plan.app.event_types)}
     for field in fields:
         got = found.get(field.name)
-        if got is None and field.name != "publish_time":
+        if got is None and field.name not in optional:
             place = field.name.partition(".")[0]
             near = [name for name in found if name.partition(".")[0] == place] or list(found)
             raise HistoryError(

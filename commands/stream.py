@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands import options, output
+from commands.ask import external_options
 from commands.config_view import show_config
 from commands.monitoring_options import monitoring_options, monitoring_settings
 from commands.options import app_option, folder_option, json_option, pubsub_options, traces_option
@@ -39,6 +40,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--model-certificate", type=_FILE, help="Certificate to show it.")
 @click.option("--model-key", type=_FILE, help="The key of that certificate.")
 @click.option("--model-token-file", type=_FILE, help="File with the token to show it.")
+@external_options
 @click.option("--collect", is_flag=True, help="No model: compute, archive and publish features only.")
 @click.option("--with-features", is_flag=True, help="Put the features into prediction messages.")
 @click.option("--prediction-blocks", is_flag=True, help="Publish predictions as Arrow blocks, not one by one.")
@@ -80,6 +82,8 @@ def stream(
     model_certificate: Path | None,
     model_key: Path | None,
     model_token_file: Path | None,
+    external: tuple[str, ...],
+    external_tokens: tuple[str, ...],
     collect: bool,
     with_features: bool,
     prediction_blocks: bool,
@@ -122,6 +126,8 @@ def stream(
             model_server=None if collect or not options.served_models(app) else model_server,
             models=models or options.models_folder(app),
             model_access=ClientAccess(model_authority, model_certificate, model_key, model_token_file, tls=model_tls),
+            external=external,
+            external_tokens=external_tokens,
             collect=collect,
             with_features=with_features,
             prediction_blocks=prediction_blocks,

@@ -27,6 +27,7 @@ from shared_features.choices import coalesce, maximum, minimum, where
 from shared_features.clean import Clean
 from shared_features.compute import compute
 from shared_features.events import EventType
+from shared_features.external import External
 from shared_features.gates import Gate
 from shared_features.geo import (
     bearing_deg,
@@ -49,6 +50,7 @@ __all__ = [
     "Between",
     "Clean",
     "EventType",
+    "External",
     "Gate",
     "Key",
     "Kpi",

@@ -12,6 +12,7 @@ from shared_features.app import App
 from shared_features.blocks import block_schema, concat_blocks, empty_block, flatten
 from shared_features.clean import clean_block
 from shared_features.errors import HistoryError
+from shared_features.external import require_answered
 from shared_features.kernel import finish, step
 from shared_features.plan import Plan, Stage, make_plan
 from shared_features.state import StageState
@@ -80,7 +81,8 @@ def run_stage(state: StageState, block: pa.RecordBatch, block_rows: int = BLOCK_
 def to_block(app: App, events: pa.Table | pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
     """Events as one block with all columns of the app, in its order; columns that are absent become null.
 
-    Clean rules are applied. Rows are not checked: events that a job would refuse are the caller's to leave out (see
+    Clean rules are applied; external models are not asked, their answers must be there. Rows are not checked:
+    events that a job would refuse are the caller's to leave out (see
     `shared_features.validate.validate_block`).
 
     Args:
@@ -88,7 +90,8 @@ def to_block(app: App, events: pa.Table | pa.RecordBatch | pd.DataFrame) -> pa.R
             fields as ``<type>.<field>`` columns or one struct column per type.
 
     Raises:
-        HistoryError: the event type, id or time is absent or null, or a column has another type.
+        HistoryError: the event type, id or time is absent or null, a column has another type, or a text lacks what
+            an external model says about it.
     """
     if not isinstance(events, pa.Table | pa.RecordBatch):
         events = pa.Table.from_pandas(events, preserve_index=False)
@@ -114,7 +117,9 @@ def to_block(app: App, events: pa.Table | pa.RecordBatch | pd.DataFrame) -> pa.R
     for name in ("event_type", "event_id", "event_time"):
         if block.column(name).null_count:
             raise HistoryError(f"column {name!r} is missing or null in some rows, wanted a value in each of them")
-    return clean_block(block, app.event_types.values()) if block.num_rows else empty_block(block.schema)
+    if block.num_rows == 0:
+        return empty_block(block.schema)
+    return require_answered(clean_block(block, app.event_types.values()), app.event_types, app.spec)
 
 
 def compute_block(plan: Plan, block: pa.RecordBatch) -> pa.RecordBatch:

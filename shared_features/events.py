@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow as pa
 from shared_features.clean import Clean
 from shared_features.errors import DefinitionError, did_you_mean
 from shared_features.expressions import Field
+from shared_features.external import External
 from shared_features.schema import EventSchema
 
 _DTYPES = {pa.int64(): "int64", pa.float64(): "float64", pa.bool_(): "bool", pa.string(): "string"}
@@ -25,6 +26,7 @@ class EventType(EventSchema):
         time: field with the event time (``timestamp-micros`` or ``timestamp-millis``, UTC, not null).
         id: field with the event's identity (string), or None to take it from the message.
         clean: field to `Clean` rule: placeholders to null, bounds, case; applied where events enter, live and in batch.
+        external: models elsewhere that are asked about a text of the event and fill fields of it.
 
     Fields are attributes: ``departed.departure_delay`` is an expression.
 
@@ -40,12 +42,13 @@ class EventType(EventSchema):
         time: str,
         id: str | None = "event_id",
         clean: Mapping[str, Clean] | None = None,
+        external: Sequence[External] = (),
     ) -> None:
         path = Path(schema)
         if not path.is_absolute():
             caller = sys._getframe(1).f_globals.get("__file__")
             path = (Path(caller).parent if caller else Path.cwd()) / path
-        super().__init__(name, path, time=time, id=id, clean=clean)
+        super().__init__(name, path, time=time, id=id, clean=clean, external=external)
 
     def __getattr__(self, field: str) -> Field:
         fields = self.__dict__.get("fields")

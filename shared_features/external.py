@@ -83,13 +83,10 @@ class External:
                     "as 'score', or one of its places, 'embedding[3]'"
                 )
             found[name] = (parts[1], None if parts[2] is None else int(parts[2]))
-        for option in ("max_bytes", "batch", "timeout_s"):
-            if not getattr(self, option) > 0:
-                raise DefinitionError(
-                    f"External model {self.model!r} got {option}={getattr(self, option)!r}, wanted > 0"
-                )
-        if self.texts_per_s is not None and not self.texts_per_s > 0:
-            raise DefinitionError(f"External model {self.model!r} got texts_per_s={self.texts_per_s!r}, wanted > 0")
+        for option in ("max_bytes", "batch", "timeout_s", "texts_per_s"):
+            value = getattr(self, option)
+            if not (value is None and option == "texts_per_s") and not value > 0:
+                raise DefinitionError(f"External model {self.model!r} got {option}={value!r}, wanted more than 0")
         object.__setattr__(self, "outputs", found)
 
     @property
@@ -130,7 +127,7 @@ def checked_externals(schema: EventSchema, externals: Sequence[External]) -> lis
         if not isinstance(one, External):
             raise DefinitionError(f"event type {schema.name!r} has external={one!r}, wanted a list of External(...)")
         place = f"{one} of event type {schema.name!r}"
-        for name, kind in {one.of: "string", one.recorded: "long", **dict.fromkeys(one.fills, "double")}.items():
+        for name, kind in [(one.of, "string"), (one.recorded, "long"), *((name, "double") for name in one.fills)]:
             found = schema.fields.get(name)
             if found is None:
                 near = did_you_mean(name, schema.fields)

@@ -47,6 +47,8 @@ def definitions(app: App) -> dict[str, Any]:
         # Schemas of event types that make features hold their rules; a label is learned from cleaned values, too.
         rules = app.event_types[app.label.event_type].clean
         versions["label_clean"] = {name: rule.definition for name, rule in rules.items()}
+    if app.label is not None and app.label.event_type not in used and app.event_types[app.label.event_type].external:
+        versions["label_external"] = [one.definition for one in app.event_types[app.label.event_type].external]
     return {
         "app": app.name,
         "predict_on": app.predict_on.name,

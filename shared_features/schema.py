@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from fastavro.schema import SchemaParseException, UnknownType, parse_schema, to_
 
 from shared_features.clean import Clean, checked_rules
 from shared_features.errors import DefinitionError
+from shared_features.external import External, checked_externals
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 """The one Arrow type of an instant: microseconds since 1970-01-01T00:00:00Z."""
@@ -100,9 +101,10 @@ class EventSchema:
         block_fields: the Arrow fields ``<type>.<field>`` of a block, without ``time`` and ``id``, which
             live in the envelope. All nullable: a block's rows of other types have null there.
         clean: the rules of fields that have one, see `shared_features.clean`.
+        external: models elsewhere that fill fields, see `shared_features.external`.
         avro: the parsed schema, for fastavro.
         canonical: what the fingerprint covers: Avro's parsing canonical form, and the logical types
-            that this form leaves out; and the clean rules, if there are any.
+            that this form leaves out; and the clean rules and external models, if there are any.
 
     Raises:
         DefinitionError: the file is missing, is no Avro record schema, or has a field, time or identity
@@ -116,6 +118,7 @@ class EventSchema:
         time: str,
         id: str | None = None,  # noqa: A002
         clean: Mapping[str, Clean] | None = None,
+        external: Sequence[External] = (),
     ) -> None:
         self.name = name
         self.path = Path(path)
@@ -133,6 +136,7 @@ class EventSchema:
             if field.name not in (time, id)
         ]
         self.clean: dict[str, Clean] = checked_rules(self, clean or {})
+        self.external: list[External] = checked_externals(self, external)
         self.canonical: str = self._canonical(raw)
 
     def __repr__(self) -> str:
@@ -177,6 +181,8 @@ class EventSchema:
         }
         if self.clean:
             form["clean"] = {name: rule.definition for name, rule in self.clean.items()}
+        if self.external:
+            form["external"] = [one.definition for one in self.external]
         return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -38,6 +38,7 @@ REASONS: Final[Mapping[str, str]] = {
     "malformed_compression": "the data is not what the attribute compression says",
     "incompatible_schema": "the event was written with a schema that cannot become the app's",
     "unknown_schema": "no schema has the revision that the message says it was written with",
+    "external_refused": "an external model refuses the event's text, or says no finite number about it",
     "beyond_horizon": "the event is older, behind the newest one, than duplicates can be told",
     "prediction_failed": "the model refused the event's features, or its output was no finite number",
 }

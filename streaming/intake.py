@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from shared_features.blocks import block_schema, concat_blocks, empty_block
 from shared_features.decode import MAX_EVENT_BYTES, Decoder
+from shared_features.external import Ask, answered
 from shared_features.schema import EventSchema
 from shared_features.validate import MAX_FUTURE_S, shown, unknown_type
 from streaming.compression import CODECS, CompressionError, TooLargeError, decompress
@@ -51,6 +52,7 @@ class Intake:
         limits: how large a block may be.
         schemas_folder: has ``<revision>.avsc`` files of schemas that events were written with.
         fetch: the Schema service, asked for revisions that are not in the folder.
+        ask: puts texts to the external models of the event types; without it their fields stay as they came.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Intake:
         limits: BlockLimits | None = None,
         schemas_folder: Path | None = None,
         fetch: Fetch | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.schemas = dict(schemas)
+        self._ask = ask
         self.limits = limits or BlockLimits(event_bytes=max_event_bytes)
         self.max_event_bytes, self.max_future_s = max_event_bytes, max_future_s
         self._decoder = Decoder(schemas, max_event_bytes=max_event_bytes, max_future_s=max_future_s)
@@ -73,7 +77,18 @@ class Intake:
         self._own: dict[str, WriterSchema] = {}
 
     def take(self, messages: Sequence[Message]) -> Taken:
-        """Every event of every message, as a row or refused; a bad one never changes another."""
+        """Every event of every message, as a row or refused; a bad one never changes another.
+
+        Waits for external models, for as long as it takes.
+        """
+        taken = self._taken(messages)
+        if self._ask is None:
+            return taken
+        block, unsaid = answered(taken.block, self.schemas, self._ask)
+        taken = replace(taken, block=block)
+        return without(self.schemas, messages, taken, "external_refused", unsaid) if unsaid else taken
+
+    def _taken(self, messages: Sequence[Message]) -> Taken:
         refused: list[Refused] = []
         single: list[Message] = []
         single_at: list[int] = []
@@ -234,6 +249,24 @@ def encoding_of(attributes: Mapping[str, str]) -> str:
 def _own_id(schema: EventSchema, event_id: object) -> str:
     """The identity as an attribute, for events that do not carry it themselves."""
     return event_id if schema.id is None and isinstance(event_id, str) and len(event_id.encode()) <= 1024 else ""
+
+
+def without(
+    schemas: Mapping[str, EventSchema],
+    messages: Sequence[Message],
+    taken: Taken,
+    reason: str,
+    details: Mapping[int, str],
+) -> Taken:
+    """What was taken, but some rows refused for a reason: by row a sentence."""
+    refused = [
+        refuse_row(schemas, messages, int(taken.rows[row]), taken.block, row, reason, detail)
+        for row, detail in details.items()
+    ]
+    keep = np.ones(taken.block.num_rows, bool)
+    keep[list(details)] = False
+    block, rows = taken.block.filter(pa.array(keep)), taken.rows[keep]
+    return replace(taken, block=block, rows=rows, refused=taken.refused + refused)
 
 
 def refuse_row(

@@ -21,8 +21,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from serving.client import ClientAccess, ModelClient
+from serving.external import Externals, Wait, read_addresses
 from shared_features.app import App, Rule
 from shared_features.compute import warm_up
+from shared_features.external import has_externals
 from shared_features.fingerprint import check_same
 from shared_features.plan import Plan, make_plan
 from streaming import runtime
@@ -76,6 +78,8 @@ class JobSettings:
         monitoring_host, monitoring_port: where /metrics, /healthz and /readyz are; port 0 takes a free one, None none.
         monitoring_access: who may ask there; None: this machine.
         traces: where spans go: ``http://HOST:PORT`` of an OpenTelemetry collector, or a file; None: there are none.
+        external: ``NAME=ADDRESS`` of external models, see `serving.external_calls`; others are on this machine.
+        external_tokens: ``NAME=FILE`` with a token to show.
         snapshot: what a new archive begins with; its subscription is sent to a little before the snapshot's cut.
         subscription: what the job pulls, where another job of the app's pulls the usual one.
     """
@@ -101,6 +105,8 @@ class JobSettings:
     monitoring_port: int | None = None
     monitoring_access: MonitoringAccess | None = None
     traces: str | None = None
+    external: tuple[str, ...] = ()
+    external_tokens: tuple[str, ...] = ()
     snapshot: Path | None = None
     subscription: str | None = None
 
@@ -150,6 +156,7 @@ class StreamingJob:
         archive_of = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
         self._tracing = None if settings.traces is None else Tracing(settings.traces, f"sameriver-{app.name}")
         self._routed = connect_models(app, settings)
+        self._externals = connect_externals(app, settings, lambda seconds: self._job.stopping.wait(seconds))
         self.monitoring.readiness.fingerprint_matched = True
         archive = self._archive = Archive(settings.archive, archive_of)
         subscription = settings.subscription or subscription_of(app)
@@ -194,6 +201,7 @@ class StreamingJob:
             limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
             schemas_folder=settings.schemas,
             fetch=schema_service(settings.endpoint),
+            ask=None if self._externals is None else self._externals.ask,
         )
         states = runtime.StateCache(self.recovered.states)
         self._job = runtime.Job(
@@ -255,6 +263,8 @@ class StreamingJob:
             self._publisher.close()
             for routed in self._routed.values():
                 routed.close()
+            if self._externals is not None:
+                self._externals.close()
             self._let_go()
 
     def _let_go(self) -> None:
@@ -290,6 +300,22 @@ def connect_models(app: App, settings: JobSettings) -> dict[str, RoutedModel]:
         if described.fingerprint != app.fingerprint:
             check_same(app.definitions, described.definitions, f"model {model.name!r}", app.spec)
     return found
+
+
+def connect_externals(app: App, settings: JobSettings, wait: Wait) -> Externals | None:
+    """The way to the models that are asked about the app's events; None where there are none.
+
+    Args:
+        wait: between two tries; True if the job was told to stop.
+
+    Raises:
+        ConfigurationError: an address cannot be used, or a model is not served there in the app's version.
+    """
+    addresses = read_addresses(settings.external, "--external")
+    tokens = {name: Path(file) for name, file in read_addresses(settings.external_tokens, "--external-token").items()}
+    if not (has_externals(app.event_types) or addresses or tokens):
+        return None
+    return Externals(app.event_types, addresses, tokens, wait=wait)
 
 
 def build(

@@ -7,6 +7,7 @@ two_inputs    as half_plus_two, but takes x and w
 picky         refuses a negative x (INVALID_ARGUMENT, the whole block)
 logarithm     log x: -inf at 0, NaN below
 whole         an int64 input
+mood          a text in; how it sounds, and (1, how many of its words are known); refuses tabulators
 slow          counts to x in a loop on one thread
 sleeps        waits 25 ms and takes no processor time; its operations have to be allowed (SLEEPS)
 estimator     TF 1 style: several signatures, tf.Example inputs (see saved_model_half_plus_two of TensorFlow Serving)
@@ -119,6 +120,23 @@ def main(folder: Path) -> None:
     save("picky", tf.Module(), serving_default=signature(picky, x=tf.float32))
     save("logarithm", tf.Module(), serving_default=signature(lambda x: {"y": tf.math.log(x)}, x=tf.float32))
     save("whole", tf.Module(), serving_default=signature(lambda n: {"y": tf.cast(n * 2, tf.float64)}, n=tf.int64))
+
+    weights = {"good": 1.0, "great": 2.0, "love": 2.0, "bad": -1.0, "cold": -1.0, "awful": -3.0}
+    lexicon = tf.Module()
+    lexicon.weights = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer([*weights], [*weights.values()]), 0.0
+    )
+
+    def mood(text: Any) -> dict[str, Any]:
+        plain = tf.logical_not(tf.strings.regex_full_match(text, r".*\t.*"))
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(plain), ["a tabulator"])]):
+            words = tf.strings.split(tf.strings.lower(text))
+        rows, found = words.value_rowids(), lexicon.weights.lookup(words.flat_values)
+        total = tf.math.unsorted_segment_sum(found, rows, words.nrows())
+        known = tf.math.unsorted_segment_sum(tf.cast(found != 0.0, tf.float32), rows, words.nrows())
+        return {"score": tf.sigmoid(total), "pair": tf.stack([tf.ones_like(known), known], axis=1)}
+
+    save("mood", lexicon, serving_default=signature(mood, text=tf.string))
 
     def slow(x: Any) -> dict[str, Any]:
         count = tf.while_loop(lambda i: i < x[0], lambda i: (i + 1.0,), (0.0,), parallel_iterations=1)[0]
