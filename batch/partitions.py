@@ -95,10 +95,10 @@ def _cut(
 
 
 def cut(
-    block: pa.RecordBatch, hashes: np.ndarray, bucket: np.ndarray, step: int, shards: int
+    block: pa.RecordBatch, hashes: np.ndarray, bucket_numbers: np.ndarray, step: int, shards: int
 ) -> Iterator[tuple[Place, pa.RecordBatch]]:
     """The rows of a block by shard, as their keys' hashes say, and bucket; in their order."""
-    buckets, which = np.unique(bucket, return_inverse=True)
+    buckets, which = np.unique(bucket_numbers, return_inverse=True)
     places = len(buckets) * shards
     of = which * shards + shard_of(hashes, shards).astype(np.int64)
     # Of 16 bits NumPy sorts by digits, in a fifth of the time.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +10,10 @@ import click
 
 from commands import options, output
 from commands.options import app_option, batch_runner_options, folder_option, json_option
-from commands.servers import check_model
+from commands.predicting import asking, predicting_options
 
 if TYPE_CHECKING:
     from batch.backfill import BackfillSummary
-    from batch.backfill_rows import Asking
-    from shared_features.app import App
 
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
@@ -32,9 +28,12 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 )
 @click.option("--from", "since", type=_TIME, help="UTC; events published from there on.  [default: all]")
 @click.option("--to", "until", type=_TIME, help="UTC; events published before.  [default: all]")
-@click.option("--model-server", metavar="HOST:PORT,…", help="Predicts.  [default: this process, with --models]")
-@folder_option("--models", "models that predict in this process", "var/models/<app>")
-@click.option("--collect", is_flag=True, help="No predictions: features only.")
+@predicting_options("No predictions and no reactions: features only.")
+@click.option(
+    "--reactions-to",
+    metavar="URI",
+    help="Also a row for each reaction that fires: folder, gs://bucket/folder, or bq://project.dataset.table.",
+)
 @click.option("--whole-history", is_flag=True, help="Fold all that was published before, however old.")
 @folder_option("--work", "what waits between two steps, gone at the end", "in --out, or var/backfill-work/<app>")
 @click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="Into how many shards keys go.")
@@ -49,6 +48,7 @@ def backfill(
     model_server: str | None,
     models: Path | None,
     collect: bool,
+    reactions_to: str | None,
     whole_history: bool,
     work: Path | None,
     shards: int | None,
@@ -56,7 +56,7 @@ def backfill(
     beam_options: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Features and predictions of a past range, as the stream would have archived them.
+    """Features, predictions and reactions of a past range, as the stream would have archived them.
 
     Rows get the prediction_id that the stream gives: run again, it adds none; what is there stays. A run that was cut
     off goes on where it was.
@@ -65,7 +65,12 @@ def backfill(
     where = out or str(options.VAR / "backfill" / app.name)
     if work is None and "://" in where:
         work = options.VAR / "backfill-work" / app.name
-    with output.progress("backfill") as tell, _asking(app, model_server, models, collect, runner) as asking:
+    if collect and reactions_to is not None:
+        raise click.UsageError("--collect makes no predictions, which --reactions-to needs: give one of them")
+    with (
+        output.progress("backfill") as tell,
+        asking(app, model_server, models, runner, collect=collect) as asked,
+    ):
         tell(0.0, "loading Beam")
         from batch.backfill import backfill as job
 
@@ -75,7 +80,8 @@ def backfill(
             where,
             since=None if since is None else since.replace(tzinfo=UTC),
             until=None if until is None else until.replace(tzinfo=UTC),
-            asking=asking,
+            asking=asked,
+            reactions=reactions_to,
             whole_history=whole_history,
             work=work,
             shards=shards,
@@ -88,32 +94,6 @@ def backfill(
         _tell(summary)
 
 
-@contextmanager
-def _asking(
-    app: App, model_server: str | None, models: Path | None, collect: bool, runner: str
-) -> Iterator[Asking | None]:
-    """Whom to ask for predictions; a model server in this process where no other is named."""
-    if collect or not app.models:
-        yield None
-        return
-    from batch.backfill_rows import ask_models
-    from serving.server import ModelServer
-    from serving.versions import ModelSettings
-    from shared_features.errors import ConfigurationError
-
-    names = options.served_models(app)
-    if model_server is not None or not names:
-        yield ask_models(app, model_server or "")
-        return
-    if runner != "in-process":
-        raise ConfigurationError(f"workers of {runner} cannot ask this process: give a --model-server that they reach")
-    home = models or options.models_folder(app)
-    for name in names:
-        check_model(home, name, app, "or name another folder with --models, a --model-server, or --collect")
-    with ModelServer([ModelSettings(name, home / name) for name in names], port=0, poll_s=0) as server:
-        yield ask_models(app, f"127.0.0.1:{server.port}")
-
-
 def _tell(summary: BackfillSummary) -> None:
     done = "done before" if summary.reused else f"{summary.seconds:.0f} s"
     click.echo(
@@ -121,6 +101,10 @@ def _tell(summary: BackfillSummary) -> None:
         f"{summary.files} files, {summary.bytes / 1e6:.0f} MB"
     )
     output.print_table(["outcome", "rows"], [[name.replace("_", " "), f"{n:,}"] for name, n in summary.rows.items()])
+    if summary.reactions:
+        output.print_table(["reaction", "fired"], [[name, f"{n:,}"] for name, n in summary.reactions.items()])
+    if summary.reactions_added or summary.reactions_there:
+        click.echo(f"rows of reactions: {summary.reactions_added:,} added, {summary.reactions_there:,} were there")
     if summary.rows_differing:
         click.echo(f"rows that are there with other values, left as they are: {summary.rows_differing:,}")
     for reason, number in summary.events_left_out.items():

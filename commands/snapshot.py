@@ -9,6 +9,7 @@ import click
 
 from commands import options, output
 from commands.options import app_option, batch_runner_options, json_option, pubsub_options
+from commands.predicting import asking, predicting_options
 
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"])
 
@@ -31,6 +32,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
     help="File of the snapshot.",
 )
 @click.option("--horizon", "horizon_s", default=7 * 86_400, help="Identities are kept for so many seconds.")
+@predicting_options("No predictions: reactions that remember begin with nothing remembered.")
 @click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="While folding; changes nothing.")
 @batch_runner_options
 @click.option("--subscribe", is_flag=True, help="Only make the job's subscription, which keeps what comes from now on.")
@@ -44,6 +46,9 @@ def snapshot(
     complete_to: datetime | None,
     out: Path | None,
     horizon_s: int,
+    model_server: str | None,
+    models: Path | None,
+    collect: bool,
     shards: int | None,
     runner: str,
     beam_options: tuple[str, ...],
@@ -53,7 +58,7 @@ def snapshot(
     emulator: str | None,
     as_json: bool,
 ) -> None:
-    """State and identities of all that was published before a cut, from history.
+    """State and identities of all that was published before a cut, from history, and what reactions remember.
 
     `sameriver stream --snapshot` begins with it, sends its subscription to a little before the cut, and drops what the
     snapshot holds. The subscription must be there before the cut: --subscribe makes it.
@@ -64,7 +69,13 @@ def snapshot(
         return
     if cut is None:
         raise click.UsageError("Missing option '--at': the cut, in publish time (UTC).")
-    with output.progress("snapshot") as tell:
+    from shared_features.reactions import remembers
+
+    collect = collect or not remembers(app)
+    with (
+        output.progress("snapshot") as tell,
+        asking(app, model_server, models, runner, collect=collect) as asked,
+    ):
         tell(0.0, "loading Beam")
         from batch.snapshot import snapshot as job
 
@@ -75,6 +86,7 @@ def snapshot(
             cut=cut.replace(tzinfo=UTC),
             complete_to=None if complete_to is None else complete_to.replace(tzinfo=UTC),
             horizon_s=horizon_s,
+            asking=asked,
             shards=shards,
             runner_options=[*options.runner_options(runner), *beam_options],
             progress=tell,
@@ -86,6 +98,8 @@ def snapshot(
     click.echo(f"{summary.file}: all that was published before {summary.cut} ({done}), {summary.bytes / 1e6:.1f} MB")
     rows = [[name, f"{keys:,}", f"{summary.retained[name]:,}"] for name, keys in summary.keys.items()]
     output.print_table(["stage", "keys", "events held"], rows)
+    for name, number in summary.remembered.items():
+        click.echo(f"reaction {name} remembers something of {number:,} keys")
     click.echo(f"identities known of {summary.horizon_s:,} s: {summary.identities:,}")
 
 
