@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--validate-from", type=click.DateTime(), help="UTC; rows from there on validate.  [default: app's own]")
 @click.option("--test-from", type=click.DateTime(), help="UTC; rows from there on test.  [default: app's own]")
+@click.option("--since", type=click.DateTime(), help="UTC; rows before are left out, with --validate-from.")
 @click.option("--shards", default=4, type=click.IntRange(1), help="Into how many shards keys go; changes no row.")
 @click.option(
     "--format",
@@ -61,6 +62,7 @@ def traindata(
     out: str | None,
     validate_from: datetime | None,
     test_from: datetime | None,
+    since: datetime | None,
     shards: int,
     file_format: Literal["parquet", "csv", "tfrecord"],
     rows_per_file: int,
@@ -75,7 +77,7 @@ def traindata(
     the history covers is divided: 70 %, 15 %, 15 %.
     """
     app = options.load(app_name)
-    splits = _splits(app, validate_from, test_from)
+    splits = _splits(app, validate_from, test_from, since)
     with output.progress("training rows") as tell:
         tell(0.0, "loading Beam")
         from batch.lateness import lateness_of
@@ -176,17 +178,22 @@ def train(
         click.echo(f"version {champion} goes on predicting until another is promoted: `sameriver promote`")
 
 
-def _splits(app: App, validate_from: datetime | None, test_from: datetime | None) -> Splits | None:
+def _splits(
+    app: App, validate_from: datetime | None, test_from: datetime | None, since: datetime | None
+) -> Splits | None:
     """As the options say, or as the app's own history says; None if nobody says anything."""
     from batch.splits import Splits
     from commands.examples import Examples
     from shared_features.errors import ConfigurationError
 
-    if validate_from is None and test_from is None:
+    if validate_from is None and test_from is None and since is None:
         return Examples(app).splits
     if validate_from is None or test_from is None:
-        raise ConfigurationError("only one of --validate-from and --test-from is given: wanted both or none")
-    return Splits(validate_from.replace(tzinfo=UTC), test_from.replace(tzinfo=UTC))
+        raise ConfigurationError(
+            "--since, --validate-from and --test-from are given in part: wanted the last two together"
+        )
+    start = None if since is None else since.replace(tzinfo=UTC)
+    return Splits(validate_from.replace(tzinfo=UTC), test_from.replace(tzinfo=UTC), start)
 
 
 def _ensure_rows(app: App, folder: Path) -> None:
