@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from commands import options, output
 from commands.evaluate import evaluate_version, tell_gate, trained_model
 from commands.options import app_option, folder_option, json_option, model_option
 from commands.processes import Child
+from commands.retrain_triggers import FILE, Triggers
+from commands.signals import stop_signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +47,15 @@ DONE_FILE, DATA_FILE = "retrain.json", "data.json"
 )
 @click.option("--share", default=0.1, type=click.FloatRange(0, 1, min_open=True), help="Of the keys, for a canary.")
 @click.option("--accept-data", is_flag=True, help="Train on the history whatever its checks say.")
+@click.option("--recent", help="Train on the last part of the history only, such as 60d.  [default: all of it]")
+@click.option("--every", help="Only if the last retraining is so long ago, such as 7d.")
+@click.option(
+    "--on", "kinds", multiple=True, type=click.Choice(["drift", "quality", "kpi"]), help="Or on such an alarm."
+)
+@click.option("--again", help="With --on: again after so long, if the alarm still stands.")
+@folder_option("--alarms", "the tables of `sameriver monitor`", "var/monitor/<app>")
+@click.option("--watch", is_flag=True, help="Wait for --every and --on, again and again, until Ctrl-C.")
+@click.option("--look-every", "look_s", default=10.0, type=click.FloatRange(0.05), help="Seconds between two looks.")
 @json_option
 @click.pass_context
 def retrain(
@@ -59,40 +71,94 @@ def retrain(
     stage: Stage,
     share: float,
     accept_data: bool,
+    recent: str | None,
+    every: str | None,
+    kinds: tuple[str, ...],
+    again: str | None,
+    alarms: Path | None,
+    watch: bool,
+    look_s: float,
     as_json: bool,
 ) -> None:
     """Check the data, make training rows, train, evaluate, ask the gates, promote.
 
     What is done is not done again: run it as often as you like, also after a kill. Exit code 1 if a gate is broken;
-    then the present champion goes on. Run it on a schedule, or when a drift alarm asks for it.
+    then the present champion goes on. --every and --on say when it is called for; otherwise it is now.
     """
+    if (watch or again) and not (every or kinds):
+        raise click.UsageError("--watch and --again go with --every or --on: say when a retraining is called for")
     app = options.load(app_name)
     model = trained_model(app, model_name)
     home = (models or options.models_folder(app)) / model.name
     reports = reports or options.reports_folder(app)
-    run = Retraining(
-        app=app,
-        model=model,
-        history=history or str(options.history_folder(app)),
-        rows=rows or options.training_folder(app),
-        home=home,
-        reports=reports,
-        logs=options.VAR / "log" / app.name,
-        training=[*(["--quick"] if quick else []), "--seed", str(seed)],
-        accept_data=accept_data,
-    )
     home.mkdir(parents=True, exist_ok=True)
-    with _alone(home), output.progress(f"retraining {model.name}") as tell:
-        gate = run.steps(tell, stage, share)
-    found = {"model": model.name, "steps": [asdict(step) for step in run.done], "gate": gate, "promoted": run.promoted}
+    triggers = Triggers(
+        model=model.name,
+        alarms=(alarms or options.VAR / "monitor" / app.name) / "alarms.parquet",
+        answered=reports / model.name / FILE,
+        kinds=kinds,
+        every=_duration(every, "--every"),
+        again=_duration(again, "--again"),
+    )
+
+    def once() -> bool:
+        """One retraining; whether the gates let it through."""
+        run = Retraining(
+            app=app,
+            model=model,
+            history=history or str(options.history_folder(app)),
+            rows=rows or options.training_folder(app),
+            home=home,
+            reports=reports,
+            logs=options.VAR / "log" / app.name,
+            training=[*(["--quick"] if quick else []), "--seed", str(seed)],
+            accept_data=accept_data,
+            recent=_duration(recent, "--recent"),
+        )
+        standing = triggers.standing()
+        with _alone(home), output.progress(f"retraining {model.name}") as tell:
+            gate = run.steps(tell, stage, share)
+        triggers.answer(standing, datetime.now(UTC))
+        _tell(run, gate, as_json=as_json)
+        return gate is None or bool(gate["passed"])
+
+    if not (every or kinds):
+        ctx.exit(0 if once() else 1)
+    with stop_signal() as stop:
+        stop.drain = stop.asked.set
+        while not stop.asked.is_set():
+            reasons = triggers.due(datetime.now(UTC))
+            if reasons:
+                click.echo(f"retraining: {'; '.join(reasons)}", err=True)
+            passed = once() if reasons else True
+            if not watch:
+                if not reasons:
+                    _tell_idle(model.name, as_json=as_json)
+                ctx.exit(0 if passed else 1)
+            stop.asked.wait(look_s)
+
+
+def _duration(text: str | None, option: str) -> timedelta | None:
+    from shared_features.aggregates import duration_us
+
+    return None if text is None else timedelta(microseconds=duration_us(text, option))
+
+
+def _tell(run: Retraining, gate: dict[str, Any] | None, *, as_json: bool) -> None:
     if as_json:
-        output.print_json({**found, "version": run.version, "champion": run.champion})
+        found = {"model": run.model.name, "steps": [asdict(step) for step in run.done], "gate": gate}
+        output.print_json({**found, "promoted": run.promoted, "version": run.version, "champion": run.champion})
+        return
+    lines = [[step.step, step.outcome, f"{step.seconds:.1f}", step.detail] for step in run.done]
+    output.print_table(["step", "outcome", "seconds", ""], lines)
+    tell_gate(gate or {"rules": []})
+
+
+def _tell_idle(model: str, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"model": model, "steps": [], "gate": None, "promoted": False})
     else:
-        lines = [[step.step, step.outcome, f"{step.seconds:.1f}", step.detail] for step in run.done]
-        output.print_table(["step", "outcome", "seconds", ""], lines)
-        tell_gate(gate or {"rules": []})
-    if gate is not None and not gate["passed"]:
-        ctx.exit(1)
+        click.echo(f"nothing calls for a retraining of {model}")
 
 
 @dataclass(slots=True)
@@ -110,8 +176,10 @@ class Retraining:
     """One run over all steps; see `retrain`.
 
     Attributes:
+        newest: time of the history's newest event to predict on, as the data step found it.
         done: what became of each step so far.
         version: the candidate's.
+        recent: how much of the history's end is trained on; None: all of it.
         champion: that predicts when all is done.
         promoted: whether the candidate is now at the wanted stage.
     """
@@ -125,6 +193,8 @@ class Retraining:
     logs: Path
     training: Sequence[str]
     accept_data: bool
+    recent: timedelta | None = None
+    newest: str | None = None
     done: list[Step] = field(default_factory=list)
     version: int = 0
     champion: int | None = None
@@ -163,14 +233,25 @@ class Retraining:
         from batch.history_check import accept_history
 
         found, known = accept_history(self.app, self.history, self.reports / DATA_FILE, anyway=self.accept_data)
+        self.newest = found["types"][self.app.predict_on.name]["last"]
         events = sum(one["events"] for one in found["types"].values())
         last = max((one["last"] for one in found["types"].values() if one["last"]), default="never")
         return "found" if known else "done", f"{events:,} events up to {last[:19]}"
 
     def _rows(self) -> tuple[str, str]:
         arguments = ["traindata", "--app", self.app.spec, "--history", self.history, "--out", str(self.rows)]
-        told = self._run("traindata", arguments)
+        told = self._run("traindata", [*arguments, *self._splits()])
         return "found" if told["reused"] else "done", f"{sum(told['rows'].values()):,} rows in {self.rows}"
+
+    def _splits(self) -> list[str]:
+        """Of what is recent the last shares validate and test, as they do of a whole history."""
+        from batch.splits import TRAIN_SHARE, VALIDATE_SHARE
+
+        if self.recent is None or self.newest is None:
+            return []
+        end = datetime.fromisoformat(self.newest).astimezone(UTC)
+        shares = {"--since": 0.0, "--validate-from": TRAIN_SHARE, "--test-from": TRAIN_SHARE + VALIDATE_SHARE}
+        return [f"{option}={end - (1 - share) * self.recent:%Y-%m-%dT%H:%M:%S}" for option, share in shares.items()]
 
     def _pin(self) -> tuple[str, str]:
         """Where the newest version predicts, it stays: the one that is now trained must not until the gates say so."""

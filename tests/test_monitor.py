@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from batch.drifts import PREDICTION
-from batch.monitor import Monitor
+from batch.monitor import ALARMS, Monitor
 from batch.monitor_metrics import MonitorMonitoring
 from batch.scores import Scores
 from batch.views import ViewFollower, ViewPublisher
 from cli import main
+from commands.retrain_triggers import Triggers
 from shared_features import Alarm, App, Kpi, Label, Rule, outcome, prediction, where
 from shared_features.compute import compute_block
 from shared_features.errors import DefinitionError
@@ -270,3 +272,33 @@ def test_what_cannot_be_is_said() -> None:
         app_of(Alarm("profit", above=1))
     with pytest.raises(DefinitionError, match=r"until=0.9, which lies beyond its bound 0.5"):
         Alarm("auc", above=0.5, until=0.9)
+
+
+def test_what_calls_for_a_retraining(tmp_path: Path) -> None:
+    day, start = timedelta(days=1), datetime(2024, 1, 1, tzinfo=UTC)
+    table = tmp_path / "alarms.parquet"
+
+    def write(*switches: tuple[int, str, bool]) -> None:
+        row = {"alarm": "auc below 0.8", "model": "m", "of": "", "version": 1, "value": 0.7, "judged_at": start}
+        rows = [{**row, "window": start + at * day, "kind": kind, "on": on} for at, kind, on in switches]
+        pq.write_table(pa.Table.from_pylist(rows, schema=ALARMS), table)
+
+    triggers = Triggers(
+        "m", table, tmp_path / "m" / "triggers.json", ("quality",), timedelta(days=7), timedelta(days=3)
+    )
+    assert triggers.due(start) == ["the first time"]
+    triggers.answer(triggers.standing(), start)
+    assert triggers.due(start + 6 * day) == []
+    assert triggers.due(start + 7 * day) == ["the last time is 7 days, 0:00:00 ago"]
+    write((1, "drift", True))
+    assert triggers.due(start + day) == []  # of another kind
+    write((2, "quality", True))
+    called = triggers.due(start + 2 * day)
+    assert called == triggers.due(start + 2 * day) == ["auc below 0.8 since 2024-01-03 00:00"]  # until it is answered
+    triggers.answer(triggers.standing(), start + 2 * day)
+    assert triggers.due(start + 4 * day) == []
+    assert triggers.due(start + 5 * day) == called  # again, as it still stands
+    write((2, "quality", True), (3, "quality", False))
+    assert triggers.due(start + 5 * day) == []
+    write((2, "quality", True), (3, "quality", False), (4, "quality", True))
+    assert triggers.due(start + 4 * day) == ["auc below 0.8 since 2024-01-05 00:00"]
