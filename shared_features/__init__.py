@@ -40,7 +40,9 @@ from shared_features.geo import (
 from shared_features.grid import grid_cell
 from shared_features.keys import Key
 from shared_features.kpis import Alarm, Kpi, outcome
+from shared_features.nearest import nearest_m
 from shared_features.outcomes import Label, Model, Prediction, Reaction, Rule, prediction
+from shared_features.raster import Raster
 from shared_features.space import Between
 from shared_features.sun import sun_above_horizon, sun_elevation_deg
 
@@ -57,6 +59,7 @@ __all__ = [
     "Label",
     "Model",
     "Prediction",
+    "Raster",
     "Reaction",
     "Rule",
     "bearing_deg",
@@ -82,6 +85,7 @@ __all__ = [
     "min",
     "minimum",
     "most_frequent",
+    "nearest_m",
     "outcome",
     "prediction",
     "rate",

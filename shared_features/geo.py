@@ -42,7 +42,7 @@ def is_place(latitude, longitude):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _great_circle_m(latitude_1, longitude_1, latitude_2, longitude_2):  # type: ignore[no-untyped-def]
+def scalar_great_circle_m(latitude_1, longitude_1, latitude_2, longitude_2):  # type: ignore[no-untyped-def]
     """The haversine formula (R. W. Sinnott, Virtues of the haversine, Sky and Telescope 68, 1984)."""
     if not (is_place(latitude_1, longitude_1) and is_place(latitude_2, longitude_2)):
         return _NAN
@@ -78,7 +78,7 @@ class BetweenPlaces(Expression):
     """``great_circle_m`` or ``bearing_deg`` of two positions, float64."""
 
     dtype = "float64"
-    _SCALARS: Mapping[str, Any] = {"great_circle_m": _great_circle_m, "bearing_deg": _bearing_deg}
+    _SCALARS: Mapping[str, Any] = {"great_circle_m": scalar_great_circle_m, "bearing_deg": _bearing_deg}
 
     def __init__(self, operation: str, *coordinates: Expression) -> None:
         self.operation, self.coordinates = operation, coordinates
@@ -99,6 +99,13 @@ def require_degrees(name: str, *angles: Expression) -> None:
     for angle in angles:
         if angle.dtype not in ("int64", "float64"):
             raise DefinitionError(f"{name} got the {angle.dtype} {angle.key}, wanted degrees as int64 or float64")
+
+
+def read_only_degrees(values: np.ndarray) -> np.ndarray:
+    """Angles as compiled code with a fixed signature takes them: float64, contiguous, read-only; shape [rows]."""
+    found: np.ndarray = np.ascontiguousarray(values, np.float64).view()
+    found.flags.writeable = False
+    return found
 
 
 def valid_together(columns: list[Column]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from apps.vessels.areas import area_of, inside_any, read_areas
 from apps.vessels.published import published_features, published_model
+from apps.vessels.shore import SHORE
 from shared_features import (
     App,
     Clean,
@@ -9,6 +10,7 @@ from shared_features import (
     Key,
     Label,
     Model,
+    Raster,
     Reaction,
     count,
     distance_from_last_m,
@@ -74,6 +76,7 @@ app = App(
         "slow_share_6h": share(slow, by=by_vessel, over="6h"),
         "slow_share_24h": share(slow, by=by_vessel, over="24h"),
         "positions_24h": count(position.vessel, by=by_vessel, over="24h"),
+        "shore_km": Raster.read(SHORE).at(*here),
         "sun": sun_elevation_deg(*here, position.reported_at),
     },
     label=Label(rated.fishing, join=("event_id", "position_id"), within="36h"),

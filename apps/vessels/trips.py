@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apps.vessels.effort import HALF_US_PER_HOUR, LONGEST_GAP_US
-from apps.vessels.world.places import EARTH_RADIUS_KM, PORTS
+from apps.vessels.world.places import PORTS
 from shared_features import App
-from shared_features.elementary import cos_deg, sin_deg
+from shared_features.nearest import Places
 from shared_features.order import in_order
 
 PORT_KM = 20.0
@@ -23,9 +23,9 @@ FISHING = 0.5
 ALERTS = ("protected_area", "implausible_position")
 _AT_SEA, _NEAR = -1, -2
 _NAMES = list(PORTS)
+_PLACES = Places(list(PORTS.values()))
 
 Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -145,25 +145,10 @@ def _times(block: pa.RecordBatch) -> Integers:
 
 def _ports(block: pa.RecordBatch) -> Integers:
     """For each row the number of the port that it lies in, `_NEAR` where it is near one and moves, else `_AT_SEA`."""
-    latitude, longitude = (block.column(f"position.{name}").to_numpy() for name in ("latitude", "longitude"))
+    position = (block.column(f"position.{name}").to_numpy() for name in ("latitude", "longitude"))
+    metres, ports = _PLACES.nearest(*position)
     slow = pc.fill_null(pc.less(block.column("position.speed"), SLOW_KNOTS), False).to_numpy(zero_copy_only=False)
-    found = np.full(len(latitude), _AT_SEA, np.int64)
-    height = np.degrees(PORT_KM / EARTH_RADIUS_KM)
-    for number, port in enumerate(PORTS.values()):
-        rows = np.flatnonzero(np.abs(latitude - port.latitude) <= height)
-        if len(rows):
-            rows = rows[_is_near(latitude[rows], longitude[rows], port.latitude, port.longitude)]
-            found[rows] = np.where(slow[rows], number, np.where(found[rows] >= 0, found[rows], _NEAR))
-    return found
-
-
-def _is_near(latitude: Floats, longitude: Floats, port_latitude: float, port_longitude: float) -> npt.NDArray[np.bool_]:
-    """Whether places lie within `PORT_KM` of a port: by the haversine, with the same bits on every processor."""
-    half_north, half_east = (latitude - port_latitude) / 2, (longitude - port_longitude) / 2
-    cosines = cos_deg(latitude) * cos_deg(np.array([port_latitude]))
-    haversine = sin_deg(half_north) ** 2 + cosines * sin_deg(half_east) ** 2
-    found: npt.NDArray[np.bool_] = haversine <= (PORT_KM / EARTH_RADIUS_KM / 2) ** 2
-    return found
+    return np.where(metres > PORT_KM * 1000, _AT_SEA, np.where(slow, ports, _NEAR))
 
 
 def _rows(trips: list[_Trip]) -> pa.RecordBatch:
