@@ -68,7 +68,7 @@ def _candidates(places: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     return np.cumsum(near.sum(axis=1)), np.ascontiguousarray(np.nonzero(near)[1])
 
 
-def _directions(places: Floats) -> Floats:
+def _directions(places: npt.NDArray[Any]) -> Floats:
     """Unit vectors of (latitude, longitude), last axis."""
     north, east = np.radians(places[..., 0]), np.radians(places[..., 1])
     return np.stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=-1)

@@ -39,7 +39,12 @@ def test_the_nearest_is_that_of_comparing_all_to_the_bit(places: list[Any], here
 
 
 def test_what_is_no_place_is_missing() -> None:
-    rows = [{"lat": 91.0, "lon": 0.0}, {"lat": 0.0, "lon": 180.5}, {"lat": None, "lon": 0.0}, {"lat": 0.0, "lon": None}]
+    rows: list[dict[str, Any]] = [
+        {"lat": 91.0, "lon": 0.0},
+        {"lat": 0.0, "lon": 180.5},
+        {"lat": None, "lon": 0.0},
+        {"lat": 0.0, "lon": None},
+    ]
     assert evaluate(nearest_m(*HERE, [(0, 0)]), rows) == [None] * 4
     assert evaluate(SLOPE.at(*HERE), rows) == [None] * 4
     for wrong in ([], [(91.0, 0.0)], [(0.0, float("nan"))]):

@@ -81,9 +81,9 @@ def make_raster(topology: dict[str, Any], degrees: float = DEGREES) -> Raster:
     """Kilometres to the shore, negative on land, every so many degrees."""
     begin, end = coast_edges(topology)
     latitudes = 90 - degrees * np.arange(round(180 / degrees) + 1)
-    longitudes = -180 + degrees * np.arange(round(360 / degrees))
+    longitudes: Floats = -180 + degrees * np.arange(round(360 / degrees))
     away_km = shore_km(begin, end, *(one.ravel() for one in np.meshgrid(longitudes, latitudes)))
-    land = np.array([on_land(begin, end, longitudes, latitude) for latitude in latitudes])
+    land = np.array([on_land(begin, end, longitudes, latitude) for latitude in latitudes.tolist()])
     land[-1] = True  # the South Pole
     return Raster(np.rint(np.where(land, -1, 1) * away_km.reshape(land.shape)).astype(np.int16))
 
