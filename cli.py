@@ -35,6 +35,7 @@ from commands.status import status
 from commands.stream import stream
 from commands.tail import tail
 from commands.training import train, traindata
+from commands.tune import tune
 from commands.up import up
 from commands.validate import validate
 from commands.verify import verify
@@ -81,6 +82,7 @@ for command in (
     ask,
     traindata,
     train,
+    tune,
     evaluate,
     retrain,
     promote,

@@ -137,6 +137,11 @@ def models_folder(app: App) -> Path:
     return VAR / "models" / app.name
 
 
+def tuning_folder(app: App) -> Path:
+    """Where searches for better options of its models are, one folder a model."""
+    return VAR / "tuning" / app.name
+
+
 def archive_folder(app: App) -> Path:
     """Where its streaming job writes its archive."""
     return VAR / "archive" / app.name

@@ -6,9 +6,10 @@ TensorFlow is loaded by a process of its own: it takes seconds and 600 MB, and s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,7 +20,7 @@ from commands.options import app_option, folder_option, json_option, model_optio
 
 if TYPE_CHECKING:
     from batch.splits import Splits
-    from shared_features.app import App
+    from shared_features.app import App, Model
 
 
 @click.command()
@@ -154,28 +155,44 @@ def train(
     """
     app = options.load(app_name)
     model = trained_model(app, model_name)
-    name = model.name
     if rows is None:
         rows = options.training_folder(app)
-        _ensure_rows(app, rows)
-    arguments = ["--rows", str(rows)]
-    arguments += ["--models", str(models or options.models_folder(app)), "--model", name]
-    arguments += ["--fingerprint", app.fingerprint, "--options", json.dumps(model.options), "--seed", str(seed)]
-    arguments += ["--device", device, *(["--reuse"] if reuse else [])]
-    with output.progress(f"training {name}") as tell:
-        trained = run_job("training.train", [*arguments, *(["--quick"] if quick else [])], tell)
-    home = (models or options.models_folder(app)) / name
-    champion = trained["version"] if keep_champion else _champion(app, home, trained["version"])
+        ensure_rows(app, rows)
+    more = ["--seed", str(seed), "--device", device, *(["--reuse"] if reuse else []), *(["--quick"] if quick else [])]
+    trained = make_candidate(app, model, rows, models, more, keep_champion=keep_champion)
     if as_json:
         output.print_json(trained)
-        return
+    else:
+        tell_candidate(trained)
+
+
+def make_candidate(
+    app: App, model: Model, rows: Path, models: Path | None, more: Sequence[str], *, keep_champion: bool = False
+) -> dict[str, Any]:
+    """Train a model and export it as the next version; what came out, with the ``champion`` that predicts now.
+
+    Args:
+        app, model: what is trained.
+        rows, models: folders; the app's own models where None.
+        more: arguments of ``python -m training.train``.
+        keep_champion: promote nothing, see `_champion`.
+    """
+    home = (models or options.models_folder(app)) / model.name
+    arguments = ["--rows", str(rows), "--models", str(home.parent), "--model", model.name]
+    arguments += ["--fingerprint", app.fingerprint, "--options", json.dumps(model.options)]
+    with output.progress(f"training {model.name}") as tell:
+        trained = run_job("training.train", [*arguments, *more], tell)
+    champion = trained["version"] if keep_champion else _champion(app, home, trained["version"])
+    return {**trained, "champion": champion}
+
+
+def tell_candidate(trained: Mapping[str, Any]) -> None:
+    """A new version, for people."""
     test = trained["metrics"]["test"]
-    click.echo(
-        f"{trained['path']}: version {trained['version']} of {name}, trained in {trained['duration_s']:.0f} s; on the "
-        f"test split AUC {test['auc']:.4f}, log loss {test['log_loss']:.4f}"
-    )
-    if champion != trained["version"]:
-        click.echo(f"version {champion} goes on predicting until another is promoted: `sameriver promote`")
+    made = f"version {trained['version']} of {trained['model']}, trained in {trained['duration_s']:.0f} s"
+    click.echo(f"{trained['path']}: {made}; on the test split AUC {test['auc']:.4f}, log loss {test['log_loss']:.4f}")
+    if trained["champion"] != trained["version"]:
+        click.echo(f"version {trained['champion']} goes on predicting until another is promoted: `sameriver promote`")
 
 
 def _splits(
@@ -196,7 +213,7 @@ def _splits(
     return Splits(validate_from.replace(tzinfo=UTC), test_from.replace(tzinfo=UTC), start)
 
 
-def _ensure_rows(app: App, folder: Path) -> None:
+def ensure_rows(app: App, folder: Path) -> None:
     """Make training rows, and the example history, if there are none of the app's present features.
 
     Raises:

@@ -42,7 +42,7 @@ def test_commands_of_the_guide_can_be_given(words: list[str]) -> None:
 
 
 def test_the_guide_names_every_command_of_training() -> None:
-    assert {words[1] for words in COMMANDS} == {"train", "evaluate", "promote", "rollback", "retrain"}
+    assert {words[1] for words in COMMANDS} == {"train", "tune", "evaluate", "promote", "rollback", "retrain"}
 
 
 def history(folder: Path, sales: list[tuple[str, str | None, float | None]]) -> Path:

@@ -57,7 +57,7 @@ def test_the_summary_tells_what_made_the_model(trained: Trained) -> None:
     assert summary["data"]["test"]["from"].startswith("2013-")
     assert summary["options"]["crosses"] == [["shop", "carrier"]]
     assert summary["statistics"]["numbers"]["busy"]["missing"] > 0
-    assert set(summary["libraries"]) == {"keras", "numpy", "pyarrow", "python", "tensorflow"}
+    assert set(summary["libraries"]) == {"keras", "numpy", "pyarrow", "python", "scikit-learn", "tensorflow"}
     assert not list(trained.version.rglob("*.keras")) + list(trained.version.rglob("*.h5"))
 
 

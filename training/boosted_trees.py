@@ -8,6 +8,7 @@ Importing this module does not load TensorFlow.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -27,6 +28,8 @@ Array = npt.NDArray[Any]
 
 KIND = "boosted_trees"
 QUICK_ITERATIONS = 50
+ROWS_OF_ONE_THREAD = 20_000
+"""Below so many rows threads wait for each other longer than they work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,9 @@ class BoostedTrees:
     """
 
     def __init__(self, rows: TrainingRows, options: BoostedTreesOptions, seed: int, *, quick: bool = False) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait stand in others' way
         from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits
 
         self.rows, self.options = rows, options
         self.statistics: Statistics = compute_statistics(rows, min_rows=options.min_rows)
@@ -134,7 +139,8 @@ class BoostedTrees:
             early_stopping=True,
             random_state=seed,
         )
-        self.model.fit(matrix, labels, X_val=validation_matrix, y_val=validation_labels)
+        with threadpool_limits(1 if len(labels) < ROWS_OF_ONE_THREAD else None, "openmp"):
+            self.model.fit(matrix, labels, X_val=validation_matrix, y_val=validation_labels)
         said = self.model.predict_proba(validation_matrix)[:, 1]
         self.measured = {
             "trees": float(self.model.n_iter_),
