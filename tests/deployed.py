@@ -20,6 +20,7 @@ from tests.repository import ROOT
 
 if TYPE_CHECKING:
     from batch.follow import FollowMonitoring
+    from batch.monitor_metrics import MonitorMonitoring
 
 COMPOSE: dict[str, Any] = yaml.safe_load(repository.text(Path("docker-compose.yml")))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -102,6 +103,16 @@ def following(mismatch: str | None = None) -> FollowMonitoring:
     return FollowMonitoring(cast(Any, follower))
 
 
+def monitoring() -> MonitorMonitoring:
+    """What `sameriver monitor` says before the first row."""
+    from batch.monitor import Monitor
+    from batch.monitor_metrics import MonitorMonitoring
+    from tests.shop.app import app
+
+    follower = SimpleNamespace(rows=0, revision=-1)
+    return MonitorMonitoring(Monitor(app, lambda *_: None, 1), cast(Any, follower))
+
+
 @cache
 def exported() -> dict[str, set[str]]:
     """The series of each program that Prometheus asks, by the name of its job there."""
@@ -124,6 +135,7 @@ def exported() -> dict[str, set[str]]:
     return {
         "job": series(job.metrics().decode()),
         "verify": series(following().metrics().decode()),
+        "monitor": series(monitoring().metrics().decode()),
         "gateway": series(gateway.text().decode()),
         "model-server": series(Metrics().page()),
     }

@@ -45,7 +45,7 @@ def test_images_are_pinned_or_built_here(name: str) -> None:
 
 def test_one_image_is_built_once_for_all_that_is_ours() -> None:
     assert [name for name in SERVICES if "build" in SERVICES[name]] == ["secrets"]
-    assert set(OURS) == {"secrets", "job", "gateway", "verify", "export"}
+    assert set(OURS) == {"secrets", "job", "gateway", "verify", "monitor", "export"}
 
 
 def test_the_model_server_has_the_version_that_the_models_are_made_with() -> None:
@@ -103,7 +103,7 @@ def test_services_are_pointed_at_each_other() -> None:
                 pointed.append(value.removeprefix("http://"))
     jobs = yaml.safe_load(repository.text(deployed.PROMETHEUS))["scrape_configs"]
     pointed += [target for job in jobs for one in job["static_configs"] for target in one["targets"]]
-    assert len(pointed) == 10
+    assert len(pointed) == 12
     assert {where.split(":")[0] for where in pointed} <= set(SERVICES)
 
 
@@ -118,7 +118,7 @@ def test_commands_are_as_the_program_wants_them(name: str, monkeypatch: pytest.M
         command = command.commands[words.pop(0)]
     prefix = f"SAMERIVER_{command.name.upper()}"
     context = command.make_context(command.name, words, auto_envvar_prefix=prefix)  # UsageError where they do not fit
-    if name in ("job", "verify"):
+    if name in ("job", "verify", "monitor"):
         assert (context.params["monitoring_port"], context.params["monitoring_host"]) == (9100, EVERYWHERE)
     known = {f"{prefix}_{parameter.name.upper()}" for parameter in command.params if parameter.name}
     assert {variable for variable in os.environ if variable.startswith(f"{prefix}_")} <= known
@@ -148,7 +148,7 @@ def test_every_metric_on_dashboard_and_alerts_is_exported() -> None:
 
 def test_the_metrics_in_the_documents_are_those_that_are_exported() -> None:
     programs = deployed.exported()
-    for page, program in (("docs/operations.md", "job"), ("docs/verify.md", "verify")):
+    for page, program in (("docs/operations.md", "job"), ("docs/verify.md", "verify"), ("docs/monitoring.md", "monitor")):
         documented = set(re.findall(r"`(sameriver_\w+)(?:\{[\w,]+\})?`", repository.text(Path(page))))
         plain = {re.sub(r"_(bucket|sum|count)$", "", name) for name in programs[program]}
         assert {name for name in documented if name not in plain} == set()

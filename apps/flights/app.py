@@ -1,10 +1,12 @@
 """Predict, as a flight leaves the gate, whether it will arrive 15 minutes late or more."""
 
 from shared_features import (
+    Alarm,
     App,
     EventType,
     Gate,
     Key,
+    Kpi,
     Label,
     Model,
     Reaction,
@@ -13,6 +15,7 @@ from shared_features import (
     last,
     max,
     mean,
+    outcome,
     prediction,
     seconds_since_last,
     std,
@@ -82,6 +85,16 @@ app = App(
         Gate("auc", not_worse_by=0.002),
         Gate("log_loss", not_worse_by=0.01, slices=["origin", "carrier"]),
         Gate("calibration_error", at_most=0.02),
+    ],
+    kpis=[  # a desk that rebooks passengers from a chance of 80 % on: what it missed, and what it did for nothing
+        Kpi("missed", outcome() & (prediction() <= 0.8), scale=0),
+        Kpi("rebooked_in_vain", ~outcome() & (prediction() > 0.8), scale=0),
+    ],
+    alarms=[  # weather drifts with the seasons, so that it is no news
+        Alarm(
+            "psi", above=0.25, until=0.1, of=["departure_delay", "dest_arrival_delay_mean_6h", "prediction"], windows=3
+        ),
+        Alarm("auc", below=0.85, until=0.87, windows=3),
     ],
     reactions=[
         Reaction(
