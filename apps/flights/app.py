@@ -3,6 +3,7 @@
 from shared_features import (
     Alarm,
     App,
+    Between,
     EventType,
     Gate,
     Key,
@@ -78,7 +79,22 @@ app = App(
     },
     label=Label(arrived.arrival_delay >= 15, join=("flight_id", "flight_id"), within="36h"),
     models=[
-        Model("wide_and_deep", crosses=[("origin", "carrier")], embeddings=["dest"], baseline="departure_delay"),
+        Model(
+            "wide_and_deep",
+            crosses=[("origin", "carrier")],
+            embeddings=["dest"],
+            baseline="departure_delay",
+            space={  # what `sameriver tune` may try
+                "units": [[64, 64], [128, 128, 128], [256, 256, 256]],
+                "embedding": [4, 8, 16],
+                "crosses": [[("origin", "carrier")], [("origin", "carrier"), ("dest", "hour")]],
+                "cross_hash_buckets": [101, 1_009, 20_011],
+                "buckets": Between(8, 64, log=True),
+                "dropout": Between(0.0, 0.4),
+                "learning_rate": Between(5e-4, 1e-2, log=True),
+                "weight_decay": Between(1e-3, 0.1, log=True),
+            },
+        ),
     ],
     baselines=[Rule("late_at_departure", delay >= 15)],
     gates=[  # a newly trained model keeps these, or is not promoted
