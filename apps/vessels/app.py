@@ -38,6 +38,7 @@ position = EventType(
     },
 )
 rated = EventType("rated", "schemas/rated.avsc", time="rated_at")
+trip_rated = EventType("trip_rated", "schemas/trip_rated.avsc", time="rated_at")
 
 by_vessel = Key("vessel", position.vessel)
 here = position.latitude, position.longitude
@@ -59,7 +60,7 @@ fishing = prediction()
 
 app = App(
     name="vessels",
-    event_types=[position, rated],
+    event_types=[position, rated, trip_rated],
     predict_on=position,
     features={
         **published,
@@ -79,7 +80,9 @@ app = App(
         "shore_km": Raster.read(SHORE).at(*here),
         "sun": sun_elevation_deg(*here, position.reported_at),
     },
-    label=Label(rated.fishing, join=("event_id", "position_id"), within="36h"),
+    label=Label(
+        rated.fishing, join=("event_id", "position_id"), within="90d"
+    ),  # an analyst rates when the trip is over
     models=[
         # Small: at 22 million positions a day its arithmetic is half of what a position costs.
         Model("wide_and_deep", baseline="slow_share_6h", units=[32, 32], buckets=12),

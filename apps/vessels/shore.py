@@ -80,8 +80,8 @@ def _directions(longitude: Floats, latitude: Floats) -> Floats:
 def make_raster(topology: dict[str, Any], degrees: float = DEGREES) -> Raster:
     """Kilometres to the shore, negative on land, every so many degrees."""
     begin, end = coast_edges(topology)
-    latitudes = 90 - degrees * np.arange(round(180 / degrees) + 1)
-    longitudes: Floats = -180 + degrees * np.arange(round(360 / degrees))
+    latitudes = np.linspace(90, -90, round(180 / degrees) + 1)
+    longitudes = np.linspace(-180, 180, round(360 / degrees), endpoint=False)
     away_km = shore_km(begin, end, *(one.ravel() for one in np.meshgrid(longitudes, latitudes)))
     land = np.array([on_land(begin, end, longitudes, latitude) for latitude in latitudes.tolist()])
     land[-1] = True  # the South Pole

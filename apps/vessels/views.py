@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apps.vessels.effort import HALF_US_PER_HOUR, half_us_of
+from apps.vessels.ratings import Ratings
 from apps.vessels.trips import Trips
 from shared_features import App
 from shared_features.hashing import hash_column
@@ -121,4 +122,4 @@ def _sums(positions: Integers, amounts: Integers) -> tuple[Integers, Integers]:
     return cells[sums != 0], sums[sums != 0]
 
 
-VIEWS = [Effort, Trips]
+VIEWS = [Effort, Trips, Ratings]
