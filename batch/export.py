@@ -19,6 +19,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch.files import open_files
+from batch.follow import follow_commits
 from batch.output_rows import ARCHIVE, KINDS, MARKS, archive_id, shape_of
 from batch.writers import Destination, PieceGoneError, Shape, Written, open_destination
 from shared_features.app import App
@@ -114,6 +116,9 @@ class Export:
         self._lock = lock
         self._id = ""
         self._at: int | None = None
+        self._commits: Iterator[Commit | None] | None = None
+        self._waiting: deque[Commit] = deque()  # read, in order; the first ones may have been published
+        self._marked = -1
         self._destination: Destination | None = None
         self._shape: Shape | None = None
         self.done = Exported(to, what)
@@ -148,7 +153,8 @@ class Export:
 
     def begin_anew(self) -> None:
         """After an error: the next `catch_up` settles what is noted and asks the destination where it is."""
-        self._at = self._destination = self._shape = None
+        self._at = self._commits = self._destination = self._shape = None
+        self._waiting.clear()
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -156,8 +162,9 @@ class Export:
 
     def _begin(self) -> bool:
         """Find out which archive this is and how far the destination is; False while nothing has been published."""
-        first = next((commit for commit in self._published(-1)), None)
-        if first is None:
+        commits = archives.read_commits(self._folder)
+        first = next((commit for commit in commits if commit.block.num_rows or not commit.published), None)
+        if first is None or not first.published:
             return False
         self._id = archive_id(self._app.fingerprint, first.block)
         self._open(self._rows([first]).schema)
@@ -166,16 +173,26 @@ class Export:
         return True
 
     def _new_commits(self) -> Iterator[Commit]:
-        """Published commits with rows that are not at the destination yet."""
-        assert self._at is not None
-        return self._published(max(self._at, self.done.last))
+        """Published commits with rows that are not at the destination yet; nothing is read twice.
 
-    def _published(self, after: int) -> Iterator[Commit]:
-        for commit in archives.read_commits(self._folder, after=after):
-            if not commit.published:
-                return
-            if commit.block.num_rows and commit.sequence > after:
-                yield commit
+        A commit that was given is done with when the next one is asked for.
+        """
+        assert self._at is not None
+        if self._commits is None:
+            self._commits = follow_commits(self._folder, max(self._at, self.done.last), self._mark)
+        while (commit := next(self._commits)) is not None:
+            self._waiting.append(commit)
+            yield from self._published()
+        yield from self._published()
+
+    def _published(self) -> Iterator[Commit]:
+        while self._waiting and self._waiting[0].sequence <= self._marked:
+            if self._waiting[0].block.num_rows:
+                yield self._waiting[0]
+            self._waiting.popleft()
+
+    def _mark(self, commit: int) -> None:
+        self._marked = max(self._marked, commit)
 
     def _rows(self, commits: Sequence[Commit]) -> pa.RecordBatch:
         """What is exported of some commits of the same columns."""

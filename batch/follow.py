@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,35 +16,52 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from batch.replay import CHUNK_ROWS, numbered
-from batch.verify import Predict, Verifier, VerifyReport
+from batch.verify import Predict, Promotions, Verifier, VerifyReport
 from shared_features.app import App
-from shared_features.errors import HistoryError
+from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.plan import make_plan
 from streaming import archive as archives
 from streaming import archive_log, archive_parquet
 from streaming.archive_log import Commit
+from streaming.deduplication import Deduplicator
+from streaming.locks import take_lock
 from streaming.routes import EachVersion
+from streaming.saved_state import is_worth_it, load_state, save_state
+from streaming.snapshots import Begin
 
 POLL_S = 0.5
 """How often the archive is looked at while nothing comes."""
 
+FOLDER = "verify"
+"""Where a follower remembers, in the archive, how far it is."""
 
-def follow_commits(folder: Path) -> Iterator[Commit | None]:
+log = logging.getLogger(__name__)
+
+
+def follow_commits(
+    folder: Path, after: int = -1, marked: Callable[[int], None] | None = None
+) -> Iterator[Commit | None]:
     """Every commit of an archive, oldest first, without end: None whenever there is no further one yet.
 
     The newest segment is read on where it was left; a commit that is being written is taken once it is whole. Each
     commit has ``published`` as False: who follows does not wait for marks.
 
+    Args:
+        after: commits up to this one are left out; of those before its segment nothing is read.
+        marked: is told, as they are read, up to which commit all have been published.
+
     Raises:
         HistoryError: there is no archive, it is damaged, or commits are missing.
     """
     archives.identity(folder)
-    expected = 0
+    begins = (int(path.stem) for path in archives.segments(folder))
+    expected = max((first for first in begins if first <= after + 1), default=0)
     while True:
         path = _segment_from(folder, expected)
         if path is None:
             yield None
             continue
-        for commit in _segment(folder, path, expected):
+        for commit in _segment(folder, path, expected, marked):
             if commit is not None:
                 if commit.sequence != expected:
                     raise HistoryError(
@@ -50,7 +69,8 @@ def follow_commits(folder: Path) -> Iterator[Commit | None]:
                         "is missing; restore it from a copy"
                     )
                 expected += 1
-            yield commit
+            if commit is None or commit.sequence > after:
+                yield commit
 
 
 def _segment_from(folder: Path, expected: int) -> Path | None:
@@ -61,8 +81,10 @@ def _segment_from(folder: Path, expected: int) -> Path | None:
     return found.get(expected)
 
 
-def _segment(folder: Path, path: Path, first: int) -> Iterator[Commit | None]:
+def _segment(folder: Path, path: Path, first: int, marked: Callable[[int], None] | None) -> Iterator[Commit | None]:
     if path.suffix == ".parquet":
+        if marked is not None:
+            marked(archive_parquet.read_index(path).last)  # only what has been published becomes Parquet
         yield from archive_parquet.read_segment(folder, first)
         return
     try:
@@ -70,12 +92,11 @@ def _segment(folder: Path, path: Path, first: int) -> Iterator[Commit | None]:
     except FileNotFoundError:  # it became Parquet meanwhile: it is looked for again
         return
     with file:
-        yield from _log(folder, file, first)
+        yield from _log(folder, archive_log.SegmentReader(file, published=-1, marked=marked), first)
 
 
-def _log(folder: Path, file: IO[bytes], first: int) -> Iterator[Commit | None]:
+def _log(folder: Path, reader: archive_log.SegmentReader, first: int) -> Iterator[Commit | None]:
     """A segment of the log until the next one begins."""
-    reader = archive_log.SegmentReader(file, published=-1)
     while True:
         is_last = all(int(path.stem) <= first for path in archives.segments(folder))
         came = False
@@ -89,24 +110,51 @@ def _log(folder: Path, file: IO[bytes], first: int) -> Iterator[Commit | None]:
 
 
 class Follower:
-    """A `Verifier` that takes an archive's commits as they come.
+    """A `Verifier` that takes an archive's commits as they come, and goes on where one before it was.
+
+    What it remembers for that, in the archive's folder ``verify``, is its own state as of a commit and its report: it
+    takes nothing from the job but its files. It is written now and then, and by `close`.
 
     Args:
-        app, archive, predict: as for `batch.verify.verify`.
+        app, archive, predict, promotions: as for `batch.verify.verify`.
+        anew: begin with the archive's first commit, whatever is remembered.
 
     Attributes:
         commits: compared so far.
         caught_up: whether all that was there at the last look has been compared.
+        resumed_after: the commit after which it went on; -1 if it began with the first one.
+
+    Raises:
+        ConfigurationError: another one follows this archive.
+        FingerprintError, HistoryError: as for `batch.verify.verify`.
     """
 
-    def __init__(self, app: App, archive: Path, *, predict: Mapping[str, Predict | EachVersion] | None = None) -> None:
-        self._verifier = Verifier(app, archive, predict=predict, remember=False)
-        self._commits = follow_commits(archive)
+    def __init__(
+        self,
+        app: App,
+        archive: Path,
+        *,
+        predict: Mapping[str, Predict | EachVersion] | None = None,
+        promotions: Promotions | None = None,
+        anew: bool = False,
+    ) -> None:
+        archives.identity(archive)
+        self._plan, self._archive, self._lock = make_plan(app), archive, _alone(archive / FOLDER)
+        saved = None if anew else load_state(archive, self._plan, Deduplicator(0), FOLDER)
+        begin = None if saved is None else Begin(saved.states, saved.stages)
+        self._verifier = Verifier(app, archive, predict=predict, promotions=promotions, remember=False, begin=begin)
         self.app, self.commits, self.caught_up, self.compared_s = app, 0, False, 0.0
+        if saved is not None:
+            self._verifier.report = VerifyReport(**saved.notes["report"])
+            self.commits = saved.commit + 1
+        self.resumed_after = self.commits - 1
+        self._commits = follow_commits(archive, self.resumed_after)
+        self._saved_rows = self.report.events
+        self._counts: Mapping[str, Any] = {}
 
     @property
     def report(self) -> VerifyReport:
-        """What was compared so far."""
+        """What was compared so far, also before this one began."""
         return self._verifier.report
 
     def run(self, stop: threading.Event, *, until_mismatch: bool, told: Callable[[str], None]) -> None:
@@ -117,13 +165,13 @@ class Follower:
         """
         said = False
         while not stop.is_set():
-            if not self.step():
-                stop.wait(POLL_S)
             if not said and self.report.first_mismatch is not None:
                 told(self.report.first_mismatch)
                 said = True
             if said and until_mismatch:
                 return
+            if not self.step():
+                stop.wait(POLL_S)
 
     def step(self) -> bool:
         """Compare what has come, at most a chunk; False if nothing had."""
@@ -131,6 +179,7 @@ class Follower:
         commits = rows = 0
         while rows < CHUNK_ROWS and (commit := next(self._commits)) is not None:
             commits += 1
+            self._counts = commit.counts
             if commit.block.num_rows:
                 held.append(commit.block)
                 rows += commit.block.num_rows
@@ -140,7 +189,47 @@ class Follower:
         self.caught_up = rows < CHUNK_ROWS
         if commits:
             self.compared_s = time.time()
+        if is_worth_it(self.report.events - self._saved_rows, self._verifier.replay.states):
+            self._save()
         return commits > 0
+
+    def _save(self) -> None:
+        replay, notes = self._verifier.replay, {"report": asdict(self.report)}
+        self._saved_rows = self.report.events
+        try:
+            save_state(
+                self._archive / FOLDER,
+                self._plan,
+                replay.states,
+                replay.stages,
+                Deduplicator(0),
+                self.commits - 1,
+                self._counts,
+                notes,
+            )
+        except OSError as error:
+            log.warning("what was verified is not remembered (%s): next time it begins further back", error)
+
+    def close(self) -> None:
+        """Remember where it is, and let another one follow."""
+        if self._lock is None:
+            return
+        if self.report.events > self._saved_rows:
+            self._save()
+        self._lock.close()
+
+
+def _alone(folder: Path) -> IO[str] | None:
+    """The lock of who follows the archive; None where nothing can be written."""
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = take_lock(folder / "lock")
+    except OSError as error:
+        log.warning("where it is will not be remembered: %s cannot be written (%s)", folder, error.strerror)
+        return None
+    if lock is None:
+        raise ConfigurationError(f"archive {folder.parent} is being followed already: stop that one")
+    return lock
 
 
 class FollowMonitoring:
@@ -185,6 +274,7 @@ class _Families(Collector):
         mismatches.add_metric(["features"], report.feature_mismatches)
         mismatches.add_metric(["predictions"], report.prediction_mismatches)
         mismatches.add_metric(["reactions"], report.reaction_mismatches)
+        mismatches.add_metric(["routes"], report.route_mismatches)
         yield mismatches
         for name, text, value in (
             ("commits", "Commits compared", follower.commits),
@@ -192,6 +282,8 @@ class _Families(Collector):
             ("features", "Features compared", report.features),
             ("predictions", "Predictions of events compared", report.predictions),
             ("predictions_unchecked", "Predictions that nobody could be asked for again", report.predictions_unchecked),
+            ("routes", "Predictions whose promotion says which version had to answer", report.routes),
+            ("routes_aside", "Predictions of which no promotion says that", report.routes_aside),
         ):
             yield CounterMetricFamily(f"sameriver_verify_{name}", text, value=value)
         yield GaugeMetricFamily(

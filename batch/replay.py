@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch.skew import COMMIT_ROW
 from shared_features.columns import Evaluator
@@ -16,7 +17,7 @@ from shared_features.errors import HistoryError
 from shared_features.kernel import finish
 from shared_features.plan import Plan
 from streaming import archive as archives
-from streaming.snapshots import at_begin
+from streaming.snapshots import Begin, at_begin
 
 CHUNK_ROWS = 100_000
 """Rows that are compared together, unless one commit has more."""
@@ -57,26 +58,52 @@ class Replay:
         plan: of the app that served.
         archive: for finding out whose identities stand in it twice.
         remember: whether identities are kept for that, 8 bytes each; without end, for who follows a live job.
+        begin: what the first chunk is folded onto; None: what the archive's first commit was.
 
     Attributes:
-        stages: of the reactions, as they were before the first chunk; whoever compares them folds them.
+        states, stages: of the keyed stages, and of the reactions, which whoever compares them folds.
     """
 
-    def __init__(self, plan: Plan, archive: Path, *, remember: bool = True) -> None:
+    def __init__(self, plan: Plan, archive: Path, *, remember: bool = True, begin: Begin | None = None) -> None:
         self._plan, self._archive, self._remember = plan, archive, remember
-        self._states, self.stages = at_begin(archive, plan)
+        self.states, self.stages = at_begin(archive, plan) if begin is None else begin
         self._identities: list[np.ndarray] = []
+        self._next: dict[tuple[str, int], int] = {}
 
     def take(self, served: pa.RecordBatch) -> pa.RecordBatch:
         """The chunk's events with the features and positions that batch gives them, row by row."""
         if self._remember:
             self._identities.append(Evaluator(served).identities())
         block = served.select([name for name in served.schema.names if not name.startswith(_SERVED)])
-        for state in self._states:
+        for state in self.states:
             block = run_stage(state, block)
         replayed = finish(self._plan, block)
         order = np.argsort(replayed.column(COMMIT_ROW).to_numpy(), kind="stable")
-        return replayed.take(pa.array(order))
+        replayed = replayed.take(pa.array(order))
+        for state in self.states:
+            replayed = self._by_shard(state.stage.name, served, replayed)
+        return replayed
+
+    def _by_shard(self, stage: str, served: pa.RecordBatch, replayed: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows numbered shard by shard, where the stage had several: here it has one."""
+        name = f"stage.{stage}."
+        shards = served.column(name + "shard")
+        if not len(shards.drop_null().filter(pc.not_equal(shards.drop_null(), 0))) and (stage, 0) not in self._next:
+            return replayed
+        keyed = np.flatnonzero(np.asarray(shards.is_valid()))
+        of = shards.drop_null().to_numpy()
+        order = np.lexsort((served.column(name + "position").drop_null().to_numpy(), of))
+        positions = np.zeros(served.num_rows, np.int64)
+        start = 0
+        for shard, count in enumerate(np.bincount(of).tolist()):
+            first = self._next.get((stage, shard), 0)
+            positions[keyed[order[start : start + count]]] = first + np.arange(count)
+            self._next[stage, shard] = first + count
+            start += count
+        mine = replayed.schema.names.index(name + "position")
+        numbers = pa.array(positions, mask=~np.asarray(shards.is_valid()))
+        replayed = replayed.set_column(mine, name + "position", numbers)
+        return replayed.set_column(replayed.schema.names.index(name + "shard"), name + "shard", shards)
 
     def check_identities(self) -> None:
         """After the last chunk.

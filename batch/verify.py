@@ -36,10 +36,13 @@ from shared_features.reactions import ReactionStage
 from streaming import archive as archives
 from streaming import results
 from streaming.routes import EachVersion
+from streaming.snapshots import Begin
 
 PREDICTION_TOLERANCE = 1e-6
 
 Predict = Callable[[pa.RecordBatch], Future[results.Answer]]
+Promotions = Callable[[], Mapping[str, Sequence[Promotion]]]
+"""By the name of each promoted model, all states of its versions; asked again as they change."""
 
 
 @dataclass(slots=True)
@@ -103,7 +106,7 @@ def verify(
     archive: Path,
     *,
     predict: Mapping[str, Predict | EachVersion] | None = None,
-    promotions: Mapping[str, Sequence[Promotion]] | None = None,
+    promotions: Promotions | None = None,
     training: TrainingRows | None = None,
 ) -> VerifyReport:
     """Compare an archive with the batch path.
@@ -112,7 +115,7 @@ def verify(
         app: the app that served; its fingerprint must be the archive's.
         archive: folder that the streaming job wrote.
         predict: by the name of each served model: asks it again; predictions of others are left unchecked.
-        promotions: by the name of each promoted model, all states of its versions.
+        promotions: what the versions' promotions say; without it routes are left aside.
         training: rows that ``traindata`` makes of the full history, or None to leave them out.
 
     Raises:
@@ -134,7 +137,7 @@ class Verifier:
 
     Args:
         app, archive, predict, promotions: as for `verify`.
-        remember: whether identities are kept, to be checked at the end; see `Replay`.
+        remember, begin: see `Replay`.
 
     Attributes:
         report: so far.
@@ -151,8 +154,9 @@ class Verifier:
         archive: Path,
         *,
         predict: Mapping[str, Predict | EachVersion] | None = None,
-        promotions: Mapping[str, Sequence[Promotion]] | None = None,
+        promotions: Promotions | None = None,
         remember: bool = True,
+        begin: Begin | None = None,
     ) -> None:
         written = archives.identity(archive)
         if written["fingerprint"] != app.fingerprint:
@@ -161,8 +165,8 @@ class Verifier:
                 f"{app.fingerprint}: verify it with the version of the app that wrote it"
             )
         self._app, self._predict = app, predict or {}
-        self.replay = Replay(make_plan(app), archive, remember=remember)
-        self._promotions = promotions or {}
+        self.replay = Replay(make_plan(app), archive, remember=remember, begin=begin)
+        self._promotions = promotions
         self.report = VerifyReport()
 
     def take(self, served: pa.RecordBatch) -> None:
@@ -172,7 +176,7 @@ class Verifier:
         _compare_features(self._app, served, replayed, self.report)
         _compare_predictions(self._app, served, replayed, self._predict, self.report)
         _compare_reactions(self._app, self.replay.stages, served, replayed, self.report)
-        self.report.take_routes(compare_routes(self._app, served, self._promotions))
+        self.report.take_routes(compare_routes(self._app, served, self._promotions() if self._promotions else {}))
 
 
 def same_bits(a: pa.Array, b: pa.Array) -> np.ndarray:

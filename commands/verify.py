@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     "--follow", is_flag=True, help="Go on with what a live job commits, and say the first difference at once."
 )
 @click.option("--until-mismatch", is_flag=True, help="With --follow: end at the first difference, with exit code 1.")
+@click.option("--anew", is_flag=True, help="With --follow: begin with the archive's beginning, not where it was.")
 @monitoring_options
 @json_option
 @click.pass_context
@@ -46,12 +48,14 @@ def verify(
     history: str | None,
     follow: bool,
     until_mismatch: bool,
+    anew: bool,
     as_json: bool,
     **monitoring: Any,
 ) -> None:
     """Recompute what was served by the batch path and compare it bit for bit; exit code 1 on any difference.
 
-    With --follow it runs beside the job until it is stopped; /metrics on the monitoring port counts what differs.
+    With --follow it runs beside the job until it is stopped; /metrics on the monitoring port counts what differs. The
+    next time it goes on where it was.
     """
     app = options.load(app_name)
     folder = archive or options.archive_folder(app)
@@ -59,10 +63,11 @@ def verify(
         raise click.UsageError(
             "--follow and --history do not go together: compare with a history when the job has ended"
         )
-    if until_mismatch and not follow:
-        raise click.UsageError("--until-mismatch goes with --follow")
+    for option, given in (("--until-mismatch", until_mismatch), ("--anew", anew)):
+        if given and not follow:
+            raise click.UsageError(f"{option} goes with --follow")
     if follow:
-        report = _follow(app, folder, model_server, monitoring, until_mismatch=until_mismatch)
+        report = _follow(app, folder, model_server, models, monitoring, until_mismatch=until_mismatch, anew=anew)
     else:
         report = _compare(app, folder, model_server, models, history)
     found = report.as_dict()
@@ -82,19 +87,30 @@ def _tell(found: dict[str, Any]) -> None:
 
 
 def _follow(
-    app: App, archive: Path, model_server: str | None, monitoring: Mapping[str, Any], *, until_mismatch: bool
+    app: App,
+    archive: Path,
+    model_server: str | None,
+    models: Path | None,
+    monitoring: Mapping[str, Any],
+    *,
+    until_mismatch: bool,
+    anew: bool,
 ) -> VerifyReport:
     from batch.follow import Follower, FollowMonitoring
     from streaming.monitoring_server import MonitoringServer
 
     settings = monitoring_settings(monitoring)
     with stop_signal() as stop, ExitStack() as stack:
-        follower = Follower(app, archive, predict=_predictors(stack, app, model_server))
+        predict, promotions = _predictors(stack, app, model_server), partial(_promotions, app, models)
+        follower = stack.enter_context(
+            closing(Follower(app, archive, predict=predict, promotions=promotions, anew=anew))
+        )
         if settings["monitoring_port"] is not None:
             host, port, access = (settings[f"monitoring_{name}"] for name in ("host", "port", "access"))
             server = MonitoringServer(FollowMonitoring(follower), host, port, access)
             stack.callback(server.close)
-            click.echo(f"following {archive}; metrics at {server.url}/metrics", err=True)
+            since = f" from commit {follower.commits:,} on" if follower.commits else ""
+            click.echo(f"following {archive}{since}; metrics at {server.url}/metrics", err=True)
         stop.drain = stop.asked.set
         follower.run(
             stop.asked, until_mismatch=until_mismatch, told=lambda text: click.echo(f"mismatch: {text}", err=True)
@@ -145,5 +161,5 @@ def _compare(
                 reach_us = 0  # the job has seen the whole history
             training = training_rows(make_plan(app), block, begin_us + reach_us)
     with ExitStack() as stack:
-        predict, promotions = _predictors(stack, app, model_server), _promotions(app, models)
+        predict, promotions = _predictors(stack, app, model_server), partial(_promotions, app, models)
         return verify(app, archive, predict=predict, promotions=promotions, training=training)

@@ -20,7 +20,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -104,10 +104,11 @@ class SegmentReader:
     Args:
         file: the segment.
         published: commits up to this one are marked as published.
+        marked: is told of the marks that are read.
     """
 
-    def __init__(self, file: IO[bytes], *, published: int) -> None:
-        self._file, self._published = file, published
+    def __init__(self, file: IO[bytes], *, published: int, marked: Callable[[int], None] | None = None) -> None:
+        self._file, self._published, self._marked = file, published, marked
         self._at = 0
         self._schema: pa.Schema | None = None
 
@@ -126,12 +127,18 @@ class SegmentReader:
                 block = pa.ipc.read_record_batch(pa.py_buffer(rows), self._schema)
                 sequence = header["sequence"]
                 yield Commit(sequence, header["counts"], block, sequence <= self._published)
+            elif frame.kind == MARK and self._marked is not None:
+                self._marked(_mark(frame))
 
 
 def last_mark(file: IO[bytes], *, is_last: bool) -> int | None:
     """Up to where commits are marked as published in an open segment; None if it has no mark."""
-    marks = (int.from_bytes(frame.payload, "big") for frame in frames(file, is_last=is_last) if frame.kind == MARK)
+    marks = (_mark(frame) for frame in frames(file, is_last=is_last) if frame.kind == MARK)
     return max(marks, default=None)
+
+
+def _mark(frame: Frame) -> int:
+    return int.from_bytes(frame.payload, "big")
 
 
 def frames(file: IO[bytes], *, is_last: bool, start: int = 0) -> Iterator[Frame]:

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 SAVE_ROWS = 100_000
 """So many rows are folded in a second or two: fewer are not worth a file."""
 
+FOLDER = "state"
+"""Where a job's saved state is, in its archive."""
+
 _FORMAT = 4
 _HEADER, _STATE, _REACTION, _IDENTITIES = b"H", b"S", b"R", b"D"
 _FRAME_BYTES = 1 << 22
@@ -45,11 +48,12 @@ _FRAME_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """State after ``commit``."""
+    """State after ``commit``; ``notes`` are whoever's it was who saved it."""
 
     commit: int
     states: list[StageState]
     stages: list[ReactionStage]
+    notes: Mapping[str, Any]
 
 
 class StateSaver:
@@ -89,36 +93,44 @@ class StateSaver:
         if waiting < SAVE_ROWS:
             return
         states = self._states()
-        if not at_end and waiting < (len(self._deduplicator) + sum(state.retained for state in states)) // 8:
+        if not at_end and not is_worth_it(waiting, states, len(self._deduplicator)):
             return
         if len(states) != len(self._plan.stages) or not self._delivery.wait_until_empty():
             return
         self._saved_rows = self._archive.rows
         commit, counts = self._archive.last if self._archive.last[0] >= 0 else self._last
         try:
-            save_state(self._archive.folder, self._plan, states, self._stages, self._deduplicator, commit, counts)
+            save_state(
+                self._archive.folder / FOLDER, self._plan, states, self._stages, self._deduplicator, commit, counts
+            )
         except OSError as error:
             log.warning("state was not saved (%s): a restart folds more of the archive", error)
 
 
+def is_worth_it(waiting: int, states: Sequence[StageState], identities: int = 0) -> bool:
+    """Whether so many rows have been folded since the last time that state is worth writing again."""
+    return waiting >= max(SAVE_ROWS, (identities + sum(state.retained for state in states)) // 8)
+
+
 def save_state(
-    archive: Path,
+    folder: Path,
     plan: Plan,
     states: Sequence[StageState],
     stages: Sequence[ReactionStage],
     deduplicator: Deduplicator,
     commit: int,
     counts: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what a restart needs of everything up to a commit, and drop the one before it.
 
     Args:
-        archive: its folder.
+        folder: of saved state, in the archive's.
         plan, states, stages, deduplicator: as the commits up to this one, and no other, have made them.
         commit, counts: the last commit; its counts tell archives of the same app apart.
+        notes: JSON-able, for `load_state` to give back.
     """
     began_s = time.monotonic()
-    folder = archive / "state"
     header = {
         "format": _FORMAT,
         "fingerprint": plan.app.fingerprint,
@@ -126,6 +138,7 @@ def save_state(
         "counts": counts,
         "horizon_us": deduplicator.horizon_us,
         "newest_us": deduplicator.newest_us,
+        "notes": notes or {},
     }
     folder.mkdir(exist_ok=True)
     temporary, target = folder / "new", folder / f"{commit:016d}.state"
@@ -149,9 +162,9 @@ def save_state(
     log.info("saved state as of commit %d in %.2f s", commit, time.monotonic() - began_s)
 
 
-def load_state(archive: Path, plan: Plan, deduplicator: Deduplicator) -> SavedState | None:
+def load_state(archive: Path, plan: Plan, deduplicator: Deduplicator, folder: str = FOLDER) -> SavedState | None:
     """The newest saved state, with its identities put into the deduplicator; None if there is none that fits."""
-    for path in sorted((archive / "state").glob("*.state"), reverse=True):
+    for path in sorted((archive / folder).glob("*.state"), reverse=True):
         try:
             found = _read(path, archive, plan, deduplicator)
         except (HistoryError, OSError, ValueError, KeyError, TypeError, StopIteration) as error:
@@ -183,7 +196,7 @@ def _read(path: Path, archive: Path, plan: Plan, deduplicator: Deduplicator) -> 
         if next(read, None) is not None:
             raise HistoryError("it has more parts than the app")
     deduplicator.become(fresh)
-    return SavedState(header["commit"], states, stages)
+    return SavedState(header["commit"], states, stages, header["notes"])
 
 
 def _loaded(read: Iterator[Frame], kind: bytes, load: Callable[[io.BufferedReader], Any]) -> Any:

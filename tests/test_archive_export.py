@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from cli import main
 from shared_features.blocks import flatten
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
 from shared_features.plan import make_plan
+from streaming import archive_log
 from streaming.archive import Archive, compact_archive, read_commits
 from streaming.messages import plain
 from tests import processes
@@ -132,7 +133,10 @@ def test_what_was_published_is_there_once(
             assert (json.loads(row["payload"]), json.loads(row["key"])) == (record["payload"], record["key"])
 
 
-def test_an_export_follows_a_job_and_its_compaction(folder: Path, tmp_path: Path) -> None:
+def test_an_export_follows_a_job_and_its_compaction(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been read is not read again."""
     to = str(tmp_path / "out")
     running = Export(app, folder, "archive", to)
     with pytest.raises(ConfigurationError, match=r"is being exported to .* already: stop that one"):
@@ -140,10 +144,17 @@ def test_an_export_follows_a_job_and_its_compaction(folder: Path, tmp_path: Path
     before = running.catch_up().last
     block = next(iter(read_commits(folder))).block
     opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
-    sequence = opened.append(block, {})
+    sequence, starts, frames = opened.append(block, {}), list[int](), archive_log.frames
+
+    def looking(file: Any, *, is_last: bool, start: int = 0) -> Iterator[archive_log.Frame]:
+        starts.append(start)
+        return frames(file, is_last=is_last, start=start)
+
+    monkeypatch.setattr(archive_log, "frames", looking)
     assert running.catch_up().last == before  # it is not published: it could still be another one after a crash
     opened.mark_published(sequence)
     assert running.catch_up().last == sequence
+    assert starts.count(0) == 1  # of the segment that is new
     opened.close()
     compact_archive(folder)
     assert running.catch_up().written == Written(rows=ROWS + block.num_rows)

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,8 @@ from click.testing import CliRunner
 
 from batch.follow import Follower, FollowMonitoring, follow_commits
 from cli import main
-from shared_features.errors import HistoryError
+from serving.promotion import Promotion
+from shared_features.errors import ConfigurationError, HistoryError
 from streaming import archive as archives
 from streaming.archive import Archive, Commit, compact_archive, read_commits
 from streaming.compaction import Compactor, compact
@@ -108,26 +110,80 @@ def test_a_segment_that_is_missing_is_told(
         next(follow_commits(tmp_path / "nowhere"))
 
 
-def test_the_first_difference_is_told_once_and_counted(tmp_path: Path, commits: list[Commit]) -> None:
+def test_the_first_difference_is_told_once_and_counted_and_remembered(tmp_path: Path, commits: list[Commit]) -> None:
     job = Archive(tmp_path, IDENTITY)
-    follower = Follower(app, tmp_path)
-    monitoring = FollowMonitoring(follower)
-    for commit in commits[:6]:
-        job.append(commit.block, {})
-    assert follower.step()
-    assert not follower.step()
-    assert (follower.report.mismatches, follower.caught_up, follower.commits) == (0, True, 6)
-    assert b'sameriver_verify_mismatches_total{of="features"} 0.0' in monitoring.metrics()
-    assert monitoring.status()["failure"] is None
-    said: list[str] = []
+    with closing(Follower(app, tmp_path)) as follower:
+        monitoring = FollowMonitoring(follower)
+        for commit in commits[:6]:
+            job.append(commit.block, {})
+        assert follower.step()
+        assert not follower.step()
+        assert (follower.report.mismatches, follower.caught_up, follower.commits) == (0, True, 6)
+        assert b'sameriver_verify_mismatches_total{of="features"} 0.0' in monitoring.metrics()
+        assert monitoring.status()["failure"] is None
+        with pytest.raises(ConfigurationError, match="is being followed already: stop that one"):
+            Follower(app, tmp_path)
     job.append(wrong(commits[6]).block, {})
-    follower.run(threading.Event(), until_mismatch=True, told=said.append)
+    for again in range(2):
+        with closing(Follower(app, tmp_path)) as follower:
+            assert follower.resumed_after == 5 + again
+            monitoring, said = FollowMonitoring(follower), list[str]()
+            follower.run(threading.Event(), until_mismatch=True, told=said.append)
+        (text,) = said
+        assert "feature 'sum_10s' of event" in text
+        differing = follower.report.feature_mismatches
+        assert f'sameriver_verify_mismatches_total{{of="features"}} {float(differing)}'.encode() in monitoring.metrics()
+        assert monitoring.status()["failure"] == "mismatch"
+    job.append(commits[7].block, {})
     job.close()
-    (text,) = said
-    assert "feature 'sum_10s' of event" in text
-    differing = follower.report.feature_mismatches
-    assert f'sameriver_verify_mismatches_total{{of="features"}} {float(differing)}'.encode() in monitoring.metrics()
-    assert monitoring.status()["failure"] == "mismatch"
+    for anew in (False, True):
+        with closing(Follower(app, tmp_path, anew=anew)) as follower:
+            assert follower.resumed_after == (-1 if anew else 6)
+            follower.step()
+            assert (follower.report.events, follower.report.feature_mismatches) == (80, differing)
+
+
+def test_who_may_not_write_follows_from_the_beginning(
+    tmp_path: Path, commits: list[Commit], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Archive(tmp_path, IDENTITY)
+    job.append(commits[0].block, {})
+    job.close()
+    monkeypatch.setattr("batch.follow.take_lock", refuse)
+    with closing(Follower(app, tmp_path)) as follower:
+        assert follower.step()
+    assert "where it is will not be remembered" in caplog.text
+    assert not list(tmp_path.glob("verify/*.state"))
+
+
+def refuse(path: Path) -> None:
+    raise OSError(30, "Read-only file system", str(path))
+
+
+def test_routes_are_compared_too(tmp_path: Path, commits: list[Commit]) -> None:
+    """A promotion that is made while it is followed counts from then on."""
+    promoted: dict[str, list[Promotion]] = {}
+    job = Archive(tmp_path, IDENTITY)
+    with closing(Follower(app, tmp_path, promotions=lambda: promoted)) as follower:
+        for number, (revision, version) in enumerate([(1, 3), (2, 3), (2, 4)]):
+            if number == 1:
+                promoted["big_sale"] = [Promotion(revision=2, champion=3)]
+            job.append(routed(commits[number].block, revision, version), {})
+            follower.step()
+        report = follower.report
+        asked = report.routes_aside
+        assert 0 < asked < 10
+        assert report.routes > 0 < report.route_mismatches < report.routes
+        assert b'sameriver_verify_mismatches_total{of="routes"}' in FollowMonitoring(follower).metrics()
+        assert "of its promotion says 3" in str(report.first_mismatch)
+    job.close()
+
+
+def routed(block: pa.RecordBatch, revision: int, version: int) -> pa.RecordBatch:
+    """The rows as if a promotion had chosen the version that answered."""
+    place, mask = block.schema.get_field_index("version.big_sale"), block.column("version.big_sale").is_null()
+    columns = [pc.if_else(mask, None, pa.scalar(value, pa.int64())) for value in (version, revision)]
+    return block.set_column(place, "version.big_sale", columns[0]).append_column("route.big_sale", columns[1])
 
 
 def test_the_command_beside_a_job(tmp_path: Path, commits: list[Commit], start_process: Callable[..., Started]) -> None:
@@ -158,6 +214,7 @@ def wait_for(url: str, line: str) -> None:
     ("options", "words"),
     [
         (["--until-mismatch"], "--until-mismatch goes with --follow"),
+        (["--anew"], "--anew goes with --follow"),
         (["--follow", "--history", "h"], "do not go together"),
     ],
 )
@@ -187,7 +244,8 @@ def test_every_metric_is_in_the_guide(tmp_path: Path, commits: list[Commit]) -> 
     job = Archive(tmp_path, IDENTITY)
     job.append(commits[0].block, {})
     job.close()
-    told = FollowMonitoring(Follower(app, tmp_path)).metrics().decode()
+    with closing(Follower(app, tmp_path)) as follower:
+        told = FollowMonitoring(follower).metrics().decode()
     names = {line.split("{")[0].split()[0] for line in told.splitlines() if not line.startswith("#")}
     guide = repository.text(Path("docs/verify.md"))
     assert [name for name in sorted(names) if f"`{name}`" not in guide] == []
