@@ -146,6 +146,7 @@ class Follower:
         self.app, self.commits, self.caught_up, self.compared_s = app, 0, False, 0.0
         if saved is not None:
             self._verifier.report = VerifyReport(**saved.notes["report"])
+            self._verifier.replay.positions = {(name, shard): at for name, shard, at in saved.notes["positions"]}
             self.commits = saved.commit + 1
         self.resumed_after = self.commits - 1
         self._commits = follow_commits(archive, self.resumed_after)
@@ -194,7 +195,9 @@ class Follower:
         return commits > 0
 
     def _save(self) -> None:
-        replay, notes = self._verifier.replay, {"report": asdict(self.report)}
+        replay = self._verifier.replay
+        positions = [[*which, position] for which, position in replay.positions.items()]
+        notes = {"report": asdict(self.report), "positions": positions}
         self._saved_rows = self.report.events
         try:
             save_state(

@@ -62,13 +62,14 @@ class Replay:
 
     Attributes:
         states, stages: of the keyed stages, and of the reactions, which whoever compares them folds.
+        positions: where a stage had several shards, the next position of each, by stage and shard.
     """
 
     def __init__(self, plan: Plan, archive: Path, *, remember: bool = True, begin: Begin | None = None) -> None:
         self._plan, self._archive, self._remember = plan, archive, remember
         self.states, self.stages = at_begin(archive, plan) if begin is None else begin
         self._identities: list[np.ndarray] = []
-        self._next: dict[tuple[str, int], int] = {}
+        self.positions: dict[tuple[str, int], int] = {}
 
     def take(self, served: pa.RecordBatch) -> pa.RecordBatch:
         """The chunk's events with the features and positions that batch gives them, row by row."""
@@ -88,7 +89,7 @@ class Replay:
         """The rows numbered shard by shard, where the stage had several: here it has one."""
         name = f"stage.{stage}."
         shards = served.column(name + "shard")
-        if not len(shards.drop_null().filter(pc.not_equal(shards.drop_null(), 0))) and (stage, 0) not in self._next:
+        if not len(shards.drop_null().filter(pc.not_equal(shards.drop_null(), 0))) and (stage, 0) not in self.positions:
             return replayed
         keyed = np.flatnonzero(np.asarray(shards.is_valid()))
         of = shards.drop_null().to_numpy()
@@ -96,9 +97,9 @@ class Replay:
         positions = np.zeros(served.num_rows, np.int64)
         start = 0
         for shard, count in enumerate(np.bincount(of).tolist()):
-            first = self._next.get((stage, shard), 0)
+            first = self.positions.get((stage, shard), 0)
             positions[keyed[order[start : start + count]]] = first + np.arange(count)
-            self._next[stage, shard] = first + count
+            self.positions[stage, shard] = first + count
             start += count
         mine = replayed.schema.names.index(name + "position")
         numbers = pa.array(positions, mask=~np.asarray(shards.is_valid()))
