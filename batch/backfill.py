@@ -17,22 +17,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 
 from batch import runner
 from batch.backfill_out import Outcome, intact, is_here, put_in_place, put_reactions
 from batch.backfill_rows import TOO_LATE, Asking, RowsOf, archive_schema
-from batch.counts import counted
-from batch.partitions import shards_for
-from batch.partitions_steps import Ended, Fold, Folded
-from batch.pipeline import WITHOUT_KEY, columns_before
+from batch.partitions import WITHOUT_KEY
+from batch.partitions_run import folded, settled, starting
 from batch.reaction_steps import Predicted, fold_reactions
 from batch.tables import ARCHIVED_AT, History, open_history
 from shared_features.app import App
@@ -147,8 +144,8 @@ def backfill(
         scratch = home / f"_work-{run}"
         since_us, until_us = _us(since, -_FOREVER_US), _us(until, _FOREVER_US)
         rows = RowsOf(str(scratch / "out"), since_us, until_us, _grace_us(plan, since, warm), asking)
-        columns = [*columns_before(plan, 0), *(field.name for field in app.predict_on.block_fields)]
-        shards = settled(scratch, shards_for(source.rows) if shards is None else shards)
+        columns = [field.name for field in app.predict_on.block_fields]
+        source, shards = settled(scratch, source, shards)
         if asking is not None and remembering:
             predicted = Predicted(str(scratch), shards, asking)
             columns += [name for name in ARCHIVED_AT.names if name in source.schema.names]
@@ -169,62 +166,12 @@ def backfill(
     return _summary(str(out), run, manifest, reused=False, seconds=time.monotonic() - started)
 
 
-def folded(
-    plan: Plan,
-    source: History,
-    scratch: Path,
-    ended: Callable[[Plan], Ended],
-    columns: Sequence[str],
-    shards: int,
-    options: Sequence[str],
-    watch: runner.Progress,
-    *,
-    keep_state: bool = False,
-) -> dict[str, int]:
-    """Fold a history in a work folder, see `batch.partitions_steps`; what was counted."""
-    total = (source.rows or 0) * (1 + len(plan.stages))
-    with runner.watched(watch, total) as token:
-        carried = tuple(dict.fromkeys(columns))
-        fold = Fold(plan.app, str(scratch), carried, shards, source.archived, ended, token, keep_state)
-        counts = counted(
-            scratch / "counts",
-            options,
-            lambda pipeline: (
-                pipeline
-                | "splits" >> beam.Create(source.splits, reshuffle=len(source.splits) > 1)
-                | "fold" >> Folded(fold)
-            ),
-        )
-    check_published(source, counts)
-    return counts
-
-
 def _check_late(plan: Plan, counts: dict[str, int]) -> None:
     if counts.get(TOO_LATE):
         raise HistoryError(
             f"{counts[TOO_LATE]} events of the range came later than the app's lateness of "
             f"{plan.app.lateness_us // 1_000_000} s: what their windows reach was not read; run again with the whole "
             "history (--whole-history)"
-        )
-
-
-def settled(scratch: Path, shards: int) -> int:
-    """The number of shards: of a run that was cut off the one that it began with."""
-    path = scratch / "shards"
-    if shards < 1:
-        raise ConfigurationError(f"the number of shards is {shards}, wanted 1 or more")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(shards), "ascii")
-    return int(path.read_text("ascii"))
-
-
-def check_published(source: History, counts: dict[str, int]) -> None:
-    """HistoryError where some events have a publish time and others have none."""
-    if counts.get("events.published") and counts.get("events.unpublished"):
-        raise HistoryError(
-            f"history {source.uri} has {counts['events.unpublished']} events without a publish_time and "
-            f"{counts['events.published']} with one: wanted it on all or on none; fill it in or drop the column"
         )
 
 
@@ -332,11 +279,6 @@ def _summary(out: str, run: str, manifest: dict[str, Any], *, reused: bool, seco
         bytes=sum(outcome["files"].values()),
         seconds=round(seconds, 3),
     )
-
-
-def starting(prefix: str, counts: dict[str, int]) -> dict[str, int]:
-    """The counts whose names begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): number for name, number in counts.items() if name.startswith(prefix)}
 
 
 def _us(bound: datetime | None, otherwise: int) -> int:

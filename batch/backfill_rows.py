@@ -168,13 +168,13 @@ class Bucket:
         self._files: dict[int, tuple[Path, pq.ParquetWriter]] = {}
         self._counts: dict[str, int] = {}
 
-    def write(self, block: pa.RecordBatch) -> None:
+    def write(self, block: pa.RecordBatch) -> tuple[()]:
         """Predict, and write what lies in the range."""
         rows, settings = self._rows, self._rows.settings
         times = fold_times(block)
         inside = (times >= settings.since_us) & (times < settings.until_us)
         if not inside.any():
-            return
+            return ()
         if not inside.all():
             block, times = block.filter(pa.array(inside)), times[inside]
         if "outcome" not in block.schema.names:
@@ -190,6 +190,7 @@ class Bucket:
         for start, end in pairwise(bounds):
             part = block.slice(start, end - start)
             self._file(int(days[start])).write_table(pa.Table.from_batches([part]), row_group_size=ROW_GROUP_ROWS)
+        return ()
 
     def close(self) -> Mapping[str, int]:
         """Put the files in place; rows by outcome."""

@@ -10,7 +10,16 @@ from typing import Any
 import apache_beam as beam
 
 from batch import runner
-from batch.rows import WriteCount
+
+
+class WriteCount(beam.DoFn):
+    """A total → a small file named after it, from which the job reads it back on any runner."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def process(self, element: tuple[str, int]) -> None:
+        Path(self._folder, element[0]).write_text(str(element[1]), encoding="utf-8")
 
 
 def counted(folder: Path, options: Sequence[str], steps: Callable[[beam.Pipeline], Any]) -> dict[str, int]:

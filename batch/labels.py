@@ -12,22 +12,17 @@ import this; a job that predicts must not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Sequence
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.pvalue import TaggedOutput
 
-from batch.pipeline import Count, Piece, counted, pieces, sliced, typed
 from shared_features.app import App, Label
-from shared_features.blocks import concat_blocks
-from shared_features.columns import Evaluator
-from shared_features.errors import ConfigurationError, DefinitionError
+from shared_features.blocks import empty_block
+from shared_features.columns import ARROW_TYPES, Evaluator
+from shared_features.errors import ConfigurationError
 from shared_features.expressions import Field
-from shared_features.hashing import hash_column
 
 NO_LABEL = "no_label"
 LABEL_NULL = "label_null"
@@ -38,22 +33,22 @@ _LABELS = pa.schema({"event_id": pa.string(), "event_time": pa.timestamp("us", "
 
 def label_columns(app: App) -> list[str]:
     """Columns of events that labels are made from."""
-    fields = [node.column for node in _label(app).value.walk() if isinstance(node, Field)]
+    fields = [node.column for node in label_of(app).value.walk() if isinstance(node, Field)]
     return [join_column(app), _label_join(app).column, *fields]
 
 
 def join_column(app: App) -> str:
     """Column of the event predicted on that its label event must equal."""
-    return app.predict_on.field(_label(app).join[0]).column
+    return app.predict_on.field(label_of(app).join[0]).column
 
 
 def _label_join(app: App) -> Field:
-    return app.event_types[_label(app).event_type].field(_label(app).join[1])
+    return app.event_types[label_of(app).event_type].field(label_of(app).join[1])
 
 
 def label_events(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
     """The label events among ``block``: ``join``, ``event_id``, ``event_time``, ``label`` (bool, may be null)."""
-    label = _label(app)
+    label = label_of(app)
     evaluator = Evaluator(block)
     join = evaluator.array(_label_join(app))
     value = evaluator.array(label.value)
@@ -112,80 +107,36 @@ def _first(
     return values.take(pa.array(order[inside], mask=~matched))
 
 
-class LabelEvents(beam.DoFn):
-    """Block of events → pieces of label events, by join value."""
+class LaterLabels:
+    """Label events of later days, for a walk from the last day to the first.
 
-    def __init__(self, app: App, shards: int) -> None:
-        self._app, self._shards = app, shards
-
-    def process(self, element: pa.RecordBatch) -> Iterator[Piece]:
-        events = label_events(self._app, element)
-        yield from pieces(events, hash_column(events.column("join")), self._shards)
-
-
-class ToLabels(beam.DoFn):
-    """Block of features → pieces, by join value."""
-
-    def __init__(self, app: App, shards: int) -> None:
-        self._shards, self._join = shards, join_column(app)
-
-    def process(self, element: pa.RecordBatch) -> Iterator[Piece]:
-        yield from pieces(element, hash_column(element.column(self._join)), self._shards)
-
-
-class JoinLabels(beam.DoFn):
-    """Features and label events of one shard → features with ``label``; rows without one are counted."""
+    Of these a row of an earlier day can find the first of its join value only: one with a value, one without. So what
+    is held is small, however long labels take to come.
+    """
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        joins = pa.field("join", ARROW_TYPES[_label_join(app).dtype])
+        self._within_us = label_of(app).within_us
+        self._held = empty_block(pa.schema([joins, *_LABELS]))
 
-    def process(
-        self, element: tuple[int, Iterable[pa.RecordBatch]]
-    ) -> Iterator[pa.RecordBatch | TaggedOutput[Literal["counts"], Count]]:
-        label = _label(self._app)
-        blocks = list(element[1])
-        rows = [block for block in blocks if "label" not in block.schema.names]
-        if not rows:
-            return
-        block = concat_blocks(rows)
-        joins = block.column(join_column(self._app))
-        empty = pa.RecordBatch.from_arrays(
-            [pa.nulls(0, joins.type), *(pa.nulls(0, field.type) for field in _LABELS)], names=["join", *_LABELS.names]
-        )
-        events = concat_blocks([empty, *(block for block in blocks if "label" in block.schema.names)])
-        labels, unsaid = first_labels(joins, block.column("event_time"), events, label.within_us)
-        found = np.asarray(labels.is_valid())
-        yield from counted({f"rows.{LABEL_NULL}": int(unsaid.sum()), f"rows.{NO_LABEL}": int((~found & ~unsaid).sum())})
-        yield from sliced(block.append_column("label", labels).filter(pa.array(found)))
+    def joined(self, events: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        """The label events of a day, and those that are held."""
+        return pa.concat_batches([self._held, *events])
+
+    def hold(self, events: pa.RecordBatch, since_us: int) -> None:
+        """Keep of `joined` events what rows before a time may find."""
+        events = events.filter(pc.less(events.column("event_time").cast(pa.int64()), since_us + self._within_us))
+        said = events.column("label").is_valid().to_numpy(zero_copy_only=False)
+        wanted = events.column("join").dictionary_encode().indices.to_numpy() * np.int64(2) + said
+        times = events.column("event_time").cast(pa.int64()).to_numpy()
+        ids = pc.rank(events.column("event_id"), tiebreaker="dense").to_numpy()
+        order = np.lexsort((ids, times, wanted))
+        first = np.unique(wanted[order], return_index=True)[1]
+        self._held = events.take(pa.array(order[first]))
 
 
-class Labelled(beam.PTransform[Any, Any]):
-    """(features, events) → (features with ``label``, counts); features carry `join_column`."""
-
-    def __init__(self, app: App, shards: int) -> None:
-        super().__init__()
-        self._app, self._shards = app, shards
-        ours, theirs = app.predict_on.field(_label(app).join[0]), _label_join(app)
-        if ours.dtype != theirs.dtype:
-            raise DefinitionError(
-                f"label of app {app.name!r} joins {ours.column} ({ours.dtype}) to {theirs.column} ({theirs.dtype}): "
-                "wanted two fields of one type"
-            )
-
-    def expand(self, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
-        features, events = inputs
-        rows = features | "rows by join value" >> typed(ToLabels(self._app, self._shards), Piece)
-        label_rows = events | "label events" >> typed(LabelEvents(self._app, self._shards), Piece)
-        joined = (
-            (rows, label_rows)
-            | "rows and label events" >> beam.Flatten()
-            | "by join value" >> beam.GroupByKey()
-            | "join labels" >> typed(JoinLabels(self._app), pa.RecordBatch, counts=Count)
-        )
-        return joined.main, joined.counts
-
-
-def _label(app: App) -> Label:
+def label_of(app: App) -> Label:
+    """The app's label; ConfigurationError if it has none."""
     if app.label is None:
         raise ConfigurationError(f"app {app.name!r} has no label to train on: add label=Label(...) to it")
     return app.label

@@ -7,16 +7,18 @@ bucket by bucket with the state carried on, and memory holds one bucket of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shared_features.aggregates import Aggregate
 from shared_features.columns import ARROW_TYPES, Evaluator
 from shared_features.errors import HistoryError
-from shared_features.hashing import hash_column, hash_columns, shard_of
+from shared_features.expressions import Expression, Field
+from shared_features.hashing import hash_column, shard_of
 from shared_features.kernel import key_column
 from shared_features.plan import Plan
 
@@ -29,6 +31,10 @@ _EPOCH = 1 << 40
 SHARD_ROWS = 1_500_000
 """About so many rows are one shard's, where nobody says how many shards there are."""
 FEWEST_SHARDS, MOST_SHARDS = 4, 64
+
+WITHOUT_KEY = "without_key."
+
+_ENVELOPE = ("event_type", "event_id", "event_time", "publish_time")
 
 
 class Place(NamedTuple):
@@ -54,12 +60,34 @@ def shards_for(rows: int | None) -> int:
     return max(FEWEST_SHARDS, min(MOST_SHARDS, -(-(rows or 0) // SHARD_ROWS)))
 
 
-def route(plan: Plan, block: pa.RecordBatch, after: int, shards: int) -> Iterator[tuple[Place, pa.RecordBatch]]:
+def columns_before(plan: Plan, step: int, extra: Iterable[str] = ()) -> list[str]:
+    """Columns of events that a step or a later one reads.
+
+    Args:
+        extra: further columns, carried to the end.
+    """
+    features = (value for value in plan.app.features.values() if not isinstance(value, Aggregate))
+    found = [*_ENVELOPE, *_fields(features), *extra]
+    for stage in plan.stages[step:]:
+        found += stage.key.columns + _fields(part for track in stage.tracks for part in (track.value, track.where))
+    return list(dict.fromkeys(found))
+
+
+def _fields(expressions: Iterable[Expression | None]) -> list[str]:
+    """Columns that expressions read, those inside aggregates excepted (they are read by their stage)."""
+    nodes = (node for expression in expressions if expression is not None for node in expression.walk())
+    return list(dict.fromkeys(node.column for node in nodes if isinstance(node, Field)))
+
+
+def route(
+    plan: Plan, block: pa.RecordBatch, after: int, shards: int, ending: Collection[str]
+) -> Iterator[tuple[Place, pa.RecordBatch]]:
     """The rows of ``block`` by the place where each goes next, in their order.
 
     Args:
         after: the step that they come from; -1 for none: then rows that nothing needs go to `nowhere_of`. Rows that
             come from a stage and end go there uncut.
+        ending: event types whose rows go to the end.
     """
     left = np.ones(block.num_rows, np.bool_)
     evaluator = Evaluator(block)
@@ -72,14 +100,14 @@ def route(plan: Plan, block: pa.RecordBatch, after: int, shards: int) -> Iterato
             left = left & ~mine
             if not left.any():
                 return
-    asked = left & evaluator.is_type(plan.app.predict_on.name)
+    ended = left & np.logical_or.reduce([evaluator.is_type(name) for name in ending])
     if after >= 0:
-        if asked.any():
-            yield Place(end_of(plan), 0, 0), block if asked.all() else block.filter(pa.array(asked))
+        if ended.any():
+            yield Place(end_of(plan), 0, 0), block if ended.all() else block.filter(pa.array(ended))
         return
-    if asked.any():
-        yield from _cut(block, asked, evaluator.identities(), end_of(plan), "", shards)
-    left &= ~asked
+    if ended.any():
+        yield from _cut(block, ended, evaluator.identities(), end_of(plan), "", shards)
+    left &= ~ended
     if left.any():
         yield Place(nowhere_of(plan), 0, 0), block.filter(pa.array(left))
 
@@ -175,11 +203,6 @@ def _positions(block: pa.RecordBatch, stage: str) -> tuple[np.ndarray, np.ndarra
     return epoch.to_numpy().astype(np.int64), position.to_numpy()
 
 
-def identities(block: pa.RecordBatch) -> np.ndarray:
-    """uint64 hash of each row's identity, (event type, event id)."""
-    return hash_columns([block.column("event_type"), block.column("event_id")])
-
-
 def conformed(plan: Plan, blocks: list[pa.RecordBatch], step: int) -> pa.RecordBatch:
     """Blocks that came to a step by different ways, as one: aggregates of stages that a row passed by are null."""
     schemas = {block.schema for block in blocks}
@@ -206,3 +229,17 @@ def _with_nulls(block: pa.RecordBatch, wanted: dict[str, pa.DataType]) -> pa.Rec
         for name, kind in wanted.items()
     ]
     return pa.RecordBatch.from_arrays(columns, names=list(wanted))
+
+
+def without_key(plan: Plan, block: pa.RecordBatch) -> dict[str, int]:
+    """Rows of a key's event types whose key is null, by stage."""
+    evaluator = Evaluator(block)
+    found = {}
+    for stage in plan.stages:
+        keys = key_column(stage.key, evaluator)
+        if keys.null_count:
+            of_types = np.zeros(block.num_rows, np.bool_)
+            for event_type in stage.key.fields:
+                of_types |= evaluator.is_type(event_type)
+            found[f"{WITHOUT_KEY}{stage.name}"] = int(np.count_nonzero(of_types & np.asarray(keys.is_null())))
+    return found

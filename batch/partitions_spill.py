@@ -23,6 +23,9 @@ from shared_features.errors import HistoryError
 Where = tuple[int, str, int, int, bytes]
 """Bucket, file, offset and length of a piece; rows of it that are left out, as int32."""
 
+TOGETHER_BYTES = 32 << 20
+"""Buckets of fewer bytes are worked on with those that follow: a year of few rows a day costs what its rows cost."""
+
 _LENGTH = 8
 _PLAIN = pa.ipc.IpcWriteOptions(compression=None)
 
@@ -105,6 +108,19 @@ def read_piece(file: str, offset: int, length: int) -> pa.RecordBatch:
 def _spilled(path: Path, index: Iterable[Iterable[int]], counts: Mapping[str, int]) -> Spilled:
     pieces = [Piece(Place(step, shard, bucket), str(path), *where) for step, shard, bucket, *where in index]
     return Spilled(pieces, dict(counts))
+
+
+def by_bucket(wheres: Iterable[Where]) -> dict[int, list[Where]]:
+    """Pieces bucket by bucket; small neighbours together, under the name of their first."""
+    found: dict[int, list[Where]] = {}
+    first = newest = size = 0
+    for where in sorted(wheres):
+        bucket, length = where[0], where[3]
+        if not found or (bucket != newest and size >= TOGETHER_BYTES):
+            first, size = bucket, 0
+        found.setdefault(first, []).append(where)
+        newest, size = bucket, size + length
+    return found
 
 
 def handed_on(piece: Piece, left_out: np.ndarray | None = None) -> tuple[int, tuple[int, Where]]:

@@ -15,7 +15,7 @@ rows only, not on splits, shards, buckets or the runner (contract C3).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,18 +25,17 @@ import numpy as np
 import pyarrow as pa
 
 from batch import coders, runner
-from batch.admission import admit
-from batch.partitions import Place, conformed, end_of, identities, in_fold_order, route
+from batch.admission import admit, identities
+from batch.lateness import Lateness, arriving
+from batch.partitions import Place, columns_before, conformed, end_of, in_fold_order, route, without_key
 from batch.partitions_beam import SideBySide, tagged
-from batch.partitions_spill import Spilled, Where, count, handed_on, read_piece, read_spill, write_spill
+from batch.partitions_spill import Spilled, Where, by_bucket, count, handed_on, read_piece, read_spill, write_spill
 from batch.partitions_state import load_checkpoint, save_checkpoint
 from batch.partitions_twice import IDENTITY_BOUNDS, FindRows, FindTwice, LeaveOut, identities_of
-from batch.pipeline import WITHOUT_KEY
 from batch.tables import read_split
 from shared_features.app import App
-from shared_features.columns import Evaluator
 from shared_features.compute import BLOCK_ROWS
-from shared_features.kernel import finish, key_column, step
+from shared_features.kernel import finish, step
 from shared_features.plan import Plan, Stage, make_plan
 from shared_features.state import StageState
 
@@ -61,8 +60,8 @@ class Ended(Protocol):
 class Ending(Protocol):
     """One bucket of ended rows."""
 
-    def write(self, block: pa.RecordBatch) -> None:
-        """Take rows, in fold order, with ``stage.*`` and ``feature.*``."""
+    def write(self, block: pa.RecordBatch) -> Iterable[tuple[Place, pa.RecordBatch]]:
+        """Take rows in fold order, with ``stage.*`` and ``feature.*``; what of them goes on to steps behind the end."""
         ...
 
     def close(self) -> Mapping[str, int]:
@@ -81,8 +80,11 @@ class Fold:
         shards: into how many shards keys go.
         archived: whether rows carry the positions of a live job.
         ended: makes, in a worker, what takes the rows that have passed all stages.
+        ending: event types whose rows it takes.
         token: by which progress is told, see `runner.watched`.
         keep_state: whether the states at the end are kept, and in `ADMITTED` the identities of all that was folded.
+        keep_places: whether rows keep the places at which the stages folded them.
+        lateness: delays of arrival for a history that has none.
     """
 
     app: App
@@ -91,8 +93,11 @@ class Fold:
     shards: int
     archived: bool
     ended: Callable[[Plan], Ended]
+    ending: tuple[str, ...]
     token: str = ""
     keep_state: bool = False
+    keep_places: bool = True
+    lateness: Lateness | None = None
 
 
 class Scatter(SideBySide):
@@ -112,7 +117,7 @@ class Scatter(SideBySide):
             counts: dict[str, int] = {}
             spilled = write_spill(path, self._scattered(element, identities_of(path), counts), counts)
         runner.report(self._fold.token, spilled.counts.get("events.read", 0), "read")
-        yield from _outputs(spilled)
+        yield from outputs(spilled)
         if not self._fold.archived and spilled.pieces:
             found = np.load(identities_of(path), mmap_mode="r")
             bounds = np.searchsorted(found, IDENTITY_BOUNDS).tolist()
@@ -123,18 +128,19 @@ class Scatter(SideBySide):
     def _scattered(self, split: bytes, known: Path, counts: dict[str, int]) -> Iterator[tuple[Place, pa.RecordBatch]]:
         hashes, kept = [np.empty(0, np.uint64)], list[pa.RecordBatch]()
         for block in read_split(split):
+            block = block if self._fold.lateness is None else arriving(block, self._fold.lateness)
             admitted, left_out = admit(self._plan, block)
             unpublished = admitted.column("publish_time").null_count
             count(counts, {"events.read": block.num_rows, "events.unpublished": unpublished})
-            count(counts, {"events.published": admitted.num_rows - unpublished, **_without_key(self._plan, admitted)})
+            count(counts, {"events.published": admitted.num_rows - unpublished, **without_key(self._plan, admitted)})
             count(counts, {f"left_out.{reason}": number for reason, number in left_out.items()})
             stages = [name for name in admitted.schema.names if name.startswith("stage.")]
-            admitted = admitted.select([*self._fold.columns, *stages])
+            admitted = admitted.select([*columns_before(self._plan, 0, self._fold.columns), *stages])
             if not self._fold.archived:
                 hashes.append(identities(admitted))
             if self._fold.keep_state:
                 kept.append(_identified(admitted))
-            yield from route(self._plan, admitted, -1, self._fold.shards)
+            yield from route(self._plan, admitted, -1, self._fold.shards, self._fold.ending)
         if not self._fold.archived:
             known.parent.mkdir(parents=True, exist_ok=True)
             np.save(known, np.sort(np.concatenate(hashes)))
@@ -156,6 +162,7 @@ class FoldShard(SideBySide):
         self._plan = make_plan(self._fold.app)
         stages = self._plan.stages
         self._stage: Stage | None = stages[self._index] if self._index < len(stages) else None
+        self._columns = set(columns_before(self._plan, self._index, self._fold.columns))
         self._ended = self._fold.ended(self._plan)
 
     def teardown(self) -> None:
@@ -163,22 +170,20 @@ class FoldShard(SideBySide):
         self._ended.close()
 
     def work(self, element: tuple[int, Iterable[Where]]) -> Iterator[Any]:
-        shard, by_bucket = element[0], dict[int, list[Where]]()
-        for where in sorted(element[1]):
-            by_bucket.setdefault(where[0], []).append(where)
-        buckets = sorted(by_bucket)
+        shard, pieces = element[0], by_bucket(element[1])
+        buckets = list(pieces)
         folded = [read_spill(self._path(shard, bucket)) for bucket in buckets]
         first, state = self._resumed(shard, buckets, folded)
         checkpoint = self._state_path(shard)
         for number, bucket in enumerate(buckets):
             spilled = folded[number] if number < first else None
             if spilled is None:
-                spilled = self._fold_bucket(shard, bucket, by_bucket[bucket], state)
+                spilled = self._fold_bucket(shard, bucket, pieces[bucket], state)
                 if state is not None and (number + 1 < len(buckets) or self._fold.keep_state):
                     save_checkpoint(checkpoint, bucket, state)
             name = "rows without a key" if self._stage is None else f"fold by {self._stage.name}"
             runner.report(self._fold.token, spilled.counts.get(_FOLDED, 0), name)
-            yield from _outputs(spilled)
+            yield from outputs(spilled)
 
     def _resumed(self, shard: int, buckets: list[int], folded: list[Spilled | None]) -> tuple[int, StageState | None]:
         """How many buckets are done with, and the state after them."""
@@ -212,11 +217,11 @@ class FoldShard(SideBySide):
         for start in range(0, block.num_rows, BLOCK_ROWS):
             part = block.slice(start, BLOCK_ROWS)
             part = part if state is None else _stepped(state, part)
-            for place, rows in route(self._plan, part, self._index, self._fold.shards):
+            for place, rows in route(self._plan, part, self._index, self._fold.shards, self._fold.ending):
                 if place.step < end:
                     yield place, rows
                 else:
-                    ending.write(finish(self._plan, conformed(self._plan, [rows], end)))
+                    yield from ending.write(finish(self._plan, conformed(self._plan, [rows], end)))
         count(counts, {_FOLDED: block.num_rows, **ending.close()})
 
     def _read(self, wheres: list[Where]) -> pa.RecordBatch:
@@ -228,7 +233,7 @@ class FoldShard(SideBySide):
         for _, file, offset, length, rows in wheres:
             if rows:
                 continue
-            block = read_piece(file, offset, length)
+            block = self._needed(read_piece(file, offset, length))
             if (file, offset) in left_out:
                 keep = np.ones(block.num_rows, np.bool_)
                 keep[np.frombuffer(b"".join(left_out[file, offset]), np.int32)] = False
@@ -236,18 +241,29 @@ class FoldShard(SideBySide):
             blocks.append(block)
         return conformed(self._plan, blocks, self._index)
 
+    def _needed(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        """The columns that this step or a later one reads, and of places those to come, or all where they are kept."""
+        later = () if self._stage is None else tuple(f"stage.{one.name}." for one in self._plan.stages[self._index :])
+        kept = ("aggregate.", "stage.") if self._fold.keep_places else ("aggregate.", *later)
+        return block.select([name for name in block.schema.names if name in self._columns or name.startswith(kept)])
+
 
 class Folded(beam.PTransform[Any, Any]):
-    """Splits of a history → what was counted; rows that have passed all stages are given to `Fold.ended`."""
+    """Splits of a history → what was counted; rows that have passed all stages are given to `Fold.ended`.
 
-    def __init__(self, fold: Fold) -> None:
+    Args:
+        fold: what is folded.
+        then: makes the steps behind the end, of all that is handed on; what else was counted.
+    """
+
+    def __init__(self, fold: Fold, then: Callable[[Fold, Sequence[Any]], Sequence[Any]] | None = None) -> None:
         super().__init__()
-        self._fold = fold
+        self._fold, self._then = fold, then
 
     def expand(self, splits: Any) -> Any:
         fold, plan = self._fold, make_plan(self._fold.app)
-        scattered = splits | "scatter" >> _typed(
-            Scatter(fold), _HANDED_ON, counts=_COUNT, identities=tuple[int, tuple[str, int, int]], scattered=str
+        scattered = splits | "scatter" >> typed(
+            Scatter(fold), HANDED_ON, counts=COUNT, identities=tuple[int, tuple[str, int, int]], scattered=str
         )
         ways, counts = [scattered.main], [scattered.counts]
         if not fold.archived:
@@ -256,31 +272,34 @@ class Folded(beam.PTransform[Any, Any]):
                 | "by identity" >> beam.GroupByKey()
                 | "come twice" >> beam.ParDo(FindTwice(fold.work)).with_output_types(str)
             )
-            find, leave_out = FindRows(), LeaveOut()  # type: ignore[no-untyped-call]
+            find, leave_out = FindRows(), LeaveOut(fold.app)  # type: ignore[no-untyped-call]
             others = (
                 scattered.scattered
                 | "which rows"
                 >> beam.ParDo(find, beam.pvalue.AsList(twice)).with_output_types(tuple[int, pa.RecordBatch])
                 | "rows by identity" >> beam.GroupByKey()
-                | "all but the first" >> _typed(leave_out, _HANDED_ON, counts=_COUNT)
+                | "all but the first" >> typed(leave_out, HANDED_ON, counts=COUNT)
             )
             ways.append(others.main)
             counts.append(others.counts)
         for index in range(end_of(plan) + 1):
             name = "ended" if index == end_of(plan) else plan.stages[index].name
-            mine = [
-                way | f"{number} to {name}" >> beam.ParDo(Of(index)).with_output_types(tuple[int, Where])
-                for number, way in enumerate(ways)
-            ]
-            folded = (
-                mine
-                | f"all to {name}" >> beam.Flatten()
-                | f"by {name}" >> beam.GroupByKey()
-                | f"fold by {name}" >> _typed(FoldShard(fold, index), _HANDED_ON, counts=_COUNT)
-            )
+            here = arrived(ways, index, name)
+            folded = here | f"fold by {name}" >> typed(FoldShard(fold, index), HANDED_ON, counts=COUNT)
             ways.append(folded.main)
             counts.append(folded.counts)
+        if self._then is not None:
+            counts += self._then(fold, ways)
         return counts | "all that was counted" >> beam.Flatten()
+
+
+def arrived(ways: Sequence[Any], index: int, name: str) -> Any:
+    """Of all that is handed on: what goes to one step, grouped by shard."""
+    mine = [
+        way | f"{number} to {name}" >> beam.ParDo(Of(index)).with_output_types(tuple[int, Where])
+        for number, way in enumerate(ways)
+    ]
+    return mine | f"all to {name}" >> beam.Flatten() | f"by {name}" >> beam.GroupByKey()
 
 
 class Of(beam.DoFn):
@@ -295,15 +314,17 @@ class Of(beam.DoFn):
 
 
 _FOLDED = "steps.rows"
-_COUNT = tuple[str, int]
-_HANDED_ON = tuple[int, tuple[int, Where]]
+COUNT = tuple[str, int]
+HANDED_ON = tuple[int, tuple[int, Where]]
 
 
-def _typed(function: beam.DoFn, main: Any, **tags: Any) -> Any:
+def typed(function: beam.DoFn, main: Any, **tags: Any) -> Any:
+    """ParDo with its outputs typed, so that each has an explicit coder."""
     return beam.ParDo(function).with_output_types(main, **tags).with_outputs(*tags, main="main")
 
 
-def _outputs(spilled: Spilled) -> Iterator[Any]:
+def outputs(spilled: Spilled) -> Iterator[Any]:
+    """What a step hands on, and what it counted."""
     for piece in spilled.pieces:
         yield handed_on(piece)
     for item in spilled.counts.items():
@@ -314,20 +335,6 @@ def _identified(block: pa.RecordBatch) -> pa.RecordBatch:
     """Identity and time of each row, and the epochs in which an archive has them."""
     names = ["event_type", "event_id", "event_time"]
     return block.select([*names, *(name for name in block.schema.names if name.endswith(".epoch"))])
-
-
-def _without_key(plan: Plan, block: pa.RecordBatch) -> dict[str, int]:
-    """Rows of a key's event types whose key is null, by stage."""
-    evaluator = Evaluator(block)
-    found = {}
-    for stage in plan.stages:
-        keys = key_column(stage.key, evaluator)
-        if keys.null_count:
-            of_types = np.zeros(block.num_rows, np.bool_)
-            for event_type in stage.key.fields:
-                of_types |= evaluator.is_type(event_type)
-            found[f"{WITHOUT_KEY}{stage.name}"] = int(np.count_nonzero(of_types & np.asarray(keys.is_null())))
-    return found
 
 
 def _stepped(state: StageState, block: pa.RecordBatch) -> pa.RecordBatch:

@@ -13,10 +13,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from batch.admission import DUPLICATE, first_of_each
-from batch.partitions import Place, identities
+from batch.admission import DUPLICATE, first_of_each, identities
+from batch.partitions import Place, without_key
 from batch.partitions_beam import SideBySide, tagged
 from batch.partitions_spill import Piece, handed_on, read_piece, read_spill
+from shared_features.app import App
+from shared_features.plan import make_plan
 
 IDENTITY_SHARDS = 16
 IDENTITY_BOUNDS = (np.arange(1, IDENTITY_SHARDS, dtype=np.uint64)) << np.uint64(60)
@@ -75,12 +77,19 @@ class FindRows(beam.DoFn):
 class LeaveOut(beam.DoFn):
     """Rows of one shard of identities that come more than once → all but the first of each, to be left out (C5)."""
 
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def setup(self) -> None:
+        self._plan = make_plan(self._app)
+
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
         block = pa.concat_batches(list(element[1]))
         block = block.append_column(_AT + "number", pa.array(np.arange(block.num_rows)))
         left_out = np.ones(block.num_rows, np.bool_)
         left_out[first_of_each(block).column(_AT + "number").to_numpy()] = False
-        rows = block.filter(pa.array(left_out)).select([name for name in block.schema.names if name.startswith(_AT)])
+        block = block.filter(pa.array(left_out))
+        rows = block.select([name for name in block.schema.names if name.startswith(_AT)])
         by_piece: dict[Piece, list[int]] = {}
         for row in rows.to_pylist():
             at = {name.removeprefix(_AT): value for name, value in row.items()}
@@ -90,3 +99,5 @@ class LeaveOut(beam.DoFn):
             yield handed_on(piece, np.array(numbers, np.int32))
         if rows.num_rows:
             yield tagged("counts", (f"left_out.{DUPLICATE}", rows.num_rows))
+            for name, number in without_key(self._plan, block).items():  # counted as they were read
+                yield tagged("counts", (name, -number))

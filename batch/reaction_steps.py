@@ -87,9 +87,10 @@ class _Waiting:
         self._of, self._name = of, name
         self._pieces: list[tuple[Place, pa.RecordBatch]] = []
 
-    def write(self, block: pa.RecordBatch) -> None:
+    def write(self, block: pa.RecordBatch) -> tuple[()]:
         of = self._of
         self._pieces += _placed(_memories(of.app)[0], of.predictions.of(block), of.settings.shards)
+        return ()
 
     def close(self) -> Mapping[str, int]:
         write_spill(_waiting(self._of.settings.work, 0) / f"{self._name}.arrow", self._pieces)

@@ -16,13 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch import runner
-from batch.backfill import folded, locked, settled, starting
+from batch.backfill import locked
 from batch.backfill_rows import Asking
 from batch.parquet_files import opened, parquet_files
-from batch.partitions import shards_for
+from batch.partitions_run import folded, settled, starting
 from batch.partitions_state import load_checkpoint
 from batch.partitions_steps import ADMITTED, Ended
-from batch.pipeline import columns_before
 from batch.reaction_steps import Predicted, fold_reactions, memories_of
 from batch.snapshot_merge import merged
 from batch.tables import ARCHIVED_AT, History, open_history
@@ -93,8 +92,9 @@ class Nothing:
 class NoRows:
     """A bucket of which nothing is written."""
 
-    def write(self, block: pa.RecordBatch) -> None:
+    def write(self, block: pa.RecordBatch) -> tuple[()]:  # noqa: ARG002
         """Let the rows go."""
+        return ()
 
     def close(self) -> Mapping[str, int]:
         """Nothing is counted."""
@@ -157,8 +157,8 @@ def snapshot(
         if held is not None and source.version is not None and held["run"] == run:
             watch(1.0, "done before")
             return SnapshotSummary(**{**held["summary"], "reused": True, "seconds": 0.0})
-        columns = columns_before(plan, 0)
-        shards = settled(scratch, shards_for(source.rows) if shards is None else shards)
+        columns: list[str] = []
+        source, shards = settled(scratch, source, shards)
         ended: Callable[[Plan], Ended] = Nothing
         if asking is not None:
             ended = Predicted(str(scratch), shards, asking)

@@ -21,6 +21,8 @@ from batch.tables import History
 from shared_features.errors import ConfigurationError
 from shared_features.schema import TIMESTAMP
 
+FOREVER_US = 2**62
+
 TRAIN_SHARE, VALIDATE_SHARE = 0.70, 0.15
 """Of the time that a history covers, where nobody says more; the rest tests."""
 
@@ -47,7 +49,8 @@ class Splits:
 
     def bounds_us(self) -> list[tuple[str, int, int]]:
         """(split, from, to) in microseconds since 1970, half-open."""
-        ends = [_us(self.start, -(2**62)), _us(self.validate_from, 0), _us(self.test_from, 0), _us(self.end, 2**62)]
+        inner = [microseconds(self.validate_from, 0), microseconds(self.test_from, 0)]
+        ends = [microseconds(self.start, -FOREVER_US), *inner, microseconds(self.end, FOREVER_US)]
         return list(zip(("train", "validate", "test"), ends[:-1], ends[1:], strict=True))
 
     def as_dict(self) -> dict[str, str | None]:
@@ -100,5 +103,6 @@ def _of_table(source: History, stream: StreamSpec, *, messages: bool) -> list[da
     return time_span(stream.uri, "event_time", stream.endpoints)
 
 
-def _us(bound: datetime | None, otherwise: int) -> int:
+def microseconds(bound: datetime | None, otherwise: int) -> int:
+    """A time in microseconds since 1970, or what stands for none."""
     return otherwise if bound is None else int(pa.scalar(bound, TIMESTAMP).value)

@@ -7,18 +7,21 @@
 With another format than Parquet: the same rows as ``2013-01-00000-of-00003.csv`` …, see `batch.formats`.
 
 Columns: ``event_id``, ``event_time``, ``publish_time``, one per feature, ``label``. The same app and history give
-the same bytes, whatever the shards and the runner. A folder is written under another name and renamed when it is
-whole; if it was made from the same definitions and the same history, it is kept as it is.
+the same bytes, whatever the shards and the runner. They are made in ``.<out>.work`` beside it, from which a run that
+was killed goes on, and renamed when they are whole; if they are there, made from the same definitions and the same
+history, they are kept as they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,20 +33,19 @@ import pyarrow.parquet as pq
 from batch import formats, runner
 from batch.labels import LABEL_NULL, NO_LABEL
 from batch.lateness import Lateness
-from batch.pipeline import WITHOUT_KEY
+from batch.partitions import WITHOUT_KEY
+from batch.partitions_run import starting
 from batch.rows import OUTSIDE, UNSPLIT, row_schema, write_rows
-from batch.splits import Splits, by_share
+from batch.splits import FOREVER_US, Splits, by_share, microseconds
 from batch.tables import History, open_history
 from shared_features.app import App
-from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.errors import ConfigurationError, HistoryError, SameriverError
 from shared_features.plan import Plan, make_plan
-from shared_features.schema import TIMESTAMP
 from shared_features.validate import MAX_FUTURE_S
+from streaming.locks import take_lock
 
 MANIFEST = "_training.json"
 FORMAT_VERSION = 1
-SHARDS = 8
-"""Into how many shards keys go by default: enough to spread over cores, few enough to cost nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def make_training_rows(
     out: str | Path,
     *,
     splits: Splits | None = None,
-    shards: int = SHARDS,
+    shards: int | None = None,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
     file_format: formats.Format = "parquet",
@@ -104,7 +106,7 @@ def make_training_rows(
     Args:
         history: a folder or file of Parquet, or ``bq://project.dataset.table``; see `open_history`.
         splits: which rows train, validate and test; None divides the time of the history, see `by_share`.
-        shards: into how many shards keys go; changes nothing in the rows.
+        shards: into how many shards keys go; None chooses by the rows. Changes nothing in them.
         runner_options: Beam's; see `runner.run`. Workers must see ``out`` and the history.
         progress: called with the share done and the step at work.
         file_format: of the files; ``train`` takes Parquet.
@@ -134,19 +136,20 @@ def make_training_rows(
         watch(1.0, "reused")
         return _summary(out, held, reused=True)
     _check_target(out, held)
-    with _beside(out) as folder:
-        counts = write_rows(app, source, folder, splits, shards, runner_options, watch, lateness)
-        formats.convert(folder, file_format, rows_per_file)
-        files = _files(folder)
-        if not files:
+    with _working(out, origin, known=source.version is not None) as work:
+        fold, bounds = work / "fold", splits.bounds_us()
+        counts = write_rows(app, source, fold, bounds, shards, runner_options, watch, lateness, labelled=True)
+        folder = fold / "out"
+        if not folder.exists():
             raise HistoryError(
                 f"history {source.uri} gives no training row for app {app.name!r} ({_listed(counts)}): "
                 "wanted events predicted on, within the splits, with a label"
             )
+        formats.convert(folder, file_format, rows_per_file)
         seconds = round(time.monotonic() - started, 3)
-        manifest = {"origin": origin, "files": files, "counts": counts, "seconds": seconds}
+        manifest = {"origin": origin, "files": _files(folder), "counts": counts, "seconds": seconds}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _put(folder, out)
+        _put(folder, out, work)
     watch(1.0, "written")
     return _summary(out, manifest, reused=False)
 
@@ -185,7 +188,7 @@ def features_of_history(
     since: datetime | None = None,
     until: datetime | None = None,
     published_until: datetime | None = None,
-    shards: int = SHARDS,
+    shards: int | None = None,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
     lateness: Lateness | None = None,
@@ -209,22 +212,16 @@ def features_of_history(
     warm = None if lateness is not None else _warm_from(plan, since)
     source = open_history(history, plan, since=warm, until=published_until)
     ids = None if event_ids is None else pa.array(list(event_ids), pa.string())
+    bounds = [(UNSPLIT, microseconds(since, -FOREVER_US), microseconds(until, FOREVER_US))]
     with tempfile.TemporaryDirectory(prefix="sameriver-") as name:
-        folder = Path(name)
-        write_rows(app, source, folder, None, shards, runner_options, progress or _silent, lateness)
-        schema = row_schema(app, labelled=False)
-        tables = []
-        for path in sorted((folder / UNSPLIT).glob("*.parquet")):
+        watch = progress or _silent
+        work = Path(name)
+        write_rows(app, source, work, bounds, shards, runner_options, watch, lateness, labelled=False)
+        tables = [row_schema(app, labelled=False).empty_table()]
+        for path in sorted((work / "out" / UNSPLIT).glob("*.parquet")):
             table = pq.read_table(path)
-            keep = pc.is_valid(table["event_time"])
-            if ids is not None:
-                keep = pc.and_(keep, pc.is_in(table["event_id"], ids))
-            if since is not None:
-                keep = pc.and_(keep, pc.greater_equal(table["event_time"], pa.scalar(since, TIMESTAMP)))
-            if until is not None:
-                keep = pc.and_(keep, pc.less(table["event_time"], pa.scalar(until, TIMESTAMP)))
-            tables.append(table.filter(keep))
-        return pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
+            tables.append(table if ids is None else table.filter(pc.is_in(table["event_id"], ids)))
+        return pa.concat_tables(tables).combine_chunks()
 
 
 def _warm_from(plan: Plan, since: datetime | None) -> datetime | None:
@@ -283,37 +280,50 @@ def _check_target(out: Path, held: dict[str, Any] | None) -> None:
         )
 
 
-class _beside:  # noqa: N801
-    """A new folder beside ``out``, gone at the end unless it was renamed."""
+@contextmanager
+def _working(out: Path, origin: dict[str, Any], *, known: bool) -> Iterator[Path]:
+    """A work folder beside ``out``: that of a run that was killed, where it was making the same; it is gone at the end.
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
-
-    def __enter__(self) -> Path:
+    Args:
+        known: whether ``origin`` tells one content of the history from another.
+    """
+    work = out.with_name(f".{out.name}.work")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(work / "lock")
+    except OSError as error:
+        raise ConfigurationError(
+            f"training rows cannot be written to {out} ({error.strerror or error}): make the folder writable or name "
+            "another one"
+        ) from error
+    if lock is None:
+        raise ConfigurationError(f"training rows are being written to {out} already: wait, or name another folder")
+    with lock:
+        made, sought = work / "origin.json", json.dumps(origin, sort_keys=True)
+        if not known or not made.exists() or made.read_text("utf-8") != sought:
+            shutil.rmtree(work / "fold", ignore_errors=True)
+            made.write_text(sought, "utf-8")
         try:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.", dir=self._out.parent))
-        except OSError as error:
-            raise ConfigurationError(
-                f"training rows cannot be written to {self._out} ({error.strerror or error}): "
-                "make the folder writable or name another one"
-            ) from error
-        self._folder.chmod(0o755)
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+            yield work
+        except SameriverError:
+            _remove(work)
+            raise
+        _remove(work)
 
 
-def _put(folder: Path, out: Path) -> None:
+def _remove(work: Path) -> None:
+    """Under another name first: who comes next begins a folder of their own."""
+    gone = work.with_name(f"{work.name}.{secrets.token_hex(4)}")
+    work.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _put(folder: Path, out: Path, work: Path) -> None:
     """Rename ``folder`` to ``out``; what was there is gone only once the new rows are in place."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / "rows")
+    if out.exists():
+        shutil.rmtree(work / "old", ignore_errors=True)
+        out.rename(work / "old")
     folder.rename(out)
-    shutil.rmtree(old)
 
 
 def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> TrainingSummary:
@@ -330,17 +340,13 @@ def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> TrainingSu
         rows=rows,
         label_share={split: counts.get(f"positive.{split}", 0) / rows[split] for split in splits if rows[split]},
         events=counts.get("events.read", 0),
-        events_left_out=_starting("left_out.", counts),
+        events_left_out=starting("left_out.", counts),
         rows_left_out={name: counts.get(f"rows.{name}", 0) for name in (NO_LABEL, LABEL_NULL, OUTSIDE)},
-        without_key=_starting(WITHOUT_KEY, counts),
+        without_key=starting(WITHOUT_KEY, counts),
         files=len(manifest["files"]),
         bytes=sum(manifest["files"].values()),
         seconds=manifest["seconds"],
     )
-
-
-def _starting(prefix: str, counts: dict[str, int]) -> dict[str, int]:
-    return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from batch import partitions, tables
+from batch import partitions, partitions_spill, tables
 from batch.backfill import BackfillSummary, backfill
 from batch.backfill_rows import Asking, archive_schema
 from batch.traindata import features_of_history
@@ -65,6 +65,7 @@ def _type(name: str, rows: pa.Table) -> pa.DataType:
 @pytest.fixture
 def days_of_20_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "DAY_US", 20_000_000)
+    monkeypatch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
 
 
 @settings(max_examples=3)
@@ -84,6 +85,7 @@ def test_equals_compute_whatever_the_shards_days_splits_and_order(
         patch.setattr(tables, "SPLIT_ROWS", 5)
         patch.setattr(tables, "BLOCK_ROWS", 3)
         patch.setattr(partitions, "DAY_US", day_s * 1_000_000)
+        patch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
         folder = histories.write(Path(name, "history"), block, files=files, seed=seed)
         summary = backfill(app, folder, Path(name, "out"), shards=shards)
         assert features_of(Path(name, "out")).equals(computed(app, block))
@@ -108,6 +110,7 @@ def test_of_an_identity_that_comes_twice_the_first_one_counts(
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SPLIT_ROWS", 5)
         patch.setattr(partitions, "DAY_US", 10_000_000)
+        patch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
         folder = histories.write(Path(name, "history"), block, files=2)
         summary = backfill(app, folder, Path(name, "out"), shards=shards)
         wanted = features_of_history(app, folder).drop_columns("publish_time").replace_schema_metadata(None)
@@ -222,6 +225,7 @@ def test_an_archive_is_folded_in_its_own_order_and_keeps_its_positions(
     table = pa.Table.from_batches(served)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "POSITIONS", 7)
+        patch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
         Path(name, "history").mkdir()
         pq.write_table(nest(table.drop_columns(["message_id"])), Path(name, "history", "part.parquet"))
         backfill(app, Path(name, "history"), Path(name, "out"), shards=3)
@@ -234,7 +238,7 @@ def test_an_archive_is_folded_in_its_own_order_and_keeps_its_positions(
 KILLED = """
 import os, signal, sys
 from datetime import UTC, datetime
-from batch import partitions, partitions_steps
+from batch import partitions, partitions_spill, partitions_steps
 from batch.backfill import backfill
 from batch.backfill_rows import Asking
 from tests.shop.app import app
@@ -247,6 +251,7 @@ def counting(state, block):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(state, block)
 partitions.DAY_US = 20_000_000
+partitions_spill.TOGETHER_BYTES = 1
 partitions_steps.step = counting
 backfill(app, sys.argv[1], sys.argv[2], asking=Asking("", None, {}), shards=2)
 """

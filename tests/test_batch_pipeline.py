@@ -1,4 +1,4 @@
-"""The Beam pipeline gives what one call of `compute` gives, whatever the shards, splits and order of the rows (C3)."""
+"""A history folded by Beam gives what one call of `compute` gives, whatever shards, splits and order of rows (C3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from batch import pipeline, tables
+from batch import partitions, partitions_spill, tables
 from batch.coders import BlockCoder
 from batch.traindata import features_of_history
 from shared_features import compute, load_app
@@ -22,7 +22,7 @@ from shared_features.aggregates import Aggregate
 from shared_features.blocks import from_ipc, nest
 from shared_features.columns import Evaluator
 from shared_features.errors import ConfigurationError, HistoryError
-from shared_features.hashing import hash_column, hash_columns
+from shared_features.hashing import hash_columns
 from shared_features.kernel import step
 from shared_features.plan import make_plan
 from shared_features.state import StageState
@@ -46,16 +46,24 @@ def features(folder: Path, **options: Any) -> pa.Table:
     shards=st.sampled_from([1, 2, 7]),
     files=st.integers(1, 3),
     row_group_rows=st.integers(1, 20),
+    together=st.sampled_from([1, 10_000, 1 << 20]),
     seed=st.integers(0, 99),
 )
 def test_equals_compute_whatever_the_shards_splits_and_order(
-    events: list[dict[str, Any]], published: bool, shards: int, files: int, row_group_rows: int, seed: int
+    events: list[dict[str, Any]],
+    published: bool,
+    shards: int,
+    files: int,
+    row_group_rows: int,
+    together: int,
+    seed: int,
 ) -> None:
     block = block_of(events, published=published)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SPLIT_ROWS", 5)
         patch.setattr(tables, "BLOCK_ROWS", 3)
-        patch.setattr(pipeline.sliced, "__defaults__", (4,))
+        patch.setattr(partitions, "DAY_US", 20 * SECOND)
+        patch.setattr(partitions_spill, "TOGETHER_BYTES", together)
         folder = histories.write(Path(name), block, files=files, row_group_rows=row_group_rows, seed=seed)
         assert features(folder, shards=shards).equals(computed(app, block))
 
@@ -190,30 +198,21 @@ def test_no_event_predicted_on_gives_no_row(tmp_path: Path) -> None:
     assert got.schema.names == ["event_id", "event_time", *app.features]
 
 
-def test_pieces_keep_order_and_follow_the_named_hash() -> None:
-    block = block_of([event("sale", at, till=at % 5) for at in range(40)])
-    keys = block.column("sale.till")
-    cut = dict(pipeline.pieces(block, hash_column(keys), 3))
-    assert sum(piece.num_rows for piece in cut.values()) == 40
-    for shard, piece in cut.items():
-        assert set(hash_column(piece.column("sale.till")) % 3) == {shard}
-        times = piece.column("event_time").cast(pa.int64()).to_numpy()
-        assert (np.diff(times) > 0).all()
-    assert list(pipeline.pieces(block.slice(0, 0), hash_column(keys.slice(0, 0)), 3)) == []
-
-
 def test_rows_and_columns_that_no_later_step_reads_are_dropped() -> None:
     flights = make_plan(load_app("flights"))
     names = [stage.name for stage in flights.stages]
     assert names == ["origin", "dest", "carrier", "plane"]
-    assert "weather.wind_speed" in pipeline.columns_before(flights, 0)
-    assert "weather.wind_speed" not in pipeline.columns_before(flights, 1)
-    assert "departed.flight_number" not in pipeline.columns_before(flights, 0)
-    assert "departed.flight_id" in pipeline.columns_before(flights, 4, ["departed.flight_id"])
+    assert "weather.wind_speed" in partitions.columns_before(flights, 0)
+    assert "weather.wind_speed" not in partitions.columns_before(flights, 1)
+    assert "departed.flight_number" not in partitions.columns_before(flights, 0)
+    assert "departed.flight_id" in partitions.columns_before(flights, 4, ["departed.flight_id"])
     schema = tables.event_schema(flights.app)
-    block = pa.RecordBatch.from_pylist([{"event_type": "weather"}, {"event_type": "departed"}], schema=schema)
-    assert pipeline.needed(flights, 0, block).num_rows == 2
-    assert pipeline.needed(flights, 1, block).column("event_type").to_pylist() == ["departed"]
+    rows = [{"event_type": name, "event_time": 0, f"{name}.origin": "JFK"} for name in ("weather", "departed")]
+    block = pa.RecordBatch.from_pylist(rows, schema=schema)
+    read = list(partitions.route(flights, block, -1, 1, ["departed"]))
+    assert [(place.step, piece.num_rows) for place, piece in read] == [(0, 2)]
+    ended = list(partitions.route(flights, block, 3, 1, ["departed"]))
+    assert [piece.column("event_type").to_pylist() for _, piece in ended] == [["departed"]]
 
 
 def test_blocks_travel_as_arrow_and_never_as_pickles() -> None:

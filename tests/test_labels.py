@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
-from batch.labels import Labelled, first_labels, label_columns, label_events
+from batch.labels import first_labels, label_columns, label_events
 from shared_features import App, Label
 from shared_features.errors import ConfigurationError, DefinitionError
 from tests.histories import SECOND, START_US, block_of, event
@@ -127,7 +127,7 @@ def variant(label: Label | None) -> App:
 
 def test_a_join_of_two_types_is_refused() -> None:
     with pytest.raises(DefinitionError, match=r"joins sale\.till, a int64, with visit\.shop, a string"):
-        Labelled(variant(Label(visit.length > 1.0, join=("till", "shop"), within="1m")), 1)
+        variant(Label(visit.length > 1.0, join=("till", "shop"), within="1m"))
 
 
 def test_an_app_without_a_label_is_told_so() -> None:

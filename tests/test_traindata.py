@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from batch import partitions, partitions_spill, rows, traindata
 from batch.splits import Splits, by_share
 from batch.tables import open_history
 from batch.traindata import MANIFEST, TrainingSummary, features_of_history, made_from, make_training_rows
 from shared_features import App, Label, load_app
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.plan import make_plan
+from streaming.locks import take_lock
 from tests import histories
 from tests.histories import SPLITS_2013, START_US, block_of, computed, event
+from tests.processes import REPOSITORY
 from tests.shop.app import app, sale, visit
 
 
@@ -270,3 +275,75 @@ def test_a_real_month_of_flights(tmp_path: Path, tmp_path_factory: pytest.TempPa
     assert summary.events_left_out == {}
     assert summary.events == table.num_rows
     assert 0.2 < summary.label_share["train"] < 0.3
+
+
+KILLED = """
+import os, signal, sys
+from batch import partitions, partitions_spill, partitions_steps, rows
+from tests import test_traindata as here
+
+name, last = sys.argv[3:]
+partitions.DAY_US = rows.DAY_US = 20_000_000
+partitions_spill.TOGETHER_BYTES = 1
+module = rows if hasattr(rows, name) else partitions_steps
+calls, function = 0, getattr(module, name)
+def counting(*arguments):
+    global calls
+    calls += 1
+    if calls == int(last):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*arguments)
+setattr(module, name, counting)
+here.make(here.Path(sys.argv[1]), here.Path(sys.argv[2]), shards=2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("first_labels", 7),
+        pytest.param("step", 9, marks=pytest.mark.soak),
+        pytest.param("merged", 2, marks=pytest.mark.soak),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_was(
+    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, last: int
+) -> None:
+    """kill -9 while folding, joining labels or writing; what is done is not done again, but for a shard's newest."""
+    out = tmp_path / "rows"
+    command = [sys.executable, "-c", KILLED, str(history), str(out), name, str(last)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=170)
+    assert done.returncode == -9, done.stderr
+    assert not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".rows.work").rglob("*.*") if path.suffix != ".state"}
+    kept = {path: at for path, at in kept.items() if path.suffix in (".arrow", ".parquet") and path.name[0] != "."}
+    newest = {(path.parent, path.name.split("_")[0]): path for path in sorted(kept) if path.parent.name != "rows"}
+    seen: dict[Path, int] = {}
+    put = traindata._put
+
+    def looking(*places: Path) -> None:
+        seen.update({path: path.stat().st_mtime_ns for path in kept})
+        put(*places)
+
+    monkeypatch.setattr(traindata, "_put", looking)
+    monkeypatch.setattr(partitions, "DAY_US", 20_000_000)
+    monkeypatch.setattr(rows, "DAY_US", 20_000_000)
+    monkeypatch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
+    make(history, out, shards=5)
+    monkeypatch.undo()
+    old = {path: at for path, at in kept.items() if path not in newest.values()}
+    assert len(old) > 4
+    assert {path: seen[path] for path in old} == old
+    make(history, tmp_path / "whole")
+    whole, again = tree(tmp_path / "whole"), tree(out)
+    assert whole.pop(MANIFEST) != again.pop(MANIFEST)
+    assert whole == again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history", "rows", "whole"]
+
+
+def test_two_runs_do_not_write_the_same_rows(history: Path, tmp_path: Path) -> None:
+    (tmp_path / ".rows.work").mkdir()
+    lock = take_lock(tmp_path / ".rows.work" / "lock")
+    assert lock is not None
+    with lock, pytest.raises(ConfigurationError, match=r"are being written to .*rows already: wait"):
+        make(history, tmp_path / "rows")

@@ -15,23 +15,24 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from batch.pipeline import key_of, pieces
 from benchmarks.skew.cases import Action, Case, Value
 from benchmarks.skew.ours import answers_of, app_of, rows_of, values_by_feature
 from benchmarks.skew.systems import Answers
 from shared_features.app import App
 from shared_features.columns import Evaluator
-from shared_features.hashing import hash_column
-from shared_features.kernel import fold
-from shared_features.plan import Plan, make_plan
+from shared_features.hashing import hash_column, shard_of
+from shared_features.kernel import fold, key_column
+from shared_features.plan import Plan, Stage, make_plan
 from shared_features.state import StageState
 from streaming import runtime
 from streaming.archive import Archive, read_commits
@@ -192,7 +193,7 @@ def run_sharded(
         while pulled := feed.pull(1_000, 0.0):
             ((_, work),) = decode.process((jobs[0], Work(pulled)))
             assert work.block is not None
-            for shard, piece in pieces(work.block, hash_column(key_of(stage, work.block)), shards):
+            for shard, piece in by_shard(stage, work.block, shards):
                 element = (jobs[shard], replace(work, block=piece, known=None))
                 (element,) = keyed_stage.process(element, tokens[shard])
                 ((_, done),) = features.process(element)
@@ -204,12 +205,19 @@ def run_sharded(
     return found
 
 
+def by_shard(stage: Stage, block: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of a block by the shard that owns their key; all have one."""
+    of = shard_of(hash_column(key_column(stage.key, Evaluator(block))), shards)
+    for shard in np.unique(of).tolist():
+        yield shard, block.filter(pa.array(of == shard))
+
+
 def reshard(plan: Plan, folder: Path, shards: int) -> list[StageState]:
     """The archive folded again, each row in the shard that now owns its key; the epoch is one higher (C1)."""
     (stage,) = plan.stages
     states = [StageState(stage, epoch=1, shard=shard) for shard in range(shards)]
     for commit in read_commits(folder):
         if commit.block.num_rows:
-            for shard, piece in pieces(commit.block, hash_column(key_of(stage, commit.block)), shards):
+            for shard, piece in by_shard(stage, commit.block, shards):
                 fold(states[shard], Evaluator(piece))
     return states
