@@ -56,7 +56,7 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    model = wide_and_deep.build(statistics, options, kind)
+    model = wide_and_deep.build(statistics, options, kind, rows.lists)
     steps = batches.batches * options.epochs
     signature = (
         tf.TensorSpec([None, len(rows.numbers)], tf.float32),

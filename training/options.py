@@ -8,17 +8,19 @@ from typing import Any
 
 from shared_features.errors import ConfigurationError
 
-KINDS = ("wide_and_deep", "deep", "logistic", "boosted_trees", "polynomial_logistic")
+KINDS = ("wide_and_deep", "deep", "logistic", "cnn", "boosted_trees", "polynomial_logistic")
 """What a model can be. A model is of the kind that its name says, unless its option ``kind`` names one.
 
 ``deep`` is the deep part of wide & deep alone, a plain network; ``logistic`` the wide part alone, a logistic regression
-on buckets of numbers, values of texts and crosses.
+on buckets of numbers, values of texts and crosses; ``cnn`` the deep part with a convolutional network over lists, see
+`training.sequences`.
 """
 
 WITHOUT: Mapping[str, tuple[str, ...]] = {
-    "wide_and_deep": (),
-    "deep": ("crosses", "cross_hash_buckets"),
-    "logistic": ("embeddings", "embedding", "units", "dropout"),
+    "wide_and_deep": ("filters", "kernel"),
+    "deep": ("crosses", "cross_hash_buckets", "filters", "kernel"),
+    "logistic": ("embeddings", "embedding", "units", "dropout", "filters", "kernel"),
+    "cnn": ("crosses", "cross_hash_buckets"),
 }
 """Options that a kind of model does not have."""
 
@@ -37,6 +39,8 @@ class WideAndDeepOptions:
         units: widths of the deep part's layers; a layer as wide as the one before adds to it (residual).
         dropout: share of a deep layer's outputs that is dropped while training.
         cross_hash_buckets: weights of a cross with more combinations than these are shared by hash.
+        filters: of each of the two convolutions over lists.
+        kernel: events of a list that a filter sees at once.
         min_rows: rows in which a text value must occur to have a place of its own.
         learning_rate: greatest rate of AdamW, warmed up in half an epoch and let down along a cosine.
         weight_decay: of AdamW.
@@ -53,6 +57,8 @@ class WideAndDeepOptions:
     units: tuple[int, ...] = (128, 128, 128)
     dropout: float = 0.1
     cross_hash_buckets: int = 20_011
+    filters: int = 16
+    kernel: int = 3
     min_rows: int = 20
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2

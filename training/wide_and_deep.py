@@ -15,6 +15,7 @@ Importing this module loads TensorFlow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from shared_features.errors import ConfigurationError
 from training.options import WideAndDeepOptions
+from training.sequences import convolved
 from training.statistics import NumberStatistics, Statistics, TextStatistics
 
 MISSING_TEXT, UNSEEN_TEXT, FIRST_TEXT = 0, 1, 2
@@ -129,6 +132,18 @@ class Column(keras.layers.Layer):  # type: ignore[misc]
         return matrix[:, self._column]
 
 
+class Columns(keras.layers.Layer):  # type: ignore[misc]
+    """Some columns of a matrix: [rows, n] to [rows, columns]."""
+
+    def __init__(self, columns: Sequence[int]) -> None:
+        super().__init__()
+        self._columns = np.array(columns, np.int64)
+
+    def call(self, matrix: Any) -> Any:
+        """See the class."""
+        return tf.gather(matrix, self._columns, axis=1)
+
+
 class OneHot(keras.layers.Layer):  # type: ignore[misc]
     """Places [rows] to float32 [rows, size], 1 at the place."""
 
@@ -157,23 +172,42 @@ class Bias(keras.layers.Layer):  # type: ignore[misc]
         return logits + self._bias
 
 
-def build(statistics: Statistics, options: WideAndDeepOptions, kind: str = "wide_and_deep") -> keras.Model:
+def build(
+    statistics: Statistics,
+    options: WideAndDeepOptions,
+    kind: str = "wide_and_deep",
+    lists: Mapping[str, Sequence[str]] | None = None,
+) -> keras.Model:
     """The untrained model: (numbers float32 [rows, n], texts string [rows, m]) to logits float32 [rows, 1].
 
     Columns are in the order of ``statistics.numbers`` and ``statistics.texts``. Of the kind ``deep`` it has the deep
-    part only, of the kind ``logistic`` the wide one.
+    part only, of the kind ``logistic`` the wide one, of the kind ``cnn`` the deep one with what `training.sequences`
+    makes of ``lists`` (list feature to the names of its numbers) in place of the lists' numbers.
+
+    Raises:
+        ConfigurationError: a ``cnn`` without lists.
     """
+    lists = dict(lists or {}) if kind == "cnn" else {}
+    if kind == "cnn" and not lists:
+        raise ConfigurationError(
+            "A model of the kind cnn needs features that are lists, but there are none: add one to the app, such as "
+            "last_values(value, 16, by=key, over=...)."
+        )
     names = [*statistics.numbers, *statistics.texts]
     numbers = keras.Input((len(statistics.numbers),), dtype="float32", name="numbers")
     texts = keras.Input((len(statistics.texts),), dtype="string", name="texts")
     wide, deep, places, sizes = [], [], [], []
-    if statistics.numbers:
-        encoding = NumberEncoding(list(statistics.numbers.values()))
-        steps, dense, buckets = encoding(numbers)
+    listed = {place for name in lists for place in lists[name]}
+    plain = [column for column, name in enumerate(statistics.numbers) if name not in listed]
+    if plain:
+        encoding = NumberEncoding([statistics.numbers[names[column]] for column in plain])
+        steps, dense, buckets = encoding(Columns(plain)(numbers) if lists else numbers)
         wide.append(keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="wide")(steps))
         deep.append(dense)
         places.append(buckets)
         sizes += encoding.sizes
+    if lists:
+        deep += convolved(numbers, names, lists, statistics.numbers, options.filters, options.kernel)
     if statistics.texts:
         lookup = TextPlaces(list(statistics.texts.values()))
         found = lookup(texts)
@@ -203,7 +237,7 @@ def build(statistics: Statistics, options: WideAndDeepOptions, kind: str = "wide
         layer = keras.layers.Dropout(options.dropout)(layer)
         hidden = keras.layers.Add()([layer, hidden]) if hidden.shape[-1] == units else layer
     logit = keras.layers.Dense(1, bias_initializer=start, name="deep")(hidden)
-    if kind == "deep":
+    if kind in ("deep", "cnn"):
         return keras.Model([numbers, texts], logit, name=kind)
     wide.append(logit)
     return keras.Model([numbers, texts], keras.layers.Add(name="logit")(wide), name="wide_and_deep")
