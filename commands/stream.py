@@ -12,6 +12,7 @@ import click
 from commands import options, output
 from commands.ask import external_options
 from commands.config_view import show_config
+from commands.flink_options import flink_options, flink_settings
 from commands.monitoring_options import monitoring_options, monitoring_settings
 from commands.options import app_option, folder_option, json_option, pubsub_options, traces_option
 from commands.signals import stop_signal
@@ -56,9 +57,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @monitoring_options
 @traces_option
 @click.option("--runner", type=click.Choice(["in-process", "flink"]), default="in-process", help="What runs the steps.")
-@click.option("--job-endpoint", default="localhost:8099", metavar="HOST:PORT", help="Flink: Beam's job server.")
-@click.option("--worker-pool", metavar="HOST:PORT", help="Flink: Beam's worker pool; without it, this process works.")
-@click.option("--checkpoint-ms", default=2_000, type=click.IntRange(100), help="Flink: between two checkpoints.")
+@flink_options
 @click.option(
     "--snapshot",
     type=_FILE,
@@ -94,19 +93,16 @@ def stream(
     schemas: Path | None,
     traces: str | None,
     runner: str,
-    job_endpoint: str,
-    worker_pool: str | None,
-    checkpoint_ms: int,
     snapshot: Path | None,
     subscription: str | None,
     print_config: bool,
     as_json: bool,
-    **monitoring: Any,
+    **others: Any,
 ) -> None:
     """Run the streaming job: events in, predictions and reactions out.
 
-    Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends. On Flink
-    with a worker pool the job goes on instead; end it on Flink's page.
+    Ctrl-C and SIGTERM drain: what was pulled is predicted, published and acknowledged, then the job ends; on Flink
+    with a savepoint, from which it goes on.
     """
     if print_config:
         show_config(ctx, as_json=as_json)
@@ -139,25 +135,23 @@ def stream(
             traces=traces,
             snapshot=snapshot,
             subscription=subscription,
-            **monitoring_settings(monitoring),
+            **monitoring_settings(others),
         )
         if runner == "flink":
-            from streaming.flink import FlinkJob, FlinkSettings
+            from streaming.flink import FlinkJob
 
-            on_flink = FlinkJob(app, settings, FlinkSettings(job_endpoint, worker_pool, checkpoint_ms))
-            job, run, stop.drain = on_flink.here, on_flink.run, on_flink.stop
+            on_flink = FlinkJob(app, settings, flink_settings(others))
+            job, run, stop.drain = None, on_flink.run, on_flink.stop
         else:
             job = StreamingJob(app, settings)
             run, stop.drain = job.run, job.stop
         _tell_ready(app, settings, job, as_json)
         started_s = time.monotonic()
         done = run()
-        totals: dict[str, Any] = {"detached": True} if done is None else asdict(done)
+        totals = asdict(done)
         totals["seconds"] = round(time.monotonic() - started_s, 3)
         if as_json:
             output.print_json(totals)
-        elif done is None:
-            click.echo("detached: the job goes on; end it on Flink's page or with Flink's REST API")
         else:
             _tell_totals(totals)
 

@@ -279,6 +279,11 @@ class Archive:
         """The last commit that was appended since this was opened, and its counts; -1 if none was."""
         return (self._next - 1 if self._last_counts else -1), self._last_counts
 
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number of the next commit."""
+        return self._next
+
     def close(self) -> None:
         """Force everything to disk and let go of the folder."""
         self._compactor.close()

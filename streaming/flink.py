@@ -1,27 +1,20 @@
-"""The streaming job on Flink: the same graph, submitted to a Beam job server, its steps in a worker process.
+"""The streaming job on a Flink cluster: submitted to a Beam job server, watched, and submitted again where it was lost.
 
-The worker makes the job's parts in its own process, from the description that is the source's element. Flink keeps
-the source's place, and each stage's token; the archive is what state comes back from. So:
-
-* an event is acknowledged when it is archived, its results are published, and a checkpoint that its work was part of
-  has completed;
-* where the worker process ends, Flink starts the steps again in another, which comes back from the archive as any
-  restarted job does;
-* where the process lives on but a bundle failed, or Flink went back to an older checkpoint, the numbers of the works
-  or the tokens do not fit, and the job begins anew from the archive (see `streaming.runtime`).
-
-One worker process for the whole job: parallelism is 1. The archive's lock refuses a second one.
+What was folded, and what is not archived yet, is in Flink's checkpoints; a job starts from the newest one that the
+archive's folder knows of. `streaming.cluster_steps` has the graph, docs/flink.md what happens when something ends.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -31,29 +24,24 @@ from apache_beam.runners.runner import PipelineState
 
 from shared_features.app import App
 from shared_features.errors import ConfigurationError
-from shared_features.plan import make_plan
-from streaming import runtime
+from streaming.archive import read_counts, segments
+from streaming.cluster_steps import build_cluster
+from streaming.cluster_worker import DRAIN_FILE, ClusterJob
 from streaming.delivery import Totals
-from streaming.job import JobSettings, StreamingJob, build
-from streaming.job_description import describe_job, read_description
-from streaming.source import PullMessages
-from streaming.stages import Deliver
-from streaming.work import Work
+from streaming.flink_rest import UnreachableError, local_path, reach
+from streaming.job import JobSettings, connect_models, create_topics
+from streaming.job_description import describe_job
+from streaming.key_groups import KEY_GROUPS, MAX_SHARDS
 
 log = logging.getLogger(__name__)
 
-CALL_S = 0.2
-"""How long one call of the source pulls: what it pulls goes on when the call ends, and the next comes 0.1 s later."""
-
-IDLE_S = 1.0
-"""How much longer it waits: each call leaves 6 KB in Flink's state for good (https://github.com/apache/beam/issues/27648)."""
-
-POLL_S = 0.2
+POLL_S = 0.5
 CONNECT_S = 5.0
-END_S = 20.0
 SERVER_TIMEOUT_S = 60
-
-_RUNNING = PipelineState.RUNNING
+BUNDLE_MS = 30
+DRAIN_CHECKPOINTS = 3
+"""One holds what was pulled, the next says so (`streaming.covered`), and one more is not counted on."""
+STATE_FILE = "flink.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,82 +50,25 @@ class FlinkSettings:
 
     Attributes:
         job_endpoint: ``host:port`` of the Beam job server.
-        worker_pool: ``host:port`` of a Beam worker pool that the task manager reaches; None runs the steps in the
-            process that submits, which a task manager on the same machine reaches.
-        checkpoint_ms: between two checkpoints, and so about the longest an acknowledgement waits.
+        rest: ``host:port`` of the job manager's REST API.
+        worker_pool: ``host:port`` of a Beam worker pool, as each task manager reaches it.
+        parallelism: workers of each step.
+        shards: of each keyed stage; state is dealt out to workers by shard, so it is the most that parallelism can be.
+        checkpoint_ms: between two checkpoints.
+        hold: send results when a checkpoint holds them, not at once.
+        start_from: a savepoint or checkpoint; None takes the newest that the archive's folder knows of.
         start_s: how long to wait until the job runs.
     """
 
-    job_endpoint: str
-    worker_pool: str | None = None
+    job_endpoint: str = "localhost:8099"
+    rest: str = "localhost:8081"
+    worker_pool: str = "localhost:50000"
+    parallelism: int = 2
+    shards: int = 4
     checkpoint_ms: int = 2_000
-    start_s: float = 120.0
-
-
-class PullOnWorker(PullMessages):
-    """The source on a worker: begins the job in its process, and sends an empty work where there are no messages.
-
-    That heartbeat shows later steps a gap, and brings a checkpoint's notice that got lost, without another event.
-    """
-
-    call_s = CALL_S
-    idle_s = IDLE_S
-    heartbeat = True
-
-    def job(self, element: bytes) -> runtime.Job:
-        job = runtime.obtain(element, partial(begin, element))
-        if job.delivery.failure is not None:
-            runtime.begin_anew(element, job, RuntimeError("a commit failed"))
-            job = runtime.get(element)
-        return job
-
-
-class DeliverAfterCheckpoint(Deliver):
-    """The sink where the runner takes checkpoints: what it delivers is acknowledged when one has completed."""
-
-    def process(
-        self,
-        element: tuple[bytes, Work],
-        finalizer: Any = beam.DoFn.BundleFinalizerParam,
-    ) -> None:
-        job_id, work = element
-        job = self.deliver(job_id, work)
-        if job is not None and job.acks is not None:
-            finalizer.register(partial(job.acks.checkpointed, job.messages_delivered))
-
-
-_OPEN: dict[bytes, StreamingJob] = {}
-_LEFT: set[bytes] = set()
-"""Jobs that this process has taken leave of; Flink may go on asking it for their steps until it ends."""
-
-
-def begin(description: bytes, stopping: threading.Event | None = None) -> runtime.Job:
-    """Make the job of this description in this process, from its archive."""
-    if description in _LEFT:
-        raise RuntimeError("this process works for the job no more: end the job on Flink's page")
-    app, settings = read_description(description)
-    opened = StreamingJob(app, settings, life=os.urandom(8).hex())
-    _OPEN[description] = opened
-    parts = opened.parts
-    parts.stopping = stopping or parts.stopping
-    parts.reopen = partial(_begin_again, description, parts.stopping)
-    return parts
-
-
-def _begin_again(description: bytes, stopping: threading.Event) -> runtime.Job:
-    end(description)
-    return begin(description, stopping)
-
-
-def end(description: bytes) -> None:
-    """Close the job of this description in this process, if there is one."""
-    opened = _OPEN.pop(description, None)
-    if opened is None:
-        return
-    try:
-        opened.close()
-    except RuntimeError as error:
-        log.warning("what was not committed comes again: %s", error)
+    hold: bool = False
+    start_from: str | None = None
+    start_s: float = 180.0
 
 
 class FlinkJob:
@@ -145,99 +76,192 @@ class FlinkJob:
 
     Args:
         app: the app.
-        settings: of the job; the archive must be where the worker reaches it.
+        settings: of the job; the archive must be where the workers reach it.
         flink: see `FlinkSettings`.
 
     Raises:
-        ConfigurationError: the job server does not answer; or, where the steps run in this process, as `StreamingJob`.
+        ConfigurationError: the cluster does not answer, the settings do not fit, or the archive is of another job.
+        FingerprintError: the served model was made with other features.
     """
 
     def __init__(self, app: App, settings: JobSettings, flink: FlinkSettings) -> None:
-        self.app, self.flink = app, flink
-        self.description = describe_job(app, settings)
+        self.app, self.settings, self.flink = app, settings, flink
+        _check(settings, flink)
+        connect(flink.job_endpoint)
+        self.rest = reach(flink.rest)
+        for routed in connect_models(app, settings).values():
+            routed.close()
+        create_topics(app, settings.endpoint, settings.subscription)
+        self._job = ClusterJob(describe_job(app, settings), flink.shards, flink.checkpoint_ms, flink.hold)
         self._stopping = threading.Event()
-        _reach(flink.job_endpoint)
-        _LEFT.discard(self.description)
-        self.here: StreamingJob | None = None
-        if flink.worker_pool is None:
-            runtime.obtain(self.description, partial(begin, self.description))
-            self.here = _OPEN[self.description]
-        pipeline = beam.Pipeline(runner=PortableRunner(), options=flink_options(app, flink))
-        build(
-            pipeline,
-            make_plan(app),
-            self.description,
-            PullOnWorker(),  # type: ignore[no-untyped-call]
-            DeliverAfterCheckpoint(),  # type: ignore[no-untyped-call]
-        )
-        self._result = pipeline.run()
-        try:
-            self._wait_until_running()
-        except BaseException:
-            self._cancel()
-            raise
+        self._state = settings.archive / STATE_FILE
+        settings.archive.mkdir(parents=True, exist_ok=True)
+        (settings.archive / DRAIN_FILE).unlink(missing_ok=True)
+        self._commits = _commits(settings.archive)
+        self.job_id = self._running() or self._submit(flink.start_from or self._newest())
 
     def stop(self) -> None:
-        """Ask the job to end. Safe in a signal handler."""
+        """Ask the job to drain. Safe in a signal handler."""
         self._stopping.set()
 
-    def run(self) -> Totals | None:
-        """Run until `stop` is called.
+    def run(self) -> Totals:
+        """Watch the job until `stop` is called, and submit it again where the job manager has lost it; then drain.
 
-        Where the steps run in this process the job drains: it pulls nothing more, and what was pulled is delivered
-        and acknowledged. Elsewhere it goes on: Beam's job server forgets it when it is told to cancel, Flink does not.
+        Draining pulls nothing more, waits until what was pulled is archived and acknowledged, and ends the job on
+        Flink with a savepoint, from which it goes on when it is started again.
 
         Returns:
-            Counts of the job's last life, or None if its steps ran elsewhere.
-
-        Raises:
-            RuntimeError: the job ended by itself.
+            Counts of what was committed meanwhile.
         """
-        try:
-            while not self._stopping.wait(POLL_S):
-                if PipelineState.is_terminal(self._result.state):
-                    self._result.wait_until_finish()
-                    raise RuntimeError(f"the job on Flink ended by itself: {self._result.state}")
-            if self.here is not None:
-                self._drain()
-        finally:
-            self._cancel()
-        return None if self.here is None else self.here.totals
+        while not self._stopping.wait(POLL_S):
+            if self._is_lost():
+                log.warning("Flink has lost the job: it is submitted again")
+                self._submit_again()
+            self._note_checkpoints()
+        self._drain()
+        return self.totals()
+
+    def totals(self) -> Totals:
+        """Counts of the commits since this was made."""
+        totals = Totals()
+        for number, counts in enumerate(read_counts(self.settings.archive) if self._has_archive() else ()):
+            if number < self._commits:
+                continue
+            totals.received += counts["received"]
+            totals.duplicates += counts["duplicates"]
+            totals.dead_letters += sum(counts["dead_letters"].values())
+            totals.commits += 1
+            for outcome, rows in counts["outcomes"].items():
+                totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + rows
+        return totals
+
+    def savepoint(self, *, cancel: bool = False) -> str:
+        """Write a savepoint into the archive's folder, note it there, and end the job if asked to."""
+        folder = (self.settings.archive / "savepoints").absolute().as_uri()
+        found = self.rest.savepoint(self.job_id, folder, cancel=cancel)
+        self._note(savepoint=found if cancel else None)
+        return found
+
+    def _has_archive(self) -> bool:
+        return (self.settings.archive / "archive.json").exists()
 
     def _drain(self) -> None:
-        """Wait until everything pulled has been acknowledged, or three checkpoints should have come."""
-        parts = runtime.get(self.description)
-        parts.stopping.set()
-        until = time.monotonic() + CALL_S + 3 * self.flink.checkpoint_ms / 1000 + CONNECT_S
-        while not _is_settled(runtime.get(self.description)) and time.monotonic() < until:
-            time.sleep(POLL_S / 4)
+        mark = self.settings.archive / DRAIN_FILE
+        mark.touch()
+        try:
+            done = self._completed() + DRAIN_CHECKPOINTS
+            until = time.monotonic() + self.flink.start_s
+            while self._completed() < done and time.monotonic() < until:
+                time.sleep(POLL_S / 5)
+            self.savepoint(cancel=True)
+            until = time.monotonic() + CONNECT_S * 4
+            while self.rest.state(self.job_id) not in ("CANCELED", "FINISHED") and time.monotonic() < until:
+                time.sleep(POLL_S / 5)
+        finally:
+            mark.unlink(missing_ok=True)
 
-    def _wait_until_running(self) -> None:
-        until = time.monotonic() + self.flink.start_s
-        while (state := self._result.state) != _RUNNING:
-            if PipelineState.is_terminal(state) or time.monotonic() > until:
-                raise ConfigurationError(
-                    f"the job on Flink is {state}, wanted {_RUNNING} within {self.flink.start_s:g} s: look into the "
-                    f"log of the job server at {self.flink.job_endpoint}"
-                )
-            self._stopping.wait(POLL_S)
+    def _completed(self) -> int:
+        return int(self.rest.checkpoints(self.job_id)["counts"]["completed"])
 
-    def _cancel(self) -> None:
-        """Take leave of the job server, and end what this process holds of the job."""
-        self._result.cancel()
-        until = time.monotonic() + END_S
-        while not PipelineState.is_terminal(self._result.state) and time.monotonic() < until:
-            time.sleep(POLL_S / 4)
-        if self.here is not None:
-            self.here = _OPEN.get(self.description, self.here)
-            _LEFT.add(self.description)
-            runtime.forget(self.description)
-            end(self.description)
+    def _is_lost(self) -> bool:
+        """Whether the job manager answers and does not have the job at work."""
+        try:
+            self.rest.free_slots()
+        except UnreachableError:
+            return False
+        try:
+            return self.rest.state(self.job_id) in ("FAILED", "CANCELED", "FINISHED")
+        except UnreachableError:
+            return True
 
+    def _submit_again(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.job_id = self._submit(self._newest())
+                return
+            except (ConfigurationError, RuntimeError, OSError) as error:
+                log.warning("the job could not be submitted, and is tried again: %s", error)
+                self._stopping.wait(POLL_S)
 
-def _is_settled(job: runtime.Job) -> bool:
-    assert job.acks is not None
-    return job.passed.get("deliver", 0) == job.works_pulled and job.acks.sent == job.messages_delivered
+    def _submit(self, start_from: str | None) -> str:
+        """Start the job on Flink and wait until all of its tasks run; its id."""
+        if start_from is None and self._commits:
+            raise ConfigurationError(
+                f"archive {self.settings.archive} has commits but no checkpoint to go on from: give one with "
+                "--start-from, or a new archive with --archive"
+            )
+        name = f"sameriver-{self.app.name.replace('_', '-')}-{secrets.token_hex(4)}"
+        pipeline = beam.Pipeline(runner=PortableRunner(), options=flink_options(name, self.flink, start_from))
+        build_cluster(pipeline, self.app, self.settings, self._job)
+        result = pipeline.run()
+        until, job_id = time.monotonic() + self.flink.start_s, None
+        while time.monotonic() < until:
+            try:
+                job_id = job_id or self.rest.job_named(name)
+                if job_id is not None and self.rest.state(job_id) == "RUNNING":
+                    self._note(
+                        job=job_id, shards=self.flink.shards, checkpoints=None, savepoint=None, before=start_from
+                    )
+                    return job_id
+            except UnreachableError:
+                pass
+            if job_id is None and PipelineState.is_terminal(result.state):
+                break
+            time.sleep(POLL_S / 5)
+        why = f"it is {result.state}" if job_id is None else self.rest.failure(job_id) or self.rest.state(job_id)
+        if job_id is not None:
+            self.rest.cancel(job_id)
+        raise ConfigurationError(
+            f"the job does not run on Flink within {self.flink.start_s:g} s ({why}): look into the logs of the job "
+            f"server at {self.flink.job_endpoint} and of the task managers"
+        )
+
+    # -- what the archive's folder knows of the job on Flink ---------------------------------------------------
+    def _known(self) -> dict[str, Any]:
+        return json.loads(self._state.read_text("utf-8")) if self._state.exists() else {}
+
+    def _note(self, **what: Any) -> None:
+        known = self._known() | what
+        temporary = self._state.with_suffix(".new")
+        temporary.write_text(json.dumps(known), "utf-8")
+        os.replace(temporary, self._state)
+
+    def _note_checkpoints(self) -> None:
+        """Where the job's checkpoints are, once there is one."""
+        if self._known().get("checkpoints"):
+            return
+        try:
+            latest = self.rest.checkpoints(self.job_id)["latest"]["completed"]
+        except UnreachableError:
+            return
+        if latest and latest.get("external_path"):
+            self._note(checkpoints=local_path(os.path.dirname(latest["external_path"])))
+
+    def _running(self) -> str | None:
+        """The job that was left running, if there is one."""
+        job = self._known().get("job")
+        try:
+            running = job is not None and self.rest.state(job) in ("RUNNING", "CREATED", "RESTARTING")
+        except UnreachableError:
+            return None
+        if not running:
+            return None
+        log.warning("job %s runs already: it is watched, with the settings that it was started with", job)
+        return str(job)
+
+    def _newest(self) -> str | None:
+        """The savepoint that ended the job, or its newest checkpoint, or what it was itself started from."""
+        known = self._known()
+        if known and known["shards"] != self.flink.shards:
+            raise ConfigurationError(
+                f"the job on Flink has {known['shards']} shards, wanted {self.flink.shards}: state is cut by shard, so "
+                "give the same number, or a new archive with --archive"
+            )
+        folder = known.get("checkpoints")
+        found = [] if folder is None else list(Path(folder).glob("chk-*/_metadata"))
+        newest = max(found, key=lambda path: int(path.parent.name.removeprefix("chk-")), default=None)
+        checkpoint = None if newest is None else newest.parent.as_uri()
+        return known.get("savepoint") or checkpoint or known.get("before")
 
 
 class _FlinkOptions(PipelineOptions):
@@ -245,35 +269,46 @@ class _FlinkOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
-        parser.add_argument("--checkpointing_interval", type=int)
-        parser.add_argument("--finish_bundle_before_checkpointing", action="store_true", default=None)
+        for name in ("checkpointing_interval", "min_pause_between_checkpoints"):
+            parser.add_argument(f"--{name}", type=int)
         parser.add_argument("--max_bundle_time_mills", type=int)
+        parser.add_argument("--savepoint_path")
+        for name in ("finish_bundle_before_checkpointing", "allow_non_restored_state"):
+            parser.add_argument(f"--{name}", action="store_true", default=None)
+        for name in ("externalized_checkpoints_enabled", "retain_externalized_checkpoints_on_cancellation"):
+            parser.add_argument(f"--{name}", action="store_true", default=None)
 
 
-def flink_options(app: App, flink: FlinkSettings) -> PipelineOptions:
+def flink_options(name: str, flink: FlinkSettings, start_from: str | None) -> PipelineOptions:
     """Options of the portable runner.
 
     Bundles end before a checkpoint, so that none is split by it; elements are never in a checkpoint between steps.
+    Checkpoints have a pause between them, which `streaming.covered` relies on.
     """
-    where = ["LOOPBACK"] if flink.worker_pool is None else ["EXTERNAL", f"--environment_config={flink.worker_pool}"]
-    return _FlinkOptions(
-        [
-            f"--job_endpoint={flink.job_endpoint}",
-            f"--job_server_timeout={SERVER_TIMEOUT_S}",
-            f"--job_name=sameriver-{app.name.replace('_', '-')}",
-            "--environment_type=" + where[0],
-            *where[1:],
-            "--streaming",
-            "--parallelism=1",
-            "--sdk_worker_parallelism=1",
-            f"--checkpointing_interval={flink.checkpoint_ms}",
-            "--finish_bundle_before_checkpointing",
-            "--max_bundle_time_mills=50",
-        ]
-    )
+    options = [
+        f"--job_endpoint={flink.job_endpoint}",
+        f"--job_server_timeout={SERVER_TIMEOUT_S}",
+        f"--job_name={name}",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={flink.worker_pool}",
+        "--streaming",
+        f"--parallelism={flink.parallelism}",
+        f"--max_parallelism={KEY_GROUPS}",
+        "--sdk_worker_parallelism=1",
+        f"--checkpointing_interval={flink.checkpoint_ms}",
+        f"--min_pause_between_checkpoints={flink.checkpoint_ms // 2}",
+        "--externalized_checkpoints_enabled",
+        "--retain_externalized_checkpoints_on_cancellation",
+        "--finish_bundle_before_checkpointing",
+        f"--max_bundle_time_mills={BUNDLE_MS}",
+    ]
+    if start_from is not None:
+        options += [f"--savepoint_path={start_from}", "--allow_non_restored_state"]
+    return _FlinkOptions(options)
 
 
-def _reach(job_endpoint: str) -> None:
+def connect(job_endpoint: str) -> None:
+    """Raise ConfigurationError unless something listens at the job server's ``host:port``."""
     host, _, port = job_endpoint.rpartition(":")
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
@@ -282,3 +317,18 @@ def _reach(job_endpoint: str) -> None:
             f"job server {job_endpoint!r} does not answer: wanted host:port of a Beam job server for Flink; start one "
             "as docs/flink.md says"
         ) from None
+
+
+def _commits(archive: Path) -> int:
+    return sum(1 for _ in read_counts(archive)) if (archive / "archive.json").exists() and segments(archive) else 0
+
+
+def _check(settings: JobSettings, flink: FlinkSettings) -> None:
+    if not 1 <= flink.parallelism <= flink.shards <= MAX_SHARDS:
+        raise ConfigurationError(
+            f"--parallelism {flink.parallelism} and --shards {flink.shards} do not fit: wanted as many shards as "
+            f"workers or more, and {MAX_SHARDS} at most"
+        )
+    for option, value in {"--snapshot": settings.snapshot, "--traces": settings.traces}.items():
+        if value is not None:
+            raise ConfigurationError(f"{option} is for a job in one process, wanted none with --runner flink")

@@ -1,19 +1,19 @@
-"""The streaming job on Flink: the same graph, the same predictions, bit for bit."""
+"""The streaming job on a Flink cluster of processes: kills, a savepoint, other outputs; the same bits as in process."""
 
 from __future__ import annotations
 
-import re
-import shutil
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from batch.verify import verify
-from tests import processes
-from tests.faults.jobs import Jobs
+from streaming.archive import read_commits
+from tests.faults.jobs import Job, Jobs
+from tests.flink_cluster import FETCH_S, FlinkCluster, flink_cluster
 from tests.processes import Started, wait_until
 from tests.shop.app import app
 from tests.test_streaming import Bench, outgoing, sale_ids
@@ -21,67 +21,67 @@ from tests.test_verify import sales
 
 Start = Callable[..., Started]
 
-FETCH_S = 300
-
-
-def has_jars() -> None:
-    """Skip the test, and say why, where Java, Maven or Flink's jars are not to be had."""
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed: nothing here ran on Flink")
-    fetched = processes.start(["deploy/flink/local.py", "jars"])
-    try:
-        if fetched.wait(FETCH_S) != 0:
-            pytest.skip(f"nothing here ran on Flink: {fetched.tail()}")
-    finally:
-        fetched.kill()
+COME_BACK_S = 120
+ROWS = 1_200
 
 
 @pytest.fixture(scope="module")
-def job_server() -> Iterator[str]:
-    """``host:port`` of Beam's job server with a Flink cluster inside."""
-    has_jars()
-    server = processes.start(["deploy/flink/local.py", "job-server", "--port", "0"], ready="Job server now running")
-    try:
-        yield server.wait_for_line("JobService started on").rpartition(" ")[2]
-    finally:
-        server.kill()
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
+    with flink_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
-def predictions(bench: Bench) -> dict[str, bytes]:
-    """Predictions by their id, every bit of them except the time at which the broker took the event."""
+def newest_revisions(bench: Bench) -> dict[str, dict[str, Any]]:
+    """By event the prediction of the highest revision."""
+    newest: dict[str, tuple[int, bytes]] = {}
+    for message in bench.take("predictions"):
+        told = int(message.attributes.get("revision", 0)), message.data
+        of = message.attributes["event_id"]
+        newest[of] = max(newest.get(of, told), told)
+    return {of: json.loads(data) for of, (_, data) in newest.items()}
+
+
+def archived_predictions(archive: Path) -> dict[str, float]:
     return {
-        message.attributes["prediction_id"]: re.sub(rb'"publish_time":\d+,', b"", message.data)
-        for message in bench.take("predictions")
+        row["event_id"]: row["prediction.big_sale.probability"]
+        for commit in read_commits(archive)
+        for row in commit.block.to_pylist()
+        if row["outcome"] == "predicted"
     }
 
 
-def has_predicted_all(bench: Bench, history: pa.RecordBatch) -> bool:
-    return bench.ids() == sale_ids(history)
-
-
-@pytest.mark.timeout(FETCH_S + 180)
-def test_the_job_on_flink_predicts_the_same_bits(
-    job_server: str, start_process: Start, warm_jobs: Jobs, tmp_path: Path
+@pytest.mark.timeout(FETCH_S + 3 * COME_BACK_S)
+def test_kills_a_savepoint_and_held_outputs(
+    cluster: FlinkCluster, start_process: Start, warm_jobs: Jobs, tmp_path: Path
 ) -> None:
-    history = sales(600)
-    there, here = (Bench(start_process, warm_jobs, tmp_path / name) for name in ("flink", "here"))
-    there.publish(outgoing(history.slice(0, 300)))
-    job = there.stream("--runner", "flink", "--job-endpoint", job_server)
-    there.publish(outgoing(history.slice(300)))
+    bench, history = Bench(start_process, warm_jobs, tmp_path), sales(ROWS + 200)
+    messages = outgoing(history)
+    parts = [messages[:400], messages[400:800], messages[800:ROWS], messages[ROWS:]]
 
-    here.publish(outgoing(history))
-    in_process = here.stream()
-    for bench in (here, there):
-        wait_until(partial(has_predicted_all, bench, history), 90, "every sale is predicted")
-    in_process.drain()
-    totals = job.drain()
-    assert (totals["received"], totals["outcomes"]) == (600, {"predicted": 450, "folded": 150})
-    assert predictions(there) == predictions(here)
-    assert len(predictions(there)) == len(there.received["predictions"]) == 450
-    report = verify(app, there.archive)
-    assert (report.events, report.predictions, report.mismatches) == (600, 450, 0)
-    again = there.stream()  # what the job on Flink acknowledged does not come again, and its archive goes on here
-    assert again.drain()["received"] == 0
-    for bench in (here, there):
-        bench.close()
+    def progress(job: Job, before: int) -> int:
+        wait_until(partial(bench.has_archived_more_than, before), COME_BACK_S, "rows are archived")
+        assert job.code is None, job.log.read_text("utf-8")
+        return bench.archived_rows()
+
+    bench.publish(parts[0])
+    job = bench.stream(*cluster.options, "--checkpoint-ms=500")
+    archived = progress(job, 0)
+    for role, part in zip(("task-manager", "worker"), parts[1:], strict=False):
+        bench.publish(part[:200])
+        cluster.kill(role)
+        bench.publish(part[200:])
+        archived = progress(job, archived)
+    first = history.slice(0, ROWS)
+    wait_until(lambda: bench.ids() == sale_ids(first), COME_BACK_S, "every sale is predicted")
+    totals = job.drain(timeout_s=COME_BACK_S)
+    assert totals["outcomes"] == {"predicted": ROWS * 3 // 4, "folded": ROWS // 4}
+    revisions = newest_revisions(bench)
+    assert {of: one["outputs"]["probability"] for of, one in revisions.items()} == archived_predictions(bench.archive)
+
+    again = bench.stream(*cluster.options, "--checkpoint-ms=500", "--outputs=checkpoint")  # from the savepoint
+    bench.publish(parts[3])
+    wait_until(lambda: bench.ids() == sale_ids(history), COME_BACK_S, "every sale is predicted")
+    assert again.drain(timeout_s=COME_BACK_S)["received"] == 200
+    report = verify(app, bench.archive)
+    assert (report.events, report.predictions, report.mismatches) == (ROWS + 200, (ROWS + 200) * 3 // 4, 0)
+    bench.close()

@@ -1,97 +1,85 @@
-"""kill -9 of worker processes and task managers while events flow through a job on a Flink cluster."""
+"""kill -9 of every part in turn while events flow through a job on a Flink cluster; and a third task manager."""
 
 from __future__ import annotations
 
-import signal
+import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 
-from batch.verify import verify
+from tests.faults import served
 from tests.faults.jobs import Jobs
+from tests.faults.model_server import FILE, ModelServer, put
+from tests.faults.rig import Rig
+from tests.flink_cluster import flink_cluster
 from tests.processes import Started, wait_until
-from tests.shop.app import app
-from tests.test_flink import has_jars, has_predicted_all
-from tests.test_streaming import Bench, outgoing
-from tests.test_verify import sales
 
 Start = Callable[..., Started]
 
-KILLS = 6
-LOCAL = "deploy/flink/local.py"
-ROWS = 1500
-"""Events published around a kill."""
-
+EVENTS = 200_000
+ROUNDS = ("task-manager", "broker", "worker", "job-manager", "model server") * 2
+CHECKPOINT_MS = 2_000
 COME_BACK_S = 300
+IN_FLIGHT = 2_000
+"""Published right before each kill, so that some are under way when it comes."""
 
 
-class Cluster:
-    """A job manager, two task managers and a job server as processes of their own, and one worker pool.
+class Broker:
+    """A broker that keeps its messages and its port when it is killed."""
 
-    Args:
-        start: starts processes.
-        ports: two free ones.
-    """
+    def __init__(self, start: Start, folder: Path, port: int) -> None:
+        self._command = ["-m", "streaming.broker", "--port", f"{port}", "--data-dir", str(folder)]
+        self._start, self.address = start, f"127.0.0.1:{port}"
+        self._process = start(self._command, ready="listening on")
 
-    def __init__(self, start: Start, ports: tuple[int, int]) -> None:
-        self._start, (self._port, rest) = start, ports
-        start(
-            [LOCAL, "job-manager", "--port", f"{self._port}", "--rest-port", f"{rest}"], ready="Rest endpoint listening"
-        )
-        self.task_managers = [self._task_manager() for _ in range(2)]
-        master = ["--flink-master", f"localhost:{rest}"]
-        server = start([LOCAL, "job-server", "--port", "0", *master], ready="Job server now running")
-        self.job_server = server.wait_for_line("JobService started on").rpartition(" ")[2]
-        self._pool = start([LOCAL, "worker-pool", "--port", "0"], ready="worker pool on")
-        self.worker_pool = self._pool.line.rpartition(" ")[2]
-
-    def _task_manager(self) -> Started:
-        command = [LOCAL, "task-manager", "--job-manager", f"localhost:{self._port}"]
-        return self._start(command, ready="Successful registration at resource manager", timeout_s=120)
-
-    def kill_worker(self) -> None:
-        """SIGKILL to the processes that run the job's steps."""
-        workers = psutil.Process(self._pool.process.pid).children(recursive=True)
-        assert workers
-        for worker in workers:
-            worker.send_signal(signal.SIGKILL)
-
-    def kill_task_manager(self) -> None:
-        """SIGKILL to the task manager that has the job, and a new one in its place."""
-        (busy,) = (one for one in self.task_managers if any("Deliver" in line for line in one.lines))
-        busy.kill()
-        self.task_managers.remove(busy)
-        self.task_managers.append(self._task_manager())
+    def kill_and_start(self) -> None:
+        self._process.kill()
+        self._process = self._start(self._command, ready="listening on")
 
 
 @pytest.mark.soak
-def test_kills_lose_nothing_and_state_stays_exact(
+def test_ten_kills_lose_nothing_and_state_stays_exact(
     start_process: Start, warm_jobs: Jobs, free_port: Callable[[], int], tmp_path: Path
 ) -> None:
-    has_jars()
-    cluster = Cluster(start_process, (free_port(), free_port()))
-    bench, history = Bench(start_process, warm_jobs, tmp_path), sales(KILLS * ROWS)
-    messages = outgoing(history)
-    job = bench.stream(
-        *("--runner", "flink", "--job-endpoint", cluster.job_server, "--worker-pool", cluster.worker_pool)
-    )
-    archived = 0
-    for kill in range(KILLS):
-        part = messages[kill * ROWS : (kill + 1) * ROWS]
-        bench.publish(part[: ROWS // 3])
-        wait_until(partial(bench.has_archived_more_than, archived), COME_BACK_S, f"progress after {kill} kills")
-        bench.publish(part[ROWS // 3 :])
-        (cluster.kill_task_manager if kill % 2 else cluster.kill_worker)()
-        archived = bench.archived_rows()
-    wait_until(partial(has_predicted_all, bench, history), COME_BACK_S, "every sale is predicted")
-    job.drain()
-    report = verify(app, bench.archive)
-    assert (report.events, report.predictions, report.mismatches) == (history.num_rows, history.num_rows * 3 // 4, 0)
-    versions: dict[str, set[bytes]] = {}
-    for message in bench.take("predictions"):
-        versions.setdefault(message.attributes["prediction_id"], set()).add(message.data)
-    assert {len(one) for one in versions.values()} == {1}
-    bench.close()
+    put(tmp_path / "models" / "half", 1)
+    models = ModelServer(tmp_path / "models" / "half")
+    broker = Broker(start_process, tmp_path / "broker", free_port())
+    with flink_cluster(tmp_path / "cluster") as cluster:
+        rig = Rig(warm_jobs, broker.address, tmp_path, app=served.app, file=FILE)
+        job = rig.start_job(
+            *cluster.options, f"--checkpoint-ms={CHECKPOINT_MS}", "--model-server", models.target, wait=False
+        )
+        job.wait_ready(COME_BACK_S)
+        each = EVENTS // (len(ROUNDS) + 1)
+        for kill, part in enumerate(ROUNDS):
+            before = rig.archived()
+            rig.publish(each - IN_FLIGHT)
+            wait_until(lambda before=before: rig.archived() > before, COME_BACK_S, f"progress after {kill} kills")
+            more = threading.Thread(target=rig.publish, args=(IN_FLIGHT,))
+            more.start()
+            assert len(rig.published) > rig.archived()
+            if part == "broker":
+                broker.kill_and_start()
+            elif part == "model server":
+                models.kill_and_start()
+            else:
+                cluster.kill(part)
+            more.join()
+        rig.publish(EVENTS - len(rig.published))
+        cluster.add_task_manager()
+        wait_until(lambda: rig.archived() == EVENTS, COME_BACK_S, "all events are archived")
+        rig.wait_predicted(COME_BACK_S)
+        totals = job.drain(timeout_s=COME_BACK_S)
+        assert totals["outcomes"] == {"predicted": EVENTS}
+        assert rig.predictions.by_event.keys() == set(rig.published)
+        assert rig.verified()["mismatches"] == 0
+
+        again = rig.start_job(*cluster.options, "--parallelism=3", "--model-server", models.target, wait=False)
+        again.wait_ready(COME_BACK_S)
+        rig.publish(1_000)
+        rig.wait_predicted(COME_BACK_S)
+        again.drain(timeout_s=COME_BACK_S)
+        report = rig.verified()
+        assert (report["events"], report["mismatches"]) == (EVENTS + 1_000, 0)
+        rig.close()

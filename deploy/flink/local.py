@@ -1,15 +1,13 @@
 """Flink on this machine, from Maven's jars: what a team's own cluster replaces.
 
 usage: python deploy/flink/local.py jars
-       python deploy/flink/local.py job-server [--port 8099] [--flink-master HOST:PORT]
+       python deploy/flink/local.py job-server [--port 8099] [--flink-master localhost:8081]
        python deploy/flink/local.py job-manager [--port 6123] [--rest-port 8081]
        python deploy/flink/local.py task-manager [--job-manager localhost:6123]
-       python deploy/flink/local.py worker-pool [--port 50000]
 
-`jars` fetches what pom.xml names into var/flink, once. `job-server` then runs Beam's job server; without
---flink-master it starts a small cluster inside itself for each job. A cluster of several processes is one
-`job-manager`, some `task-manager`, and a `job-server --flink-master localhost:8081`. `worker-pool` runs Beam's worker
-pool with this Python, beside the task managers. Needs Java 17 or newer, and Maven for the jars.
+`jars` fetches what pom.xml names into var/flink, once. A cluster is one `job-manager`, some `task-manager`, Beam's
+`job-server`, and beside the task managers a worker pool (worker_pool.py); `python -m deploy.flink.cluster` starts
+one of each and two task managers. Needs Java 17 or newer, and Maven for the jars.
 What cannot work is told in one sentence, with exit code 2.
 """
 
@@ -20,7 +18,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +26,7 @@ from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 JARS = HERE.parent.parent / "var" / "flink"
+CHECKPOINTS = (JARS.parent / "flink-checkpoints").as_uri()
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -57,17 +55,15 @@ def main() -> int:
     commands.add_parser("jars", help="fetch the jars into var/flink")
     server = commands.add_parser("job-server", help="run Beam's job server until it is ended")
     server.add_argument("--port", type=int, default=8099, help="its port; 0 takes a free one")
-    server.add_argument("--flink-master", default="[local]", help="host:port of a cluster; default: one of its own")
+    server.add_argument("--flink-master", default="localhost:8081", help="REST API of the job manager")
     manager = commands.add_parser("job-manager", help="run a cluster's job manager until it is ended")
     manager.add_argument("--port", type=int, default=6123, help="where task managers find it")
     manager.add_argument("--rest-port", type=int, default=8081, help="where jobs are submitted, and its web page is")
+    manager.add_argument("--checkpoints", default=CHECKPOINTS, help="URI of the folder of checkpoints")
     task = commands.add_parser("task-manager", help="run one task manager, with one slot, until it is ended")
     task.add_argument("--job-manager", default="localhost:6123", help="host:port of the job manager")
-    pool = commands.add_parser("worker-pool", help="run Beam's worker pool until it is ended")
-    pool.add_argument("--port", type=int, default=50000, help="its port; 0 takes a free one")
+    task.add_argument("--checkpoints", default=CHECKPOINTS, help="URI of the folder of checkpoints")
     given = parser.parse_args()
-    if given.command == "worker-pool":
-        run_worker_pool(given.port)
     try:
         java = find_java()
         fetch()
@@ -75,14 +71,16 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if given.command == "job-manager":
-        run(java, 512, JOB_MANAGER, *settings("localhost", given.port, {"rest.port": given.rest_port}))
+        mine = {"rest.port": given.rest_port, "state.checkpoints.dir": given.checkpoints}
+        run(java, 384, JOB_MANAGER, *settings("localhost", given.port, mine))
     if given.command == "task-manager":
         host, _, port = given.job_manager.rpartition(":")
-        run(java, 384, TASK_MANAGER, *settings(host, port, TASK_MANAGER_SETTINGS))
+        mine = TASK_MANAGER_SETTINGS | {"state.checkpoints.dir": given.checkpoints}
+        run(java, 384, TASK_MANAGER, *settings(host, port, mine))
     if given.command == "job-server":
         options = [f"--job-port={given.port}", "--artifact-port=0", "--expansion-port=0", "--job-host=localhost"]
         options.append(f"--flink-conf-dir={settings_folder()}")
-        run(java, 1024, JOB_SERVER, f"--flink-master={given.flink_master}", *options)
+        run(java, 256, JOB_SERVER, f"--flink-master={given.flink_master}", *options)
     return 0
 
 
@@ -95,34 +93,20 @@ def run(java: str, heap_mb: int, main_class: str, *options: str) -> NoReturn:
 def settings(host: str, port: object, more: Mapping[str, object]) -> list[str]:
     """Flink's settings as arguments."""
     common = {"jobmanager.rpc.address": host, "jobmanager.rpc.port": port, "rest.address": "localhost"}
-    common |= {"jobmanager.memory.process.size": "1024m", "heartbeat.timeout": 10_000, "heartbeat.interval": 2_000}
+    common |= {"jobmanager.memory.process.size": "1024m", "heartbeat.timeout": 6_000, "heartbeat.interval": 1_000}
+    common |= {"restart-strategy.type": "fixed-delay", "restart-strategy.fixed-delay.attempts": 1_000_000}
+    common |= {"restart-strategy.fixed-delay.delay": "500ms", "state.checkpoint-storage": "filesystem"}
+    common |= {"state.checkpoints.num-retained": 3, "cluster.registration.error-delay": 500}
     given = [part for name, value in {**common, **more}.items() for part in ("-D", f"{name}={value}")]
     return ["--configDir", os.fspath(settings_folder()), *given]
 
 
 def settings_folder() -> Path:
-    """The folder with the settings that all processes share: checkpoints are files; in memory they may have 5 MB."""
+    """A folder without settings: all are arguments."""
     folder = JARS / "conf"
     folder.mkdir(exist_ok=True)
-    checkpoints = (JARS.parent / "flink-checkpoints").as_uri()
-    lines = ["state.checkpoint-storage: filesystem", f"state.checkpoints.dir: {checkpoints}"]
-    temporary = folder / f"config.{os.getpid()}"
-    temporary.write_text("\n".join([*lines, ""]), "utf-8")
-    os.replace(temporary, folder / "config.yaml")
+    (folder / "config.yaml").touch()
     return folder
-
-
-def run_worker_pool(port: int) -> NoReturn:
-    """Become a worker pool; it starts ``python`` from PATH, so that must be this one."""
-    folder = os.path.dirname(sys.executable)
-    environment = {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])}
-    if port == 0:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    print(f"worker pool on localhost:{port}", flush=True)
-    module = "apache_beam.runners.worker.worker_pool_main"
-    os.execve(sys.executable, [sys.executable, "-m", module, f"--service_port={port}"], environment)  # noqa: S606
 
 
 def find_java() -> str:
