@@ -134,7 +134,9 @@ def traindata(
     "--keep-champion", is_flag=True, help="Promote nothing, also where the champion was made of other features."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="That trains.")
+@folder_option("--tensorboard", "figures of the training as it goes on, for TensorBoard", "none")
 @click.option("--reuse", is_flag=True, help="Where a version is made of the same (rows, options, seed), take it.")
+@click.option("--workers", default=1, type=click.IntRange(1, 64), help="Processes here that train it together.")
 @json_option
 def train(
     app_name: str,
@@ -145,6 +147,7 @@ def train(
     seed: int,
     keep_champion: bool,
     device: str,
+    tensorboard: Path | None,
     reuse: bool,
     as_json: bool,
 ) -> None:
@@ -159,6 +162,7 @@ def train(
         rows = options.training_folder(app)
         ensure_rows(app, rows)
     more = ["--seed", str(seed), "--device", device, *(["--reuse"] if reuse else []), *(["--quick"] if quick else [])]
+    more += [] if tensorboard is None else ["--tensorboard", str(tensorboard)]
     trained = make_candidate(app, model, rows, models, more, keep_champion=keep_champion)
     if as_json:
         output.print_json(trained)

@@ -27,6 +27,7 @@ class ShuffledBatches:
         sample_rows: use only these many rows, drawn evenly once; None for all. A streamed split is sampled
             by taking as many rows of each pool.
         pool_rows: rows held in memory at most (twice while a pool is filled).
+        rank, workers: take only the rows of this one of several workers, out of every batch.
     """
 
     def __init__(
@@ -37,11 +38,14 @@ class ShuffledBatches:
         seed: int,
         sample_rows: int | None = None,
         pool_rows: int = POOL_ROWS,
+        rank: int = 0,
+        workers: int = 1,
     ) -> None:
         self._rows = rows
         self._batch_rows = batch_rows
         self._seed = seed
         self._pool_rows = pool_rows
+        self._rank, self._workers = rank, workers
         total = rows.counts["train"]
         self._share = min(1.0, (sample_rows or total) / total)
         self._held: Packed | None = None
@@ -61,7 +65,7 @@ class ShuffledBatches:
         for pool in self._pools(random):
             order = random.permutation(len(pool.labels))
             for start in range(0, len(order), self._batch_rows):
-                yield pool.take(order[start : start + self._batch_rows])
+                yield pool.take(order[start : start + self._batch_rows][self._rank :: self._workers])
 
     def _pools(self, random: np.random.Generator) -> Iterator[Packed]:
         if self._held is not None:

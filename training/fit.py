@@ -5,7 +5,7 @@ Importing this module loads TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from shared_features.errors import ConfigurationError
 from training import wide_and_deep
 from training.batches import ShuffledBatches
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from training.event_log import UNLOGGED, EventLog
 from training.metrics import log_loss, rank_auc
 from training.options import WideAndDeepOptions
 from training.rows import TrainingRows
 from training.statistics import Statistics
+from training.together import Alone, Together
 
 PROGRESS_BATCHES = 20
 PREFETCHED_BATCHES = 4
+ALONE = Alone()
 
 
 def fit(
@@ -36,6 +40,8 @@ def fit(
     *,
     kind: str = "wide_and_deep",
     checkpoint: Path | None = None,
+    log: EventLog = UNLOGGED,
+    workers: Together = ALONE,
 ) -> tuple[keras.Model, list[dict[str, float]]]:
     """Train a model; sets TensorFlow's seed and deterministic operations for the whole process.
 
@@ -49,10 +55,16 @@ def fit(
         kind: of the model, see `training.wide_and_deep.build`.
         checkpoint: file that holds everything after each epoch; training goes on from it where it is there, and
             ends as if it had never been stopped.
+        log: takes figures, of the last batch now and then and of every epoch.
+        workers: that train this model together, each with batches of its rows; the first writes the checkpoint,
+            which all must see.
 
     Returns:
         The model with the weights of the epoch of the lowest validation log loss, and what was measured after
         each epoch.
+
+    Raises:
+        ConfigurationError: workers do not see the same checkpoint.
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -64,7 +76,7 @@ def fit(
         tf.TensorSpec([None], tf.float32),
     )
     optimizer = _optimizer(options, steps, batches.batches)
-    step = tf.function(_step_of(model, optimizer), input_signature=signature)
+    step = tf.function(_step_of(model, optimizer, workers), input_signature=signature)
     predict = tf.function(
         lambda numbers, texts: tf.sigmoid(model([numbers, texts], training=False)), input_signature=signature[:2]
     )
@@ -75,6 +87,7 @@ def fit(
     if checkpoint is not None and (found := read_checkpoint(checkpoint, variables)) is not None:
         measured, worse, done, first, best = found.measured, found.worse, found.done, found.epoch, found.best
         tell(done / steps, f"going on after epoch {first} of {options.epochs}")
+    _require_same_beginning(workers, first)
     for epoch in range(first + 1, options.epochs + 1):
         if worse >= options.patience:
             break
@@ -84,16 +97,18 @@ def fit(
             done += 1
             if done % PROGRESS_BATCHES == 0:
                 tell(done / steps, f"epoch {epoch} of {options.epochs}")
-        labels, probabilities = _validate(rows, predict)
+                log(done, {"batch/train_log_loss": losses[-1]})
+        labels, probabilities = _validate(rows, predict, workers)
         loss = log_loss(labels, probabilities)
         auc = rank_auc(labels, probabilities)
         train_loss = float(np.mean([one.numpy() for one in losses]))
         measured.append({"train_log_loss": train_loss, "validate_log_loss": loss, "validate_auc": auc})
+        log(done, {f"epoch/{name}": value for name, value in measured[-1].items()})
         if best is None or loss < best[0]:
             best, worse = (loss, model.get_weights()), 0
         else:
             worse += 1
-        if checkpoint is not None:
+        if checkpoint is not None and workers.rank == 0:
             write_checkpoint(checkpoint, variables, Checkpoint(epoch, done, worse, measured, best))
         tell(done / steps, f"epoch {epoch} of {options.epochs}: validation log loss {loss:.4f}, AUC {auc:.4f}")
     assert best is not None
@@ -109,18 +124,41 @@ def _optimizer(options: WideAndDeepOptions, steps: int, steps_of_epoch: int) -> 
     return keras.optimizers.AdamW(rate, weight_decay=options.weight_decay)
 
 
-def _step_of(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Callable[..., Any]:
-    optimizer.build(model.trainable_variables)
+def _require_same_beginning(workers: Together, epoch: int) -> None:
+    """Refuse workers of which some begin from a checkpoint and others do not: they would train different models."""
+    if workers.workers > 1 and float(workers.add_up(tf.constant([epoch], tf.float32))[0]) != epoch * workers.workers:
+        raise ConfigurationError(
+            f"worker {workers.rank + 1} of {workers.workers} goes on after epoch {epoch}, others after another: give "
+            "all the same folder of models, on storage that they share"
+        )
+
+
+def _step_of(model: keras.Model, optimizer: keras.optimizers.Optimizer, workers: Together) -> Callable[..., Any]:
+    variables = model.trainable_variables
+    optimizer.build(variables)
 
     def step(numbers: Any, texts: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = tf.reshape(model([numbers, texts], training=True), [-1])
-            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
-        gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
-        optimizer.apply(gradients, model.trainable_variables)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+            # Of several workers each has a part of the batch, which may be empty: sums add up, means do not.
+            loss = tf.reduce_mean(losses) if workers.workers == 1 else tf.reduce_sum(losses)
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        if workers.workers > 1:
+            *sums, rows = _added_up([*gradients, loss, tf.cast(tf.size(labels), tf.float32)], workers)
+            *gradients, loss = [total / rows for total in sums]
+        optimizer.apply(gradients, variables)
         return loss
 
     return step
+
+
+def _added_up(tensors: Sequence[Any], workers: Together) -> list[Any]:
+    """The sums of all workers' tensors, by one call."""
+    dense = [tf.convert_to_tensor(one) for one in tensors]
+    total = workers.add_up(tf.concat([tf.reshape(one, [-1]) for one in dense], 0))
+    parts = tf.split(total, [one.shape.num_elements() for one in dense])
+    return [tf.reshape(part, one.shape) for part, one in zip(parts, dense, strict=True)]
 
 
 def _batches_of(batches: ShuffledBatches, epoch: int, signature: tuple[Any, ...]) -> Any:
@@ -128,11 +166,16 @@ def _batches_of(batches: ShuffledBatches, epoch: int, signature: tuple[Any, ...]
     return dataset.prefetch(PREFETCHED_BATCHES)
 
 
-def _validate(rows: TrainingRows, predict: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _validate(rows: TrainingRows, predict: Any, workers: Together) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Labels and predictions of the validation split; several workers take its blocks in turn and add zeros."""
     labels, probabilities = [], []
-    for block in rows.blocks("validate"):
+    for number, block in enumerate(rows.blocks("validate")):
         numbers, texts, truth = rows.packed(block).take(np.arange(block.num_rows))
-        strings = tf.constant(texts.reshape(-1).tolist(), tf.string, shape=texts.shape)
         labels.append(truth)
+        if number % workers.workers != workers.rank:
+            probabilities.append(np.zeros(block.num_rows, np.float32))
+            continue
+        strings = tf.constant(texts.reshape(-1).tolist(), tf.string, shape=texts.shape)
         probabilities.append(predict(numbers, strings).numpy()[:, 0])
-    return np.concatenate(labels), np.concatenate(probabilities)
+    predicted = workers.add_up(tf.constant(np.concatenate(probabilities)))
+    return np.concatenate(labels), predicted.numpy()

@@ -32,6 +32,7 @@ def recipe(
     *,
     seed: int,
     quick: bool,
+    workers: int = 1,
 ) -> str:
     """The hash of all that decides a model's weights, 32 hexadecimal digits.
 
@@ -41,6 +42,7 @@ def recipe(
         options: as the app gives them, plain JSON values.
         libraries: name to version.
         seed, quick: as for `training.train.train`.
+        workers: that train together: of several, numbers are added in another order.
     """
     parts = {
         "rows": rows_digest(rows),
@@ -50,6 +52,7 @@ def recipe(
         "libraries": libraries,
         "seed": seed,
         "quick": quick,
+        **({"workers": workers} if workers > 1 else {}),
     }
     return hashlib.blake2b(canonical(parts).encode("ascii"), digest_size=16).hexdigest()
 

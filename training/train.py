@@ -30,6 +30,7 @@ from shared_features.errors import ConfigurationError, HistoryError
 from training import boosted_trees, polynomial_logistic
 from training.batches import ShuffledBatches
 from training.devices import DEVICES, use_device
+from training.event_log import UNLOGGED, EventLog
 from training.export import SavedModel, read_summary, staged_version, write_saved_model, write_summary
 from training.metrics import figures
 from training.options import KINDS, WideAndDeepOptions
@@ -38,6 +39,7 @@ from training.recipe import find_recipe, recipe
 from training.rows import LABEL, TrainingRows, open_rows
 from training.sketches import write_sketches
 from training.statistics import compute_statistics
+from training.together import LOST, WorkerLostError, place, together
 
 QUICK_ROWS = 80_000
 QUICK_EPOCHS = 2
@@ -83,6 +85,7 @@ def train(
     quick: bool = False,
     reuse: bool = False,
     device: str = "auto",
+    tensorboard: Path | None = None,
     progress: Tell = quiet,
 ) -> TrainedModel:
     """Train a model and export it as the next version.
@@ -101,6 +104,7 @@ def train(
         quick: fewer rows and epochs, for trying things out.
         reuse: where a version of the same recipe (rows, options, seed, libraries) is there, take it.
         device: that trains, see `training.devices.use_device`.
+        tensorboard: folder for TensorBoard's files, a folder in it for each model and recipe.
         progress: called as the work goes on, from this thread.
 
     Raises:
@@ -111,14 +115,7 @@ def train(
     started = time.monotonic()
     options = dict(options or {})
     kind = options.setdefault("kind", model_name)
-    if kind not in KINDS:
-        raise ConfigurationError(
-            f"A model must be one of {', '.join(KINDS)}, but is {kind!r}: correct the app file or --model."
-        )
-    rows = open_rows(rows_folder)
-    rows.require_fingerprint(fingerprint)
-    libraries = {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow", "scikit-learn")}
-    made_of = recipe(rows, model_name, options, libraries, seed=seed, quick=quick)
+    rows, libraries, made_of = _begun(rows_folder, model_name, fingerprint, options, seed=seed, quick=quick)
     if reuse and (found := find_recipe(Path(models_folder) / model_name, made_of)) is not None:
         summary = read_summary(found)
         progress(Progress("measure", 1.0, f"version {found.name} is made of the same"))
@@ -144,6 +141,7 @@ def train(
                 checkpoint=held,
                 device=device,
                 progress=progress,
+                log=EventLog(None if tensorboard is None else tensorboard / f"{model_name}-{made_of[:8]}"),
             )
         progress(Progress("measure", 0.93, "measuring the exported model"))
         metrics, predictions = _measure(rows, staged.folder)
@@ -174,10 +172,55 @@ def train(
     return TrainedModel(model_name, version, path, rows.fingerprint, metrics, epochs, duration_s)
 
 
+def help_to_train(
+    rows_folder: Path | str,
+    models_folder: Path | str,
+    model_name: str,
+    *,
+    fingerprint: str | None,
+    options: Mapping[str, Any],
+    seed: int,
+    quick: bool,
+    device: str,
+) -> None:
+    """What a worker other than the first does (see `training.together`): the same, without writing anything."""
+    options = dict(options)
+    kind = options.setdefault("kind", model_name)
+    rows, _, made_of = _begun(rows_folder, model_name, fingerprint, options, seed=seed, quick=quick)
+    del options["kind"]
+    held = Path(models_folder) / model_name / f".checkpoint-{made_of}.npz"
+    _fitted(rows, options, None, kind=kind, seed=seed, quick=quick, checkpoint=held, device=device, progress=quiet)
+
+
+def _begun(
+    rows_folder: Path | str,
+    model_name: str,
+    fingerprint: str | None,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    quick: bool,
+) -> tuple[TrainingRows, dict[str, str], str]:
+    """The rows, the versions of libraries, and the recipe of what is to be made."""
+    if options["kind"] not in KINDS:
+        raise ConfigurationError(
+            f"A model must be one of {', '.join(KINDS)}, but is {options['kind']!r}: correct the app file or --model."
+        )
+    _, workers = place()
+    if workers > 1 and options["kind"] in (polynomial_logistic.KIND, boosted_trees.KIND):
+        raise ConfigurationError(
+            f"A model of kind {options['kind']!r} is made by one worker, but there are {workers}: leave out --workers."
+        )
+    rows = open_rows(rows_folder)
+    rows.require_fingerprint(fingerprint)
+    libraries = {name: version_of(name) for name in ("tensorflow", "keras", "numpy", "pyarrow", "scikit-learn")}
+    return rows, libraries, recipe(rows, model_name, options, libraries, seed=seed, quick=quick, workers=workers)
+
+
 def _fitted(
     rows: TrainingRows,
     options: Mapping[str, Any],
-    folder: Path,
+    folder: Path | None,
     *,
     kind: str,
     seed: int,
@@ -185,8 +228,9 @@ def _fitted(
     checkpoint: Path,
     device: str,
     progress: Tell,
+    log: EventLog = UNLOGGED,
 ) -> dict[str, Any]:
-    """Train a model and write it into ``folder``; what the summary says of it."""
+    """Train a model and write it into ``folder``, if any; what the summary says of it."""
     chosen = WideAndDeepOptions.from_mapping(options, rows.numbers, rows.texts, kind)
     if quick:
         chosen = replace(chosen, epochs=min(chosen.epochs, QUICK_EPOCHS))
@@ -194,29 +238,45 @@ def _fitted(
     _require_both_outcomes(rows)
     statistics = compute_statistics(rows, buckets=chosen.buckets, min_rows=chosen.min_rows)
     sample_rows = min(QUICK_ROWS, rows.counts["train"]) if quick else None
-    batches = ShuffledBatches(rows, batch_rows=chosen.batch_rows, seed=seed, sample_rows=sample_rows)
+    rank, count = place()
+    batches = ShuffledBatches(
+        rows, batch_rows=chosen.batch_rows, seed=seed, sample_rows=sample_rows, rank=rank, workers=count
+    )
     progress(Progress("read", 0.05, "loading TensorFlow"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of CPU instructions helps nobody
     use_device(device)  # loads TensorFlow, as what follows does
+    workers = together()
+    import tensorflow as tf
+
     from training.fit import fit
 
-    model, epochs = fit(
-        rows,
-        statistics,
-        chosen,
-        batches,
-        seed,
-        lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
-        kind=kind,
-        checkpoint=checkpoint,
-    )
-    progress(Progress("export", 0.9, "exporting the model"))
-    write_saved_model(model, rows, folder)
+    try:
+        model, epochs = fit(
+            rows,
+            statistics,
+            chosen,
+            batches,
+            seed,
+            lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
+            kind=kind,
+            checkpoint=checkpoint,
+        log=log,
+            workers=workers,
+        )
+    except tf.errors.OpError as error:
+        if count == 1:
+            raise
+        raise WorkerLostError(str(error).partition("\n")[0][:300]) from error
+    if folder is not None:
+        progress(Progress("export", 0.9, "exporting the model"))
+        write_saved_model(model, rows, folder)
+    workers.add_up(np.zeros(1, np.float32))  # the others stay until the model is written
     return {
         "options": chosen.summary(),
         "seed": seed,
         "quick": quick,
         "trained_rows": batches.rows,
+        **({"workers": count} if count > 1 else {}),
         "statistics": statistics.summary(),
         "epochs": epochs,
     }
@@ -291,26 +351,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer rows and epochs")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="that trains; auto: a GPU if there is one")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's files")
     parser.add_argument("--reuse", action="store_true", help="take the version that is made of the same, if any is")
     parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
     given = parser.parse_args(arguments)
 
     def work(tell: Tell) -> dict[str, Any]:
-        trained = train(
-            given.rows,
-            given.models,
-            given.model,
-            fingerprint=given.fingerprint,
-            options=_options(given.options),
-            seed=given.seed,
-            quick=given.quick,
-            reuse=given.reuse,
-            device=given.device,
-            progress=tell,
-        )
+        what = {name: getattr(given, name) for name in ("fingerprint", "seed", "quick", "device")}
+        what["options"] = _options(given.options)
+        rank, workers = place()
+        if rank > 0:
+            help_to_train(given.rows, given.models, given.model, **what)
+            return {"worker": rank + 1, "workers": workers}
+        trained = train(given.rows, given.models, given.model, reuse=given.reuse, tensorboard=given.tensorboard, progress=tell, **what)
         return trained.summary()
 
-    return run_command(work, lambda result: f"{result['path']}: {json.dumps(result['metrics']['test'])}", given.json)
+    def shown(result: dict[str, Any]) -> str:
+        return f"{result['path']}: {json.dumps(result['metrics']['test'])}" if "path" in result else json.dumps(result)
+
+    try:
+        return run_command(work, shown, given.json)
+    except WorkerLostError as error:
+        print(f"another worker is gone: {error}", file=sys.stderr)
+        return LOST
 
 
 def _options(text: str) -> dict[str, Any]:
