@@ -1,4 +1,7 @@
-"""States of several shards of a stage as one: the re-shard between a batch job and a live one (contract C1)."""
+"""States of several shards of a stage as one: the re-shard between a batch job and a live one (contract C1).
+
+And the state of a stage as that of the same key in the next version of an app.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared_features.plan import Stage
+from shared_features.plan import Stage, Track
 from shared_features.state import ENCODING_VERSION, StageState
 
 
@@ -17,14 +20,14 @@ def merged(stage: Stage, states: Sequence[StageState], epoch: int) -> StageState
     """One state with the keys of all, at the first position of a new epoch.
 
     Args:
-        stage: of all states.
+        stage: what the state is for: `covers` every state's.
         states: of different shards: no key is in two of them.
         epoch: of what will be folded onto it; greater than that of anything folded before.
 
     What a key's events give depends on no other key, so the merged state gives what the states gave; see docs/state.md
     for the encoding that is put together here.
     """
-    parts = [_Part(state, len(stage.tracks)) for state in states]
+    parts = [_Part(state, len(stage.groups)) for state in states]
     header = {
         "encoding_version": ENCODING_VERSION,
         "stage": stage.name,
@@ -40,22 +43,42 @@ def merged(stage: Stage, states: Sequence[StageState], epoch: int) -> StageState
     sink = pa.BufferOutputStream()
     _write(sink, keys)
     offsets = np.cumsum([0, *(part.keys.num_rows for part in parts)]).tolist()
-    for track in range(len(stage.tracks)):
+    for group in range(len(stage.groups)):
         moved = [
-            part.tracks[track].set_column(0, "slot", pa.array(part.tracks[track]["slot"].to_numpy() + offset))
+            part.groups[group].set_column(0, "slot", pa.array(part.groups[group]["slot"].to_numpy() + offset))
             for part, offset in zip(parts, offsets[:-1], strict=True)
         ]
         _write(sink, pa.concat_tables(moved))
     return StageState.load(stage, sink.getvalue())
 
 
+def covers(held: Stage, wanted: Stage) -> bool:
+    """Whether what a state of ``held`` retains is all that ``wanted`` needs, where events are the same.
+
+    That is so if it has each track, by its values, condition and encoding, and reaches as far back: what a state
+    retains beyond its windows' reach is in none of them (contract C2).
+    """
+    tracks = {track.name: track for track in held.tracks}
+    return (
+        held.key.definition == wanted.key.definition
+        and held.lateness_us == wanted.lateness_us
+        and held.longest_us >= wanted.longest_us
+        and all(track.name in tracks and _events(tracks[track.name]) >= _events(track) for track in wanted.tracks)
+    )
+
+
+def _events(track: Track) -> int:
+    """Of the track's widest window of the last n events."""
+    return max(window.events for window in track.windows)
+
+
 class _Part:
     """A saved state as its tables."""
 
-    def __init__(self, state: StageState, tracks: int) -> None:
+    def __init__(self, state: StageState, groups: int) -> None:
         source = pa.BufferReader(state.save())
         self.keys = _read(source).replace_schema_metadata(None)
-        self.tracks = [_read(source) for _ in range(tracks)]
+        self.groups = [_read(source) for _ in range(groups)]
 
 
 def _read(source: Any) -> pa.Table:

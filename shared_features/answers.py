@@ -14,7 +14,7 @@ import numpy as np
 from shared_features.distinct import count_distinct, most_frequent_value
 from shared_features.exact import LOW_HALF, compiled, quotient, wide_add, wide_product, wide_subtract, wide_times
 from shared_features.extremes import extreme
-from shared_features.layout import TIME, VALUE
+from shared_features.layout import HOLE, TIME, VALUE
 
 COUNT, SUM_INTEGER, SUM_FLOAT, MEAN, VARIANCE, VARIANCE_SAMPLE, STD, STD_SAMPLE = range(8)
 MIN, MAX, FIRST_VALUE, LAST_VALUE, LAG, SECONDS_SINCE_LAST = range(8, 14)
@@ -72,23 +72,27 @@ def _variance(n, sample, inverse, largest, upper, lower, square_high, square_low
 
 
 @compiled()
-def _note_variance(arena, low, high, largest, upper, lower, square_high, square_low, records, recorded):  # type: ignore[no-untyped-def]
+def _note_variance(  # type: ignore[no-untyped-def]
+    arena, cell, low, high, n, largest, upper, lower, square_high, square_low, records, recorded
+):
     """Into the next record: n, Σv in halves, and Σv² in parts that are to be shifted by 64, 33 and 0 bits.
 
     Only where Σv² itself may exceed 128 bits are the events read again.
     """
     a, b, c, d, e, f = 0, 0, 0, 0, square_high, square_low
-    if float(high - low) * float(largest) * float(largest) > _WIDE:
+    if float(n) * float(largest) * float(largest) > _WIDE:
         e, f = 0, 0
         for i in range(low, high):
-            left, right = arena[i, VALUE] >> 32, arena[i, VALUE] & LOW_HALF
+            if arena[i, cell] == HOLE:
+                continue
+            left, right = arena[i, cell] >> 32, arena[i, cell] & LOW_HALF
             p, q = wide_product(left, left)
             a, b = wide_add(a, b, p, q)
             p, q = wide_product(left, right)
             c, d = wide_add(c, d, p, q)
             e, f = wide_add(e, f, 0, right * right)
-    for cell, value in enumerate((high - low, upper, lower, a, b, c, d, e, f)):
-        records[recorded, 3 + cell] = value
+    for part, value in enumerate((n, upper, lower, a, b, c, d, e, f)):
+        records[recorded, 3 + part] = value
 
 
 @compiled()
@@ -167,16 +171,17 @@ def _decayed(arena, low, high, t, half_life_us, inverse, is_mean):  # type: igno
 
 @compiled(forceinline=True)
 def answer(  # type: ignore[no-untyped-def]
-    row, t, arena, tree, low, high, upper, lower, square_high, square_low, distinct, largest, inverse,
-    output_from, output_to, outputs, answers, floats, valid, records, recorded,
+    row, t, arena, tree, low, high, cell, n, first, last, upper, lower, square_high, square_low, distinct, largest,
+    inverse, output_from, output_to, outputs, answers, floats, valid, records, recorded,
 ):  # fmt: skip
     """Write every output of one window for one row.
 
-    The window is arena[low:high]; Σv = upper · 2^32 + lower and Σv² = (square_high, square_low) are given where an
-    output needs them, ``distinct`` is -1 where the table does not know it, no value exceeds ``largest`` in
-    magnitude. Returns the number of records; there is room for one of each output.
+    The window is arena[low:high], its values the ``n`` in ``cell`` that are not holes, ``first`` and ``last`` the
+    elements of its first and last value, if n > 0; Σv = upper · 2^32 + lower and Σv² = (square_high, square_low) are
+    given where an output needs them, ``distinct`` is -1 where the table does not know it, no value exceeds ``largest``
+    in magnitude. Operations that read more than the first and last event are asked of groups of one track only.
+    Returns the number of records; there is room for one of each output.
     """
-    n = high - low
     a, b, c, d = 0, 0, 0, 0
     for f in range(output_from, output_to):
         operation = outputs[f, 0]
@@ -207,7 +212,9 @@ def answer(  # type: ignore[no-untyped-def]
                 a, b, c, d, fits = _variance(n, sample, inverse, largest, upper, lower, square_high, square_low)
                 if not fits:
                     kind = OF_VARIANCE
-                    _note_variance(arena, low, high, largest, upper, lower, square_high, square_low, records, recorded)
+                    _note_variance(
+                        arena, cell, low, high, n, largest, upper, lower, square_high, square_low, records, recorded
+                    )
             elif operation == SLOPE:
                 a, b, c, d, fits = _slope(arena, low, high, inverse, records, recorded)
                 known = c != 0 or d != 0
@@ -228,15 +235,15 @@ def answer(  # type: ignore[no-untyped-def]
                     recorded += 1
                 floats[row, f] = np.sqrt(result) if operation in (STD, STD_SAMPLE) else result
         elif operation == LAST_VALUE:
-            answers[row, f] = arena[high - 1, VALUE]
+            answers[row, f] = arena[last, cell]
         elif operation == FIRST_VALUE:
-            answers[row, f] = arena[low, VALUE]
+            answers[row, f] = arena[first, cell]
         elif operation == LAG:
             known = n > outputs[f, 1]
             if known:
                 answers[row, f] = arena[high - 1 - outputs[f, 1], VALUE]
         elif operation == SECONDS_SINCE_LAST:
-            floats[row, f] = (t - arena[high - 1, TIME]) / 1e6
+            floats[row, f] = (t - arena[last, TIME]) / 1e6
         elif operation in (MIN, MAX):
             answers[row, f] = extreme(tree, arena, low, high, operation - MIN)
         else:

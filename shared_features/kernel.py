@@ -17,8 +17,9 @@ from shared_features.blocks import append_columns
 from shared_features.columns import Column, Evaluator, to_arrow_where
 from shared_features.interning import Interner
 from shared_features.keys import Key
-from shared_features.partitions import PARTITIONS, Answers, Rows, by_output, later
+from shared_features.partitions import PARTITIONS, by_output, later
 from shared_features.plan import Output, Plan, Stage, Track
+from shared_features.retained import Answers, Rows
 from shared_features.state import StageState, flip_identities
 
 VALUE_LIMIT = 2.0**62

@@ -1,8 +1,9 @@
 """From definitions to work: the keyed stages of an app, and the tracks, windows and outputs of each stage.
 
 A *stage* groups by one key. A *track* is the stream of values that one or more aggregates of the stage read:
-one value expression under one condition, in one encoding. Aggregates of the same track share its storage, and
-those of the same window share its edges and sums.
+one value expression under one condition, in one encoding. Aggregates of the same track and window share its sums.
+Tracks of the same events form a *group*: each event is retained once, with a value of each track, and windows of the
+same length share their left edge.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from shared_features import answers, windows
+from shared_features import answers, arena, windows
 from shared_features.aggregates import SCALED, SUMMED, Aggregate
 from shared_features.app import App
 from shared_features.expressions import Expression, Field
@@ -40,6 +41,8 @@ _OPERATIONS = {
 }
 _WRITES_VALUES = {"min", "max", "first", "last", "lag", "most_frequent"}
 _NEEDS_NO_VALUE = ("count", "seconds_since_last")
+_SHARES = {"count", "first", "last", "seconds_since_last", *SUMMED}
+"""What can be answered where other tracks' events lie between those of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,11 @@ class Track:
         return [output for outputs in self.window_outputs for output in outputs]
 
     @property
-    def has_extremes(self) -> bool:
-        """Whether some output is a minimum or maximum."""
-        return any(output.operation in (answers.MIN, answers.MAX) for output in self.outputs)
+    def group(self) -> str:
+        """Name of its group: tracks of one event type under one condition share one, unless one is better off alone."""
+        shares = all(output.aggregate.operation in _SHARES for output in self.outputs)
+        alone = not shares or any(window.events for window in self.windows)
+        return self.name if alone else f"{self.event_type}|{_key(self.where)}"
 
     def add(self, aggregate: Aggregate, column: str) -> None:
         """Take in one more aggregate, to be written to ``column``."""
@@ -125,46 +130,77 @@ def _keeps(outputs: Sequence[Output]) -> int:
         keeps |= windows.KEEPS_SUM
     if kinds & (set(SUMMED) - {"sum", "mean"}):
         keeps |= windows.KEEPS_SQUARES
+    if "first" in kinds:
+        keeps |= windows.KEEPS_FIRST
     return keeps
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """A stage as the compiled pass takes it: int64 arrays, see the constants of `arena` and `windows`."""
+class Group:
+    """Tracks that share retained events, as the compiled pass takes them: int64, see the constants of `windows`.
 
+    Attributes:
+        numbers: of the tracks in the stage.
+        shape, tracks, edges, windows: their layout.
+    """
+
+    numbers: tuple[int, ...]
+    shape: np.ndarray
     tracks: np.ndarray
+    edges: np.ndarray
     windows: np.ndarray
-    outputs: np.ndarray
+
+    @property
+    def has_extremes(self) -> bool:
+        """Whether some output is a minimum or maximum."""
+        return bool(self.shape[arena.TREES])
 
 
-def _layout(tracks: Sequence[Track]) -> Layout:
-    track_rows: list[tuple[int, ...]] = []
-    window_rows: list[tuple[int, ...]] = []
-    output_rows: list[tuple[int, ...]] = []
-    for track in tracks:
-        begin = len(window_rows)
-        for window, outputs in zip(track.windows, track.window_outputs, strict=True):
-            first = len(output_rows)
-            output_rows += [(one.operation, one.aggregate.half_life_us or one.aggregate.k) for one in outputs]
-            span = (window.span_us, window.events, int(window.include_self))
-            window_rows.append((*span, _keeps(outputs), first, len(output_rows)))
-        widest = max(window.events for window in track.windows)
-        counting = sum(bool(row[windows.KEEPS] & windows.KEEPS_DISTINCT) for row in window_rows[begin:])
-        trees = int(track.has_extremes)
-        track_rows.append((begin, len(window_rows), track.scale_inverse, widest, trees, counting))
-    return Layout(*(np.array(rows, np.int64) for rows in (track_rows, window_rows, output_rows)))
+def _groups(tracks: Sequence[Track]) -> list[Group]:
+    members: dict[str, list[int]] = {}
+    for number, track in enumerate(tracks):
+        members.setdefault(track.group, []).append(number)
+    starts = np.cumsum([0, *(len(track.outputs) for track in tracks)]).tolist()
+    return [_group(tracks, starts, numbers) for numbers in members.values()]
+
+
+def _group(tracks: Sequence[Track], starts: Sequence[int], numbers: Sequence[int]) -> Group:
+    """``starts`` says from where on the outputs of each track are numbered."""
+    by_window: dict[Window, list[tuple[int, ...]]] = {}
+    for lane, number in enumerate(numbers):
+        first = starts[number]
+        for window, own in zip(tracks[number].windows, tracks[number].window_outputs, strict=True):
+            by_window.setdefault(window, []).append((lane, _keeps(own), first, first + len(own)))
+            first += len(own)
+    edges: list[tuple[int, ...]] = []
+    rows: list[tuple[int, ...]] = []
+    for window, members in by_window.items():
+        span = (window.span_us, window.events, int(window.include_self))
+        edges.append((*span, len(rows), len(rows) + len(members)))
+        rows += members
+    outputs = [output for number in numbers for output in tracks[number].outputs]
+    trees = any(output.operation in (answers.MIN, answers.MAX) for output in outputs)
+    counting = sum(bool(row[windows.KEEPS] & windows.KEEPS_DISTINCT) for row in rows)
+    shape = (max(window.events for window in by_window), trees, counting, len(numbers) == 1, len(outputs))
+    inverses = [(number, tracks[number].scale_inverse) for number in numbers]
+    return Group(tuple(numbers), *(np.array(part, np.int64) for part in (shape, inverses, edges, rows)))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A keyed stage: rows of the key's event types with a non-null key, folded in order."""
+    """A keyed stage: rows of the key's event types with a non-null key, folded in order.
+
+    Attributes:
+        operations: int64 [outputs, 2], operation and k of each output.
+    """
 
     key: Key
     tracks: list[Track]
     lateness_us: int
     longest_us: int
     predict_on: str
-    layout: Layout
+    groups: list[Group]
+    operations: np.ndarray
 
     @property
     def counts_events(self) -> bool:
@@ -215,8 +251,10 @@ def make_plan(app: App) -> Plan:
             tracks.setdefault(track.name, track).add(aggregate, columns[aggregate.key])
         longest_us = max(aggregate.window_us for aggregate in aggregates)
         ordered = list(tracks.values())
-        layout = _layout(ordered)
-        stages.append(Stage(key, ordered, app.lateness_us, longest_us, app.predict_on.name, layout))
+        outputs = [output for track in ordered for output in track.outputs]
+        operations = [(one.operation, one.aggregate.half_life_us or one.aggregate.k) for one in outputs]
+        parts = _groups(ordered), np.array(operations, np.int64)
+        stages.append(Stage(key, ordered, app.lateness_us, longest_us, app.predict_on.name, *parts))
     return Plan(app, stages)
 
 

@@ -1,13 +1,13 @@
-"""The state of one shard of a keyed stage, and its encoding on disk (version 2, see docs/state.md).
+"""The state of one shard of a keyed stage, and its encoding on disk (version 3, see docs/state.md).
 
-What is saved is the set of retained events per key and track, the greatest event time per key and the next
+What is saved is the set of retained events per key and group of tracks, the greatest event time per key and the next
 position. Edges and sums of windows are derived and rebuilt, so that the encoding does not know of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -17,13 +17,14 @@ import pyarrow as pa
 
 from shared_features.errors import HistoryError
 from shared_features.interning import Interner
-from shared_features.layout import IDENTITY, TIME, VALUE
-from shared_features.partitions import PARTITIONS, Answers, Partition, Rows, deal, run_all, side_by_side
+from shared_features.layout import HOLE, IDENTITY, TIME, VALUE
+from shared_features.partitions import PARTITIONS, Partition, deal, run_all, side_by_side
 from shared_features.plan import Stage
+from shared_features.retained import Answers, Rows
 from shared_features.slots import IntegerSlots, TextSlots
 
-ENCODING_VERSION = 2
-READABLE_VERSIONS = (1, 2)
+ENCODING_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
 _FIRST_SLOTS = 16
 _PIECE_EVENTS = 1 << 17
 _IDENTITY_FLIP = np.int64(-(2**63))
@@ -79,11 +80,13 @@ class StageState:
 
     def release_strings(self) -> None:
         """Forget strings that no retained event holds, where there are many of them."""
-        for track, interner in enumerate(self.interners):
-            if interner is not None and interner.is_full:
-                slots = len(self.partitions[0].newest)
-                held = [partition.held(track, 0, slots)[1][:, VALUE] for partition in self.partitions]
-                interner.release(np.concatenate(held))
+        for number, group in enumerate(self.stage.groups):
+            for lane, interner in enumerate(self.interners[track] for track in group.numbers):
+                if interner is not None and interner.is_full:
+                    slots = len(self.partitions[0].newest)
+                    held = [one.groups[number].held(0, slots)[1][:, VALUE + lane] for one in self.partitions]
+                    codes = np.concatenate(held)
+                    interner.release(codes[codes != HOLE])
 
     def _grow(self, slots: int) -> None:
         each = -(-slots // PARTITIONS)
@@ -98,7 +101,7 @@ class StageState:
 
     @property
     def retained(self) -> int:
-        """Events held, over all keys and tracks."""
+        """Events held, over all keys and groups of tracks."""
         return sum(partition.retained for partition in self.partitions)
 
     @property
@@ -134,34 +137,34 @@ class StageState:
         table = pa.table({"key": keys, "newest_us": newest})
         metadata = {"sameriver.state": json.dumps(header, sort_keys=True)}
         _write(sink, iter([table.replace_schema_metadata(metadata)]))
-        for track in range(len(self.stage.tracks)):
-            _write(sink, self._pieces(track))
+        for group in range(len(self.stage.groups)):
+            _write(sink, self._pieces(group))
 
-    def _pieces(self, track: int) -> Iterator[pa.Table]:
-        """The retained events of a track, by slot: the slots of a piece hold some 100,000 events, or it is one slot."""
-        interner = self.interners[track]
+    def _pieces(self, group: int) -> Iterator[pa.Table]:
+        """The retained events of a group, by slot: the slots of a piece hold some 100,000 events, or it is one slot."""
         lengths = np.zeros(len(self.slots), np.int64)
         for p, partition in enumerate(self.partitions):
-            lengths[p::PARTITIONS] = partition.lengths(track)[: len(lengths[p::PARTITIONS])]
+            lengths[p::PARTITIONS] = partition.groups[group].lengths[: len(lengths[p::PARTITIONS])]
         pieces = np.cumsum(lengths) // _PIECE_EVENTS
         ends = [*(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(lengths)]
         for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-            slots, events = self._events(track, begin, end)
-            columns: dict[str, Any] = {
-                "slot": slots,
-                "time_us": events[:, TIME],
-                "identity": flip_identities(events[:, IDENTITY]),
-                "value": events[:, VALUE],
-            }
-            if interner is not None:
-                columns["value"] = interner.decode(events[:, VALUE], np.ones(len(events), np.bool_))
+            slots, events = self._events(group, begin, end)
+            identities = flip_identities(events[:, IDENTITY])
+            columns: dict[str, Any] = {"slot": slots, "time_us": events[:, TIME], "identity": identities}
+            for lane, track in enumerate(self.stage.groups[group].numbers):
+                interner, values = self.interners[track], events[:, VALUE + lane]
+                known = values != HOLE
+                if interner is None:
+                    columns[f"value.{track}"] = pa.array(values, mask=None if known.all() else ~known)
+                else:
+                    columns[f"value.{track}"] = pa.array(interner.decode(values, known), pa.string(), mask=~known)
             yield pa.table(columns)
 
-    def _events(self, track: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Retained events of a track in some slots, sorted by slot: slots, and rows of (time, identity, value)."""
+    def _events(self, group: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Retained events of a group in some slots, sorted by slot: slots, and rows of (time, identity, values)."""
         held = []
         for p, partition in enumerate(self.partitions):
-            local, events = partition.held(track, -(-(begin - p) // PARTITIONS), -(-(end - p) // PARTITIONS))
+            local, events = partition.groups[group].held(-(-(begin - p) // PARTITIONS), -(-(end - p) // PARTITIONS))
             held.append((local * PARTITIONS + p, events))
         slots = np.concatenate([slots for slots, _ in held])
         order = np.argsort(slots, kind="stable")
@@ -169,7 +172,7 @@ class StageState:
 
     @classmethod
     def load(cls, stage: Stage, source: Any) -> StageState:
-        """A state that `save` or `write` wrote, in this version or the one before.
+        """A state that `save` or `write` wrote, in this version or an earlier one.
 
         Args:
             stage: what the state is of.
@@ -200,33 +203,67 @@ class StageState:
         state.position, state.missing = header["position"], header.get("missing", 0)
         state.slots_of(table["key"].combine_chunks())
         newest = table["newest_us"].to_numpy()
-        held = [state._dealt(track, source) for track in range(len(expected))]
+        held = state._by_group(source) if header["encoding_version"] > 2 else state._by_track(source)
         restored = []
+        for group, pieces in enumerate(held):
+            dealt = state._dealt(pieces)
+            restored += [partial(one.groups[group].restore, dealt[p]) for p, one in enumerate(state.partitions)]
         for p, partition in enumerate(state.partitions):
             own = newest[p::PARTITIONS]
             partition.newest[: len(own)] = own
-            restored.append(partial(partition.restore, [track[p] for track in held]))
-        del held
         side_by_side(restored, True)
         return state
 
-    def _dealt(self, track: int, source: Any) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-        """The next saved track by partition: pieces of slots within it, and rows of (time, identity, value)."""
+    def _by_group(self, source: Any) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+        """The saved events of each group, in pieces: slots, and rows of (time, identity, values)."""
+        for group in self.stage.groups:
+            with pa.ipc.open_stream(source) as reader:
+                yield (self._decoded(group.numbers, batch) for batch in reader)
+
+    def _by_track(self, source: Any) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+        """The same of versions 1 and 2, which had a stream for each track, with a column ``value``."""
+        tracks = []
+        for track in range(len(self.stage.tracks)):
+            with pa.ipc.open_stream(source) as reader:
+                table = reader.read_all().rename_columns(["slot", "time_us", "identity", f"value.{track}"])
+            tracks.append(self._decoded([track], table.combine_chunks()))
+        for group in self.stage.groups:
+            yield iter([_together([tracks[track] for track in group.numbers])])
+
+    def _dealt(self, pieces: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """Saved events of a group by partition: pieces of slots within it, and rows of (time, identity, values)."""
         dealt: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in self.partitions]
-        with pa.ipc.open_stream(source) as reader:
-            for batch in reader:
-                slots, events = self._decoded(track, batch)
-                for pieces, which in zip(dealt, deal(slots), strict=True):
-                    pieces.append((slots[which] // PARTITIONS, events[which]))
+        for slots, events in pieces:
+            for own, which in zip(dealt, deal(slots), strict=True):
+                own.append((slots[which] // PARTITIONS, events[which]))
         return dealt
 
-    def _decoded(self, track: int, held: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Slots, and rows of (time, identity, value), of a piece of a saved track."""
-        interner = self.interners[track]
-        values = held["value"]
-        codes = values.to_numpy() if interner is None else interner.encode(values, np.ones(len(values), np.bool_))
-        identities = flip_identities(held["identity"].to_numpy())
-        return np.array(held["slot"]), np.column_stack([held["time_us"].to_numpy(), identities, codes])
+    def _decoded(self, tracks: Sequence[int], held: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Slots, and rows of (time, identity, values), of saved events: a batch, or a table of single chunks."""
+        columns = [held["time_us"].to_numpy(), flip_identities(held["identity"].to_numpy())]
+        for track in tracks:
+            interner, values = self.interners[track], held[f"value.{track}"]
+            known = np.asarray(values.is_valid())
+            codes = values.fill_null(HOLE).to_numpy() if interner is None else interner.encode(_array(values), known)
+            columns.append(np.where(known, codes, HOLE))
+        return np.array(held["slot"]), np.column_stack(columns)
+
+
+def _array(values: Any) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _together(tracks: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Slots and events of single tracks as those of the group that they form."""
+    events = np.concatenate([np.column_stack([slots, events[:, :VALUE]]) for slots, events in tracks])
+    distinct, where = np.unique(events, axis=0, return_inverse=True)
+    together = np.full((len(distinct), VALUE + len(tracks)), HOLE, np.int64)
+    together[:, :VALUE] = distinct[:, 1:]
+    begin = 0
+    for lane, (_, own) in enumerate(tracks):
+        together[where[begin : begin + len(own)], VALUE + lane] = own[:, VALUE]
+        begin += len(own)
+    return distinct[:, 0].copy(), together
 
 
 def _write(sink: Any, pieces: Iterator[pa.Table]) -> None:

@@ -217,12 +217,14 @@ def test_late_beyond_grace_is_flagged_and_its_windows_are_cut() -> None:
 def test_state_frees_what_no_window_can_reach() -> None:
     base = {"event_type": "sale", "edge": 0, "shop": "a", "till": 1, "units": 1, "paid": True, "length": None}
     states = [StageState(stage) for stage in PLAN.stages]
+    at_first: dict[str, int] = {}
     for at in range(0, 3000, 2):
+        at_first |= {} if at > 100 else {state.stage.name: state.nbytes for state in states}
         block = make_block([{**base, "at": at, "amount": 1.0}])
         for state in states:
             block = step(state, block)
     assert all(state.retained <= 18 * len(state.stage.tracks) for state in states)  # (15 + 20) s / 2 s
-    assert all(state.nbytes < 200_000 for state in states)
+    assert {state.stage.name: state.nbytes for state in states} == at_first
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -6,14 +6,19 @@ and one key that most of them share; the aggregates have every kind of window an
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_features.aggregates import Aggregate
 from tests.readings import kernel_rows
+from tests.readings.events import SECOND, by_station, reading
 from tests.readings.kernel_rows import Raw, differences, expected, fold, stages_of
 
+SHARING = ["count", "first", "last", "mean", "seconds_since_last", "std", "sum"]
 CUTS = st.lists(st.integers(0, 40), max_size=5)
 
 
@@ -66,3 +71,28 @@ def test_the_state_depends_on_the_set_of_events_not_on_the_fold_order(
     for stage in stages_of(chosen):
         one, other = (fold(stage, [*order, last])[0][-1] for order in (rows, others))
         assert one == other
+
+
+def _sharing() -> list[Aggregate]:
+    """Every operation that tracks of a group can have, of fields that are null in different rows."""
+    found = []
+    for value in (reading.level, reading.steps, reading.open):
+        for operation, over, include_self in itertools.product(SHARING, ("5s", "20s"), (True, False)):
+            found.append(Aggregate(operation, value, by=by_station, over=over, include_self=include_self))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_tracks_that_share_events_see_their_own_only(seed: int) -> None:
+    """One key, half of all values null, every third event late: first and last lie between others' events."""
+    chance, rows = random.Random(seed), []
+    for i in range(60):
+        t = i * SECOND // 2 - chance.choice([0, 0, 1, SECOND, 5 * SECOND, 16 * SECOND])
+        row = {"type": "reading", "id": f"e{chance.random()}", "t": t, "station": "kiel", "sensor": 1, "colour": None}
+        row |= {"level": chance.choice([None, chance.gauss(0, 9)]), "steps": chance.choice([None, i])}
+        rows.append(row | {"open": chance.choice([None, True, False]), "planned": None})
+    (stage,) = stages_of(_sharing())
+    assert [len(group.tracks) for group in stage.groups] == [len(stage.tracks)]
+    wanted = expected(stage, rows)
+    assert differences(fold(stage, rows)[0], wanted) == []
+    assert differences(fold(stage, rows, cuts=range(0, 60, 7), reloads=range(9))[0], wanted) == []

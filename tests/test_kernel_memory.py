@@ -105,11 +105,11 @@ def test_strings_that_no_event_holds_any_more_are_forgotten() -> None:
     assert interner is not None
     assert state.retained == 121
     assert len(interner._texts) <= 4_000  # of 100,000 different ones
-    assert "colour 99999" in pa.ipc.open_stream(_streams(state.save())[1]).read_all()["value"].to_pylist()
+    assert "colour 99999" in pa.ipc.open_stream(_streams(state.save())[1]).read_all()["value.0"].to_pylist()
 
 
 def _streams(data: bytes) -> list[pa.Buffer]:
-    """The Arrow streams of a saved state: that of the keys, then one for each track."""
+    """The Arrow streams of a saved state: that of the keys, then one for each group of tracks."""
     source, found = pa.BufferReader(data), []
     while source.tell() < len(data):
         start = source.tell()

@@ -45,22 +45,30 @@ OLD_FEATURES: dict[str, Any] = {
 }
 by_place = sf.Key("place", (reading.station, reading.sensor))
 
+MORE_FEATURES: dict[str, Any] = OLD_FEATURES | {
+    "colour_last": sf.last(reading.colour, by=by_station, over="60s", include_self=False),
+    "colour_most": sf.most_frequent(reading.colour, by=by_station, over="20s"),
+    "colour_distinct": sf.distinct_count(reading.colour, by=by_station, over="10 events"),
+    "level_distinct": sf.distinct_count(reading.level, by=by_station, over="60s"),
+    "level_slope": sf.slope(reading.level, by=by_station, over="60s"),
+    "level_decayed": sf.decayed_sum(reading.level, "7s", by=by_station, over="60s"),
+    "steps_decayed": sf.decayed_mean(reading.steps, "7s", by=by_station, over="20s", where=reading.open),
+    "last_three": sf.mean(reading.level, by=by_station, over="3 events"),
+    "last_max": sf.max(reading.level, by=by_station, over="5 events", include_self=False),
+    "place_levels": sf.last_values(reading.level, 3, by=by_place, over="10 events"),
+    "place_colour": sf.first(reading.colour, by=by_place, over="2 events"),
+    "place_rate": sf.rate(reading.steps, by=by_place, over="60s"),
+}
+
 FEATURES: dict[int, dict[str, Any]] = {
     1: OLD_FEATURES,
-    2: OLD_FEATURES
+    2: MORE_FEATURES,
+    3: MORE_FEATURES
     | {
-        "colour_last": sf.last(reading.colour, by=by_station, over="60s", include_self=False),
-        "colour_most": sf.most_frequent(reading.colour, by=by_station, over="20s"),
-        "colour_distinct": sf.distinct_count(reading.colour, by=by_station, over="10 events"),
-        "level_distinct": sf.distinct_count(reading.level, by=by_station, over="60s"),
-        "level_slope": sf.slope(reading.level, by=by_station, over="60s"),
-        "level_decayed": sf.decayed_sum(reading.level, "7s", by=by_station, over="60s"),
-        "steps_decayed": sf.decayed_mean(reading.steps, "7s", by=by_station, over="20s", where=reading.open),
-        "last_three": sf.mean(reading.level, by=by_station, over="3 events"),
-        "last_max": sf.max(reading.level, by=by_station, over="5 events", include_self=False),
-        "place_levels": sf.last_values(reading.level, 3, by=by_place, over="10 events"),
-        "place_colour": sf.first(reading.colour, by=by_place, over="2 events"),
-        "place_rate": sf.rate(reading.steps, by=by_place, over="60s"),
+        "open_last": sf.last(reading.open, by=by_station, over="20s", where=reading.level > 0.0),
+        "planned_first": sf.first(reading.planned, by=by_station, over="60s", include_self=False) - reading.at,
+        "steps_age": sf.seconds_since_last(reading.steps, by=by_sensor, over="60s", include_self=False),
+        "steps_std": sf.std(reading.steps, by=by_sensor, over="60s"),
     },
 }
 """What the files of each version answer: every aggregate, type of value, key and kind of window that it knew."""
