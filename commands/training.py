@@ -149,12 +149,14 @@ def train(
     device: str,
     tensorboard: Path | None,
     reuse: bool,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Train a model of the app and export it as the next version.
 
     Where no training rows of the app's present features are there, they are made first: from the history that the
-    former rows were made from, or else from the app's own in var/history/<app>.
+    former rows were made from, or else from the app's own in var/history/<app>. Where TF_CONFIG describes a cluster,
+    this is one of its workers: the first exports the model.
     """
     app = options.load(app_name)
     model = trained_model(app, model_name)
@@ -163,29 +165,44 @@ def train(
         ensure_rows(app, rows)
     more = ["--seed", str(seed), "--device", device, *(["--reuse"] if reuse else []), *(["--quick"] if quick else [])]
     more += [] if tensorboard is None else ["--tensorboard", str(tensorboard)]
-    trained = make_candidate(app, model, rows, models, more, keep_champion=keep_champion)
+    trained = make_candidate(app, model, rows, models, more, keep_champion=keep_champion, workers=workers)
     if as_json:
         output.print_json(trained)
+    elif "worker" in trained:
+        click.echo(f"worker {trained['worker']} of {trained['workers']} has done its part; the first has the model")
     else:
         tell_candidate(trained)
 
 
 def make_candidate(
-    app: App, model: Model, rows: Path, models: Path | None, more: Sequence[str], *, keep_champion: bool = False
+    app: App,
+    model: Model,
+    rows: Path,
+    models: Path | None,
+    more: Sequence[str],
+    *,
+    keep_champion: bool = False,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train a model and export it as the next version; what came out, with the ``champion`` that predicts now.
+
+    Of the workers of a cluster only the first has a version; the others return ``worker`` and ``workers``.
 
     Args:
         app, model: what is trained.
         rows, models: folders; the app's own models where None.
         more: arguments of ``python -m training.train``.
         keep_champion: promote nothing, see `_champion`.
+        workers: processes on this machine that train it together.
     """
     home = (models or options.models_folder(app)) / model.name
     arguments = ["--rows", str(rows), "--models", str(home.parent), "--model", model.name]
     arguments += ["--fingerprint", app.fingerprint, "--options", json.dumps(model.options)]
     with output.progress(f"training {model.name}") as tell:
-        trained = run_job("training.train", [*arguments, *more], tell)
+        several = ["--workers", str(workers)] if workers > 1 else []
+        trained = run_job("training.several" if several else "training.train", [*several, *arguments, *more], tell)
+    if "worker" in trained:
+        return trained
     champion = trained["version"] if keep_champion else _champion(app, home, trained["version"])
     return {**trained, "champion": champion}
 
