@@ -15,7 +15,7 @@ STARTER = $(shell for python in "$(PYTHON)" python3 python3.11 python3.12 python
 NO_PYTHON = CPython 3.11 to 3.13, 64 bit, is needed (none is on PATH): install one, or name it: PYTHON=/path/to/python.
 ENVIRONMENT = $(if $(STARTER),"$(STARTER)" deploy/environment.py,echo "$(NO_PYTHON)" >&2; exit 2 \#)
 
-.PHONY: help setup bigquery demo test check lint format-check types imports project bench soak format clean distclean
+.PHONY: help setup bigquery demo test check lint format-check types imports project bench model soak format clean distclean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=/path/to/python3.11]"
@@ -54,6 +54,9 @@ project: setup
 
 bench: setup ## measure every figure that the README quotes (ARGS=--write puts them into it)
 	@$(BIN)/python benchmarks/figures.py $(ARGS)
+
+model: setup ## train on a sample of the flights and tell its figures (ARGS='--out head.json --against base.json')
+	@$(BIN)/python -m benchmarks.model_check $(ARGS)
 
 soak: setup bigquery ## run the long tests
 	@$(BIN)/python -m pytest -m soak --timeout=0 $(ARGS)

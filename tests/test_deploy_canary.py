@@ -15,6 +15,7 @@ from tests import deployed, repository
 from tests.repository import ROOT
 
 WORKFLOW = Path(".github/workflows/deliver.yml")
+MODEL = Path(".github/workflows/model.yml")
 # The words of deploy/canary/run for a follower at $URL; what would be done to a cluster is noted in $DONE.
 DRIVER = """#!/bin/sh
 probe() { exec "$PYTHON" "$ROOT/deploy/healthcheck.py" "$URL/$1" 2>/dev/null; }
@@ -75,7 +76,11 @@ def test_a_canary_that_does_not_answer_is_put_back(tmp_path: Path) -> None:
 
 def test_the_workflow_is_one_and_runs_what_is_there() -> None:
     command = [str(deployed.python_of_tools()), "-m", "check_jsonschema"]
-    for schema, path in (("vendor.github-workflows", WORKFLOW), ("vendor.compose-spec", Path("docker-compose.yml"))):
+    for schema, path in (
+        ("vendor.github-workflows", WORKFLOW),
+        ("vendor.github-workflows", MODEL),
+        ("vendor.compose-spec", Path("docker-compose.yml")),
+    ):
         checked = [*command, "--builtin-schema", schema, str(ROOT / path)]
         done = subprocess.run(checked, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout
