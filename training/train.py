@@ -260,7 +260,7 @@ def _fitted(
             lambda done, said: progress(Progress("train", 0.1 + 0.8 * done, said)),
             kind=kind,
             checkpoint=checkpoint,
-        log=log,
+            log=log,
             workers=workers,
         )
     except tf.errors.OpError as error:
@@ -363,7 +363,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rank > 0:
             help_to_train(given.rows, given.models, given.model, **what)
             return {"worker": rank + 1, "workers": workers}
-        trained = train(given.rows, given.models, given.model, reuse=given.reuse, tensorboard=given.tensorboard, progress=tell, **what)
+        what |= {"reuse": given.reuse, "tensorboard": given.tensorboard}
+        trained = train(given.rows, given.models, given.model, progress=tell, **what)
         return trained.summary()
 
     def shown(result: dict[str, Any]) -> str:
