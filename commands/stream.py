@@ -12,6 +12,7 @@ import click
 from commands import options, output
 from commands.ask import external_options
 from commands.config_view import show_config
+from commands.dataflow import dataflow_options, run_on_dataflow
 from commands.flink_options import flink_options, flink_settings
 from commands.monitoring_options import monitoring_options, monitoring_settings
 from commands.options import app_option, folder_option, json_option, pubsub_options, traces_option
@@ -56,8 +57,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @monitoring_options
 @traces_option
-@click.option("--runner", type=click.Choice(["in-process", "flink"]), default="in-process", help="What runs the steps.")
+@click.option(
+    "--runner",
+    type=click.Choice(["in-process", "flink", "dataflow"]),
+    default="in-process",
+    help="What runs the steps.",
+)
 @flink_options
+@dataflow_options
 @click.option(
     "--snapshot",
     type=_FILE,
@@ -137,6 +144,9 @@ def stream(
             subscription=subscription,
             **monitoring_settings(others),
         )
+        if runner == "dataflow":
+            run_on_dataflow(app, settings, others, as_json=as_json)
+            return
         if runner == "flink":
             from streaming.flink import FlinkJob
 

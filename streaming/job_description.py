@@ -21,14 +21,19 @@ _VERSION = 1
 
 def describe_job(app: App, settings: JobSettings) -> bytes:
     """The app by its name or absolute path, its fingerprint, and all settings, as canonical JSON."""
-    spec = Path(app.spec)
     record = {
         "version": _VERSION,
-        "app": str(spec.resolve()) if spec.exists() else app.spec,
+        "app": place_of(app),
         "fingerprint": app.fingerprint,
         "settings": _absolute(asdict(settings)),
     }
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode("utf-8")
+
+
+def place_of(app: App) -> str:
+    """Its name or absolute path, by which other processes load it."""
+    spec = Path(app.spec)
+    return str(spec.resolve()) if spec.exists() else app.spec
 
 
 def read_description(description: bytes) -> tuple[App, JobSettings]:
