@@ -52,6 +52,7 @@ class SnapshotSummary:
         remembered: for how many values of its key a reaction remembers something, by reaction.
         identities: known of the last ``horizon_s`` seconds of event time.
         bytes, seconds: its size, and how long it took, wall clock.
+        stages_kept: whose state is that of the version before.
     """
 
     file: str
@@ -69,6 +70,7 @@ class SnapshotSummary:
     horizon_s: int
     bytes: int
     seconds: float
+    stages_kept: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values."""

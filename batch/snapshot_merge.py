@@ -15,12 +15,15 @@ import pyarrow as pa
 from shared_features.plan import Stage, Track
 from shared_features.state import ENCODING_VERSION, StageState
 
+_BY_TRACK = 2
+"""The version of the encoding that knows of no groups of tracks."""
+
 
 def merged(stage: Stage, states: Sequence[StageState], epoch: int) -> StageState:
     """One state with the keys of all, at the first position of a new epoch.
 
     Args:
-        stage: what the state is for: `covers` every state's.
+        stage: of all states.
         states: of different shards: no key is in two of them.
         epoch: of what will be folded onto it; greater than that of anything folded before.
 
@@ -28,20 +31,9 @@ def merged(stage: Stage, states: Sequence[StageState], epoch: int) -> StageState
     for the encoding that is put together here.
     """
     parts = [_Part(state, len(stage.groups)) for state in states]
-    header = {
-        "encoding_version": ENCODING_VERSION,
-        "stage": stage.name,
-        "epoch": epoch,
-        "shard": 0,
-        "position": 0,
-        "missing": sum(state.missing for state in states),
-        "tracks": [track.name for track in stage.tracks],
-    }
-    keys = pa.concat_tables([part.keys for part in parts]).replace_schema_metadata(
-        {"sameriver.state": json.dumps(header, sort_keys=True)}
-    )
     sink = pa.BufferOutputStream()
-    _write(sink, keys)
+    header = _header(stage, epoch, sum(state.missing for state in states), ENCODING_VERSION)
+    _write(sink, pa.concat_tables([part.keys for part in parts]).replace_schema_metadata(header))
     offsets = np.cumsum([0, *(part.keys.num_rows for part in parts)]).tolist()
     for group in range(len(stage.groups)):
         moved = [
@@ -65,6 +57,43 @@ def covers(held: Stage, wanted: Stage) -> bool:
         and held.longest_us >= wanted.longest_us
         and all(track.name in tracks and _events(tracks[track.name]) >= _events(track) for track in wanted.tracks)
     )
+
+
+def succeeded(stage: Stage, state: StageState, epoch: int) -> StageState:
+    """A state of another version of a stage as this one's, at the first position of a new epoch; see `covers`."""
+    held = state.stage
+    if [track.name for track in held.tracks] == [track.name for track in stage.tracks] and _alike(held, stage):
+        return merged(stage, [state], epoch)
+    part = _Part(state, len(held.groups))
+    tracks: dict[str, pa.Table] = {}
+    for group, events in zip(held.groups, part.groups, strict=True):
+        for number in group.numbers:
+            own = events.select(["slot", "time_us", "identity", f"value.{number}"])
+            own = own.filter(own[f"value.{number}"].is_valid()).rename_columns([*own.column_names[:3], "value"])
+            tracks[held.tracks[number].name] = own
+    sink = pa.BufferOutputStream()
+    _write(sink, part.keys.replace_schema_metadata(_header(stage, epoch, state.missing, _BY_TRACK)))
+    for track in stage.tracks:
+        _write(sink, tracks[track.name])
+    return StageState.load(stage, sink.getvalue())
+
+
+def _alike(held: Stage, wanted: Stage) -> bool:
+    """Whether tracks of the same order lie together in the same groups."""
+    return [group.numbers for group in held.groups] == [group.numbers for group in wanted.groups]
+
+
+def _header(stage: Stage, epoch: int, missing: int, version: int) -> dict[str, str]:
+    header = {
+        "encoding_version": version,
+        "stage": stage.name,
+        "epoch": epoch,
+        "shard": 0,
+        "position": 0,
+        "missing": missing,
+        "tracks": [track.name for track in stage.tracks],
+    }
+    return {"sameriver.state": json.dumps(header, sort_keys=True)}
 
 
 def _events(track: Track) -> int:

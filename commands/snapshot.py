@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from commands import options, output
-from commands.options import app_option, batch_runner_options, json_option, pubsub_options
+from commands.options import app_option, batch_runner_options, folder_option, json_option, pubsub_options
 from commands.predicting import asking, predicting_options
+
+if TYPE_CHECKING:
+    from batch.snapshot import SnapshotSummary
 
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"])
 
@@ -19,6 +23,12 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 @click.option(
     "--source", show_default="var/history/<app>", help="History: a folder of Parquet, or bq://project.dataset.table."
 )
+@click.option(
+    "--previous",
+    metavar="APP",
+    help="In place of history: the archive of a job of the app's version before; what has not changed is taken over.",
+)
+@folder_option("--archive", "the archive of --previous", "var/archive/<app>")
 @click.option("--at", "cut", type=_TIME, help="UTC; all that was published before is in it.  [required]")
 @click.option(
     "--complete-to",
@@ -42,6 +52,8 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 def snapshot(
     app_name: str,
     source: str | None,
+    previous: str | None,
+    archive: Path | None,
     cut: datetime | None,
     complete_to: datetime | None,
     out: Path | None,
@@ -69,8 +81,34 @@ def snapshot(
         return
     if cut is None:
         raise click.UsageError("Missing option '--at': the cut, in publish time (UTC).")
+    if archive is not None and previous is None:
+        raise click.UsageError("--archive is the one of --previous: give that, too")
+    if source is not None and previous is not None:
+        raise click.UsageError("--source and --previous do not go together: history, or the archive of a job")
     from shared_features.reactions import remembers
 
+    file = out or options.VAR / "snapshots" / f"{app.name}.state"
+    until = None if complete_to is None else complete_to.replace(tzinfo=UTC)
+    if previous is not None:
+        before = options.load(previous)
+        with output.progress("snapshot") as tell:
+            tell(0.0, "loading Beam")
+            from batch.succession import snapshot_after
+
+            _tell(
+                snapshot_after(
+                    app,
+                    before,
+                    archive or options.archive_folder(before),
+                    file,
+                    cut=cut.replace(tzinfo=UTC),
+                    complete_to=until,
+                    horizon_s=horizon_s,
+                    progress=tell,
+                ),
+                as_json=as_json,
+            )
+        return
     collect = collect or not remembers(app)
     with (
         output.progress("snapshot") as tell,
@@ -82,22 +120,30 @@ def snapshot(
         summary = job(
             app,
             source or options.history_folder(app),
-            out or options.VAR / "snapshots" / f"{app.name}.state",
+            file,
             cut=cut.replace(tzinfo=UTC),
-            complete_to=None if complete_to is None else complete_to.replace(tzinfo=UTC),
+            complete_to=until,
             horizon_s=horizon_s,
             asking=asked,
             shards=shards,
             runner_options=[*options.runner_options(runner), *beam_options],
             progress=tell,
         )
+    _tell(summary, as_json=as_json)
+
+
+def _tell(summary: SnapshotSummary, *, as_json: bool) -> None:
     if as_json:
         output.print_json(summary.as_dict())
         return
     done = "done before" if summary.reused else f"{summary.seconds:.0f} s"
     click.echo(f"{summary.file}: all that was published before {summary.cut} ({done}), {summary.bytes / 1e6:.1f} MB")
-    rows = [[name, f"{keys:,}", f"{summary.retained[name]:,}"] for name, keys in summary.keys.items()]
-    output.print_table(["stage", "keys", "events held"], rows)
+    kept = ["taken over" if name in summary.stages_kept else "" for name in summary.keys]
+    rows = [
+        [name, f"{keys:,}", f"{summary.retained[name]:,}", how]
+        for (name, keys), how in zip(summary.keys.items(), kept, strict=True)
+    ]
+    output.print_table(["stage", "keys", "events held", ""], rows)
     for name, number in summary.remembered.items():
         click.echo(f"reaction {name} remembers something of {number:,} keys")
     click.echo(f"identities known of {summary.horizon_s:,} s: {summary.identities:,}")
