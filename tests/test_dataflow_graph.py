@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent / "dataflow_graph.txt"
 
 IMAGE = "us-docker.pkg.dev/my-project/images/sameriver-dataflow:1"
 OF_BEAM = ("Events/", "Rows/", "Commit/", "To ")
-SECRET = "token-that-must-not-travel"  # noqa: S105
+SECRET = "token-that-must-not-travel"
 
 
 def submitted(graph: Path, *options: str) -> Result:
@@ -47,7 +47,13 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> api.Pipeline:
     beam = ["--region=us-central1", "--temp_location=gs://my-bucket/temp", f"--sdk_container_image={IMAGE}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMERIVER_TEST_TOKEN", SECRET)
-        done = submitted(folder / "graph.json", *tables, *(f"--beam={one}" for one in beam), "--model-token-file", str(folder / "token"))
+        done = submitted(
+            folder / "graph.json",
+            *tables,
+            *(f"--beam={one}" for one in beam),
+            "--model-token-file",
+            str(folder / "token"),
+        )
     assert done.exit_code == 0, done.output
     return json_format.Parse((folder / "graph.json").read_text(), api.Pipeline())
 
