@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,37 +111,41 @@ def arriving(block: pa.RecordBatch, lateness: Lateness) -> pa.RecordBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What lateness does to the features of a history.
+    """What lateness does to the features of training rows.
 
     Attributes:
-        grace_s: the app's lateness, for which it was computed.
-        rows: predicted on, both with and without delays.
+        rows: with a label, both with and without delays.
         rows_differing: with at least one feature that is another one.
         features: by name: share of rows in which it is another one, and the mean of the absolute difference over
             all rows where it is a number both ways.
     """
 
-    grace_s: float
     rows: int
     rows_differing: int
     features: dict[str, tuple[float, float | None]]
 
 
-def cost_of(app: App, at_once: pa.Table, late: pa.Table, grace_us: int) -> Cost:
-    """Compare features of the same events, without delays and with them; both sorted by (event_time, event_id)."""
-    if not at_once["event_id"].equals(late["event_id"]):
-        raise HistoryError("features with and without delays are of different events: wanted the same history twice")
-    different = np.zeros(at_once.num_rows, np.bool_)
-    features = {}
-    for name in app.features:
-        ours, theirs = at_once[name].combine_chunks(), late[name].combine_chunks()
-        differs = _differs(ours, theirs)
-        different |= differs
-        error = None
-        if pa.types.is_floating(ours.type) or pa.types.is_integer(ours.type):
-            error = pc.mean(pc.abs(pc.subtract(ours.cast(pa.float64()), theirs.cast(pa.float64())))).as_py()
-        features[name] = (float(differs.mean()) if len(differs) else 0.0, error)
-    return Cost(grace_us / 1e6, at_once.num_rows, int(different.sum()), features)
+def cost_of(app: App, pairs: Iterable[tuple[pa.Table, pa.Table]]) -> Cost:
+    """Compare rows of the same events without delays and with them, both in the same order, some at a time."""
+    rows = different = 0
+    differing = dict.fromkeys(app.features, 0)
+    errors: dict[str, tuple[float, int]] = {}
+    for at_once, late in pairs:
+        if not at_once["event_id"].equals(late["event_id"]):
+            raise HistoryError("rows with and without delays are of different events: wanted the same history twice")
+        any_differs = np.zeros(at_once.num_rows, np.bool_)
+        for name in app.features:
+            ours, theirs = at_once[name].combine_chunks(), late[name].combine_chunks()
+            differs = _differs(ours, theirs)
+            any_differs |= differs
+            differing[name] += int(differs.sum())
+            if pa.types.is_floating(ours.type) or pa.types.is_integer(ours.type):
+                apart = pc.abs(pc.subtract(ours.cast(pa.float64()), theirs.cast(pa.float64())))
+                total, both = errors.get(name, (0.0, 0))
+                errors[name] = total + (pc.sum(apart).as_py() or 0.0), both + len(apart) - apart.null_count
+        rows, different = rows + at_once.num_rows, different + int(any_differs.sum())
+    means = {name: total / both for name, (total, both) in errors.items() if both}
+    return Cost(rows, different, {name: (differing[name] / max(1, rows), means.get(name)) for name in app.features})
 
 
 def _differs(ours: pa.Array, theirs: pa.Array) -> np.ndarray:

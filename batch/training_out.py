@@ -1,6 +1,7 @@
 """Training rows that go elsewhere: to ``gs://bucket/folder``, or to a BigQuery table.
 
-They are made in a folder of this machine first, as `batch.traindata` makes them, and then put where they go.
+They are made in a folder of this machine first, as `batch.traindata` makes them, and then put where they go; a run that
+was killed finds what it has made.
 
 At ``gs://`` the files lie as in a folder; ``_training.json`` comes last, and with it the rows count as whole. A folder
 that holds rows of something else is refused: objects have no rename that could replace a folder at one moment.
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -32,8 +33,11 @@ _BATCH_ROWS = 65_536
 _COLUMNS = ("row_id", "training", "split")
 
 
-def put_training_rows(app: App, history: str, out: str, **options: Any) -> TrainingSummary:
-    """Make training rows and put them to ``out``; arguments as for `make_training_rows`.
+def put_training_rows(app: App, history: str, out: str, *, work: Path, **options: Any) -> TrainingSummary:
+    """Make training rows and put them to ``out``; further arguments as for `make_training_rows`.
+
+    Args:
+        work: folder in which they are made, gone from there at the end.
 
     Raises:
         HistoryError: as there, or ``out`` cannot be reached or written.
@@ -42,11 +46,11 @@ def put_training_rows(app: App, history: str, out: str, **options: Any) -> Train
     to_table = out.startswith("bq://")
     if to_table and options.get("file_format", "parquet") != "parquet":
         raise ConfigurationError(f"rows in {out} have no file format: leave --format out")
-    with TemporaryDirectory(prefix="sameriver-") as name:
-        folder = Path(name, "rows")
-        summary = make_training_rows(app, history, folder, **options)
-        origin = json.loads((folder / MANIFEST).read_bytes())["origin"]
-        reused = _to_table(folder, out, origin) if to_table else _to_bucket(folder, out, origin)
+    folder = work / "rows"
+    summary = make_training_rows(app, history, folder, **options)
+    origin = json.loads((folder / MANIFEST).read_bytes())["origin"]
+    reused = _to_table(folder, out, origin) if to_table else _to_bucket(folder, out, origin)
+    shutil.rmtree(folder)
     return replace(summary, folder=out, reused=reused)
 
 

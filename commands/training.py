@@ -16,7 +16,7 @@ import click
 from commands import options, output
 from commands.evaluate import trained_model
 from commands.jobs import run_job
-from commands.options import app_option, folder_option, json_option, model_option
+from commands.options import app_option, batch_runner_options, folder_option, json_option, model_option
 
 if TYPE_CHECKING:
     from batch.splits import Splits
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--validate-from", type=click.DateTime(), help="UTC; rows from there on validate.  [default: app's own]")
 @click.option("--test-from", type=click.DateTime(), help="UTC; rows from there on test.  [default: app's own]")
 @click.option("--since", type=click.DateTime(), help="UTC; rows before are left out, with --validate-from.")
-@click.option("--shards", default=4, type=click.IntRange(1), help="Into how many shards keys go; changes no row.")
+@click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="Into how many shards keys go.")
 @click.option(
     "--format",
     "file_format",
@@ -52,10 +52,9 @@ if TYPE_CHECKING:
     "--rows-per-file", default=100_000, show_default=True, type=click.IntRange(1), help="Of CSV and TFRecord."
 )
 @folder_option("--lateness", "an archive; its delays of arrival are given to a history that has none", "no delays")
-@click.option("--lateness-report", is_flag=True, help="With --lateness: what the delays do to the features.")
-@click.option(
-    "--beam", "beam_options", multiple=True, metavar="OPTION", help="Beam option, such as --runner=FlinkRunner."
-)
+@click.option("--lateness-report", is_flag=True, help="With --lateness: what the delays do to features and a model.")
+@folder_option("--work", "rows on their way to gs:// or bq://, gone at the end", "var/training-work/<app>")
+@batch_runner_options
 @json_option
 def traindata(
     app_name: str,
@@ -64,16 +63,19 @@ def traindata(
     validate_from: datetime | None,
     test_from: datetime | None,
     since: datetime | None,
-    shards: int,
+    shards: int | None,
     file_format: Literal["parquet", "csv", "tfrecord"],
     rows_per_file: int,
     lateness: Path | None,
     lateness_report: bool,
+    work: Path | None,
+    runner: str,
     beam_options: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Training rows: features as of each event, with what then came to pass.
 
+    Where the same rows are there already they are kept; a run that was cut off goes on where it was.
     Rows train, validate or test by event time. Where neither an option nor the app says from when on, the time that
     the history covers is divided: 70 %, 15 %, 15 %.
     """
@@ -87,24 +89,20 @@ def traindata(
 
         delays = None if lateness is None else lateness_of(app, lateness)
         target = out or str(options.training_folder(app))
-        make = put_training_rows if target.startswith(("gs://", "bq://")) else make_training_rows
-        summary = make(
-            app,
-            history or str(options.history_folder(app)),
-            target,
-            splits=splits,
-            shards=shards,
-            runner_options=beam_options,
-            progress=tell,
-            file_format=file_format,
-            rows_per_file=rows_per_file,
-            lateness=delays,
+        source, elsewhere = history or str(options.history_folder(app)), target.startswith(("gs://", "bq://"))
+        settings: dict[str, Any] = {"splits": splits, "shards": shards}
+        settings["runner_options"] = [*options.runner_options(runner), *beam_options]
+        more: dict[str, Any] = {"file_format": file_format, "rows_per_file": rows_per_file, "lateness": delays}
+        if elsewhere:
+            more["work"] = work or options.VAR / "training-work" / app.name
+        summary = (put_training_rows if elsewhere else make_training_rows)(
+            app, source, target, progress=tell, **settings, **more
         )
         report = None
         if lateness_report and delays is not None:
             from commands import lateness_report as reports
 
-            report = reports.measure(app, history or str(options.history_folder(app)), delays, shards, tell)
+            report = reports.measure(app, source, delays, tell, **settings)
     if as_json:
         output.print_json(summary.as_dict() | ({} if report is None else {"lateness": report}))
         return

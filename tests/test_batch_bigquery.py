@@ -186,7 +186,7 @@ def test_training_rows_go_to_a_table_once_or_to_a_bucket(
     with pytest.raises(ConfigurationError, match=r"gs://lake/training/shop holds training rows of something else"):
         training_out._to_bucket(tmp_path / "here", bucket, {**origin, "fingerprint": ""})
     with pytest.raises(ConfigurationError, match="have no file format: leave --format out"):
-        put_training_rows(app, history, table, splits=SPLITS, file_format="csv")
+        put_training_rows(app, history, table, work=tmp_path / "work", splits=SPLITS, file_format="csv")
 
 
 def bytes_at(uri: str) -> dict[str, bytes]:

@@ -12,11 +12,12 @@ from batch.lateness import STEPS, Lateness, arriving, cost_of, lateness_of
 from batch.splits import Splits
 from batch.traindata import features_of_history, make_training_rows
 from commands.lateness_report import measure
+from shared_features import App, last
 from shared_features.errors import HistoryError
 from tests import histories
 from tests.histories import block_of, computed, event
 from tests.serving_steps import serve, to_messages
-from tests.shop.app import app
+from tests.shop.app import app, by_shop, sale, visit
 from tests.test_hand_over import instant, published
 from tests.test_hand_over_docs import SHOP, commands, run
 
@@ -65,14 +66,31 @@ def test_training_rows_are_made_with_it_once(archive: Path, tmp_path: Path) -> N
 
 def test_the_report_says_what_delays_cost(archive: Path, tmp_path: Path) -> None:
     history = histories.write(tmp_path / "history", block_of(EVENTS))
-    report = measure(app, str(history), lateness_of(app, archive), 2, lambda *_: None)
+    splits = Splits(validate_from=instant(1_700_000_060_000_000), test_from=instant(1_700_000_090_000_000))
+    report = measure(app, str(history), lateness_of(app, archive), lambda *_: None, splits=splits, shards=2)
     assert [cost["grace_s"] for cost in report["graces"]] == [0, 15]
     for cost in report["graces"]:
-        assert cost["rows"] == 120
-        assert 0 < cost["rows_differing"] <= 120
+        assert cost["rows"] == 60  # one of the two shops has visits, and so labels
+        assert 0 < cost["rows_differing"] <= 60
         assert cost["features"]["amount"] == (0.0, 0.0)  # of the event itself
-        # Visits come 30 s late, and reach 10 s; one of the two shops has them.
-        assert 0.45 < cost["features"]["visit_last_10s"][0] <= 0.5
+        assert cost["features"]["visit_last_10s"][0] > 0.9  # visits come 30 s late, and reach 10 s
+        assert set(cost["auc"].values()) == {None}
+    assert "kinds_20s" in report["no_auc"]
+
+
+def test_the_report_says_what_delays_cost_a_model(tmp_path: Path) -> None:
+    """The last visit tells what the next one, the label, will be; one that comes 30 s late is out of the window."""
+    features = {"known": last(visit.length, by=by_shop, over="10s").fill(1.0)}
+    told = App("shop", predict_on=sale, features=features, event_types=[sale, visit], label=app.label, lateness="15s")
+    events = [event("sale", at, shop="a") for at in range(600)]
+    events += [event("visit", at + 0.5, shop="a", length=at // 60 % 2 * 4) for at in range(0, 600, 5)]
+    history = histories.write(tmp_path / "history", block_of(events), row_group_rows=1_000)
+    report = measure(told, str(history), Lateness({"sale": (0,), "visit": (30_000_000,)}), lambda *_: None)
+    assert report["no_auc"] is None
+    assert report["auc_without_delays"] > 0.8
+    assert [cost["grace_s"] for cost in report["graces"]] == [0, 15]
+    for cost in report["graces"]:
+        assert cost["auc"] == {"trained_without_delays": 0.5, "trained_with_delays": 0.5}  # all rows look alike
 
 
 def test_the_commands_of_the_guide(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +115,6 @@ def test_what_has_delays_of_its_own_is_refused(archive: Path, tmp_path: Path) ->
         lateness_of(app, tmp_path / "sales")
     rows = computed(app, block_of(EVENTS))
     with pytest.raises(HistoryError, match="of different events"):
-        cost_of(app, rows, rows.slice(1), 0)
+        cost_of(app, [(rows, rows.slice(1))])
     unpublished = arriving(block_of(EVENTS[:3], published=False), Lateness({"sale": (5,)}))
     assert (published(unpublished) - published(block_of(EVENTS[:3]))).tolist() == [5, 5, 5]
