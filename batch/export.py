@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ from streaming import archive as archives
 from streaming.archive_log import Commit
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
 from streaming.locks import take_lock
+from streaming.naming import topic
+from streaming.outgoing import row_letter
+from streaming.topics import OutgoingMessage, TopicError
 
 PIECE_BYTES = 64 << 20
 """Rows of about so many bytes are committed together; they wait in memory until then."""
@@ -49,6 +53,8 @@ GIVE_UP_S = 3600.0
 """How long a destination may stay away from an export that follows."""
 
 NOTES = "export"
+
+Publish = Callable[[str, Sequence[OutgoingMessage]], object]
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +93,8 @@ class Export:
         folder: of the archive.
         what: one of `KINDS`.
         to: URI of the destination, see `open_destination`.
+        publish: takes a topic and messages, and returns when they are stored: dead letters of rows that the destination
+            refuses. None: these are kept in a file.
 
     Raises:
         FingerprintError: the archive was written by other features.
@@ -94,8 +102,8 @@ class Export:
         HistoryError: there is no archive, or the destination cannot be reached.
     """
 
-    def __init__(self, app: App, folder: Path, what: str, to: str) -> None:
-        self._app, self._folder, self._what, self._to = app, folder, what, to
+    def __init__(self, app: App, folder: Path, what: str, to: str, publish: Publish | None = None) -> None:
+        self._app, self._folder, self._what, self._to, self._publish = app, folder, what, to, publish
         written_by = archives.identity(folder)
         if written_by["fingerprint"] != app.fingerprint:
             raise FingerprintError(
@@ -218,7 +226,7 @@ class Export:
         if block.num_rows:
             destination = self._open(block.schema)
             name = f"{self._what}-{self._id}/{held[0].sequence:016d}-{held[-1].sequence:016d}"
-            with destination.piece(name, self._reject) as piece:
+            with destination.piece(name, partial(self._reject, held)) as piece:
                 piece.write(block)
             self._write_note(piece.token)
             self.done.written += destination.commit([piece.token])
@@ -251,13 +259,31 @@ class Export:
         names = [name.rpartition("/")[2] for name in open_files(self._to).names(f"{self._what}-{self._id}/")]
         return max((int(match["last"]) for match in map(_NAME.fullmatch, names) if match), default=-1)
 
-    def _reject(self, rows: pa.RecordBatch, reasons: Sequence[str]) -> None:
-        """Keep rows that the destination refuses, one JSON object a line."""
-        with self.rejected.open("a", encoding="utf-8") as file:
-            for row, reason in zip(rows.to_pylist(), reasons, strict=True):
-                file.write(json.dumps({"to": self._to, "reason": reason, "row": row}, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def _reject(self, held: Sequence[Commit], rows: pa.RecordBatch, reasons: Sequence[str]) -> None:
+        """Dead-letter the events of rows that the destination refuses; without a broker keep the rows in a file."""
+        if self._publish is None:
+            with self.rejected.open("a", encoding="utf-8") as file:
+                for row, reason in zip(rows.to_pylist(), reasons, strict=True):
+                    file.write(json.dumps({"to": self._to, "reason": reason, "row": row}, default=str) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            return
+        blocks = {commit.sequence: commit.block for commit in held}
+        places = zip(*(rows.column(name).to_pylist() for name in (COMMIT_COLUMN, ROW_COLUMN)), reasons, strict=True)
+        letters = [
+            part
+            for commit, row, reason in places
+            for part in row_letter(
+                self._app, blocks[commit], row, "export_refused", f"{self._what} to {self._to}: {reason}"
+            )
+        ]
+        try:
+            self._publish(topic(self._app.name, "dead-letters"), letters)
+        except TopicError as error:
+            raise HistoryError(
+                f"{len(reasons)} rows that {self._to} refuses cannot be dead-lettered ({error}): start the broker, and "
+                "export again"
+            ) from error
 
 
 def follow(export: Export, every_s: float, stopping: threading.Event, tell: Callable[[int], None]) -> Exported:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from commands import options, output
-from commands.options import app_option, folder_option, json_option
+from commands.options import app_option, folder_option, json_option, pubsub_options
 
 
 @click.command()
@@ -30,21 +32,41 @@ from commands.options import app_option, folder_option, json_option
     type=click.FloatRange(0.1),
     help="Seconds between two commits while following.",
 )
+@pubsub_options
 @json_option
+@click.pass_context
 def export(
-    app_name: str, archive: Path | None, to: str, what: str, follow: bool, every_s: float, as_json: bool
+    ctx: click.Context,
+    /,
+    app_name: str,
+    archive: Path | None,
+    to: str,
+    what: str,
+    follow: bool,
+    every_s: float,
+    project: str,
+    emulator: str | None,
+    as_json: bool,
 ) -> None:
     """Export what the job has published to BigQuery or Parquet, each row once.
 
     It may run beside the job. The destination says how far it is, so an export that was stopped or killed goes on
-    where it was. Rows that BigQuery refuses are kept, with its reason, in the archive's folder `export`.
+    where it was. Events whose row BigQuery refuses become dead letters, with its reason, where --emulator or --project
+    says on which Pub/Sub; else the rows are kept in the archive's folder `export`.
     """
     from batch import export as exports
     from commands.signals import stop_signal
+    from streaming.topics import Publisher
 
     app = options.load(app_name)
-    running = exports.Export(app, archive or options.archive_folder(app), what, to)
-    try:
+    told_where = emulator is not None or ctx.get_parameter_source("project") is not ParameterSource.DEFAULT
+    publisher = Publisher(options.endpoint(project, emulator), deadline_s=30.0) if told_where else None
+    with ExitStack() as stack:
+        if publisher is not None:
+            stack.callback(publisher.close)
+        publish = None if publisher is None else publisher.publish
+        running = exports.Export(app, archive or options.archive_folder(app), what, to, publish)
+        stack.callback(running.close)
         with stop_signal() as stop, output.progress(f"export to {to}") as tell:
 
             def told(commit: int) -> None:
@@ -55,20 +77,19 @@ def export(
                 exports.follow(running, every_s, stop.asked, told)
             else:
                 running.catch_up(told)
-    finally:
-        running.close()
     done = running.done
     if as_json:
         output.print_json(done.as_dict())
         return
     written = done.written
+    where = running.rejected if publisher is None else "sameriver deadletters list --reason export_refused"
     click.echo(f"{written.rows:,} rows of {done.commits:,} commits written to {to}")
     if done.resumed_after >= 0:
         click.echo(f"commits up to {done.resumed_after:,} were there already")
     for number, text in (
         (written.existing, "rows were there already"),
         (written.differing, "of them with other values: they stay as they are, see the log"),
-        (written.rejected, f"rows were refused: see {running.rejected}"),
+        (written.rejected, f"rows were refused: see {where}"),
     ):
         if number:
             click.echo(f"{number:,} {text}")

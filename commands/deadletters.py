@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shared_features.app import App
     from streaming.dead_letter_store import DeadLetterStore, KeptLetter
 
-_FOLDED = {"prediction_failed"}
+_FOLDED = {"prediction_failed", "export_refused"}
 """Reasons of events that were folded already: sent again they would be duplicates."""
 
 
@@ -151,7 +151,8 @@ def replay(
     """Send dead letters again, as they came or as mended in a file, and let go of those that were sent.
 
     Each is checked first as the job will check it. What the job would refuse again stays, and the exit code is 2.
-    An event keeps its identity, so that it is never folded twice; `prediction_failed` was folded already and stays.
+    An event keeps its identity, so that it is never folded twice; `prediction_failed` and `export_refused` were folded
+    already and stay.
     """  # fmt: skip
     app = options.load(selection.app_name)
     from shared_features.kernel import out_of_range

@@ -161,7 +161,7 @@ def _dead_letter(message: Message) -> Arrival | None:
     """The dead letter of an event with an identity; of others nobody can ask."""
     attributes = message.attributes
     event_type, event_id = attributes.get("original_event_type"), attributes.get("original_event_id")
-    if not event_type or not event_id:
-        return None
     get = attributes.get
+    if not event_type or not event_id or get("reason") == "export_refused":  # that one has its prediction
+        return None
     return Refused(event_type, event_id, get("sha256", ""), get("reason", ""), get("detail", ""))

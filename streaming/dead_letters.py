@@ -41,6 +41,7 @@ REASONS: Final[Mapping[str, str]] = {
     "external_refused": "an external model refuses the event's text, or says no finite number about it",
     "beyond_horizon": "the event is older, behind the newest one, than duplicates can be told",
     "prediction_failed": "the model refused the event's features, or its output was no finite number",
+    "export_refused": "BigQuery refused a row of the event: `archive export` left it out",
 }
 """Every reason of a dead letter. Codes never change their meaning."""
 

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batch import bigquery, export
 from batch.backfill import backfill
@@ -34,7 +35,9 @@ from shared_features.errors import ConfigurationError, FingerprintError, History
 from shared_features.plan import make_plan
 from streaming import archive_log
 from streaming.archive import Archive, compact_archive, read_commits
+from streaming.job import create_topics
 from streaming.messages import plain
+from streaming.topics import Endpoint
 from tests import processes
 from tests.bigquery_server import environment
 from tests.processes import Started
@@ -295,7 +298,7 @@ def test_a_destination_that_was_away_for_a_while_is_tried_again(
 
 def test_rows_that_are_refused_are_kept_with_the_reason(folder: Path, tmp_path: Path) -> None:
     running = Export(app, folder, "archive", str(tmp_path / "out"))
-    running._reject(next(iter(read_commits(folder))).block.slice(0, 2), ["too large", "out of range"])
+    running._reject([], next(iter(read_commits(folder))).block.slice(0, 2), ["too large", "out of range"])
     running.close()
     kept = [json.loads(line) for line in running.rejected.read_text().splitlines()]
     assert [(one["reason"], one["row"]["event_type"]) for one in kept] == [
@@ -303,6 +306,38 @@ def test_rows_that_are_refused_are_kept_with_the_reason(folder: Path, tmp_path: 
         ("out of range", kept[1]["row"]["event_type"]),
     ]
     assert kept[0]["to"] == str(tmp_path / "out")
+
+
+def test_events_of_refused_rows_become_dead_letters(
+    folder: Path, dataset: str, start_process: Callable[..., Started]
+) -> None:
+    """A row of more than 10 MB; looked at by the commands, and not sent again: it was folded."""
+    broker = start_process(["-m", "streaming.broker", "--port", "0"], ready="listening on").line.rsplit(" ", 1)[-1]
+    create_topics(app, Endpoint("sameriver", broker))
+    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    block = next(iter(read_commits(folder))).block.slice(0, 3)
+    place = block.schema.get_field_index("sale.kind")
+    block = block.set_column(place, block.schema.field(place), pa.array(["a", "x" * 11_000_000, None]))
+    opened.mark_published(opened.append(block, {}))
+    opened.close()
+
+    def run(*words: str) -> Result:
+        given = [*words, "--app", SHOP, "--emulator", broker, "--json"]
+        return CliRunner().invoke(main, given, catch_exceptions=False)
+
+    to = f"{dataset}.refusing"
+    done = run("archive", "export", "--archive", str(folder), "--to", to)
+    assert json.loads(done.stdout.splitlines()[-1])["written"] == asdict(Written(rows=ROWS + 2, rejected=1))
+    (letter,) = json.loads(run("deadletters", "list").stdout.splitlines()[-1])["dead_letters"]
+    assert letter["reason"] == "export_refused"
+    assert f"archive to {to}: " in letter["detail"]
+    assert "exceeds the 10485760-byte size cap" in letter["detail"]
+    shown = json.loads(run("deadletters", "show", letter["id"]).stdout.splitlines()[-1])
+    assert json.loads(shown["data"])["event_id"] == block.column("event_id")[1].as_py()
+    refused = run("deadletters", "replay")
+    assert refused.exit_code == 2
+    assert "it was folded already" in refused.stderr
+    assert not list(folder.glob("export/*.rejected.jsonl"))
 
 
 def test_what_a_place_has_of_one_kind_says_nothing_of_another(folder: Path, dataset: str, tmp_path: Path) -> None:
