@@ -17,6 +17,7 @@ from commands import options, output
 from commands.evaluate import trained_model
 from commands.jobs import run_job
 from commands.options import app_option, batch_runner_options, folder_option, json_option, model_option
+from commands.submit import submit_option
 
 if TYPE_CHECKING:
     from batch.splits import Splits
@@ -132,10 +133,18 @@ def traindata(
     "--keep-champion", is_flag=True, help="Promote nothing, also where the champion was made of other features."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="That trains.")
+@click.option(
+    "--beam",
+    "beam_options",
+    multiple=True,
+    metavar="OPTION",
+    help="Count vocabularies and quantiles by a Beam job, such as --runner=FlinkRunner, kept beside the rows.",
+)
 @folder_option("--tensorboard", "figures of the training as it goes on, for TensorBoard", "none")
 @click.option("--reuse", is_flag=True, help="Where a version is made of the same (rows, options, seed), take it.")
 @click.option("--workers", default=1, type=click.IntRange(1, 64), help="Processes here that train it together.")
 @json_option
+@submit_option
 def train(
     app_name: str,
     rows: Path | None,
@@ -145,6 +154,7 @@ def train(
     seed: int,
     keep_champion: bool,
     device: str,
+    beam_options: tuple[str, ...],
     tensorboard: Path | None,
     reuse: bool,
     workers: int,
@@ -161,6 +171,11 @@ def train(
     if rows is None:
         rows = options.training_folder(app)
         ensure_rows(app, rows)
+    if beam_options:
+        from training.rows import open_rows
+        from training.statistics_job import count_by_beam
+
+        count_by_beam(open_rows(rows), beam_options)
     more = ["--seed", str(seed), "--device", device, *(["--reuse"] if reuse else []), *(["--quick"] if quick else [])]
     more += [] if tensorboard is None else ["--tensorboard", str(tensorboard)]
     trained = make_candidate(app, model, rows, models, more, keep_champion=keep_champion, workers=workers)

@@ -360,6 +360,29 @@ def test_a_training_that_is_killed_goes_on_where_it_was(trained: Trained) -> Non
     assert again.metrics == trained.lines[1][-1]["metrics"]
 
 
+def test_tensorboard_finds_every_epoch_also_of_a_training_that_was_killed(trained: Trained) -> None:
+    import tensorflow as tf
+    from tensorflow.core.util import event_pb2
+
+    def logged(home: Path) -> dict[str, list[tuple[int, float]]]:
+        (run,) = (home / "logs").iterdir()
+        assert run.name.startswith("wide_and_deep-")
+        found: dict[str, list[tuple[int, float]]] = {}
+        for path in sorted(run.iterdir()):
+            for record in tf.data.TFRecordDataset(str(path)):
+                event = event_pb2.Event.FromString(record.numpy())
+                for value in event.summary.value:
+                    assert value.metadata.plugin_data.plugin_name == "scalars"
+                    found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+        return found
+
+    whole, resumed = map(logged, trained.homes)
+    assert [step for step, _ in whole["epoch/validate_log_loss"]] == [6, 12, 18]
+    said = [one["validate_log_loss"] for one in trained.lines[0][-1]["epochs"]]
+    assert [value for _, value in whole["epoch/validate_log_loss"]] == pytest.approx(said)
+    assert whole["epoch/validate_auc"] == resumed["epoch/validate_auc"]  # two files: before the kill, and after
+
+
 @pytest.mark.parametrize(("kind", "refused"), [("deep", "crosses"), ("logistic", "units")])
 def test_the_parts_of_the_model_are_models(trained: Trained, tmp_path: Path, kind: str, refused: str) -> None:
     from shared_features.errors import ConfigurationError

@@ -95,3 +95,38 @@ def test_beyond_what_memory_holds_quantiles_keep_their_rank(monkeypatch: pytest.
     levels = np.arange(21) / 20
     bound = (max(accumulator.runs) / 2 + 1) / 1_024
     assert np.abs(ranks - levels).max() < bound
+
+
+def test_a_beam_pass_says_what_one_process_says(tmp_path: Path) -> None:
+    """Shards are counted by the runner and join; what they say holds for any buckets, and for these shards only."""
+    from training.statistics_job import count_by_beam
+
+    rows = open_rows(training_rows.write(tmp_path, shards=3))
+    expected = [compute_statistics(rows, buckets=buckets, min_rows=buckets) for buckets in (4, 10)]
+    count_by_beam(rows)
+    assert sorted(path.name for path in rows.folder.iterdir()) == ["_statistics.npz", "test", "train", "validate"]
+    assert [compute_statistics(rows, buckets=buckets, min_rows=buckets) for buckets in (4, 10)] == expected
+    written = (rows.folder / "_statistics.npz").stat().st_mtime_ns
+    count_by_beam(rows)
+    assert (rows.folder / "_statistics.npz").stat().st_mtime_ns == written
+    other = open_rows(training_rows.write(tmp_path, {"train": training_rows.table(900, 9)}, shards=3))
+    assert compute_statistics(other).rows == 900
+
+
+def test_what_is_counted_comes_back_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.counted import read_counted, write_counted
+
+    rows = open_rows(training_rows.write(tmp_path / "rows"))
+    monkeypatch.setattr(statistics, "EXACT_VALUES", 1_024)
+    monkeypatch.setattr(statistics, "RUN_VALUES", 256)
+    counted = statistics.SplitAccumulator.of(rows)
+    for block in rows.blocks("train"):
+        counted.add(block)
+    write_counted(tmp_path / "counted.npz", counted, [])
+    again = read_counted(tmp_path / "counted.npz")
+    assert max(again.numbers["delay"].runs) > 2
+    assert again.result(24, 1, 9) == counted.result(24, 1, 9)
+    again.merge(counted)
+    twice, once = (one.result(24, 1, 9).numbers["delay"] for one in (again, counted))
+    assert twice.quantiles == pytest.approx(once.quantiles, abs=1)
+    assert (twice.quantiles[0], twice.quantiles[-1]) == (once.quantiles[0], once.quantiles[-1])

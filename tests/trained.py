@@ -60,7 +60,7 @@ class Trained:
 
     def _begin(self, home: Path) -> subprocess.Popen[str]:
         arguments: list[str | Path] = ["--rows", self.rows_folder, "--models", home, "--options", OPTIONS]
-        return start("training.train", *arguments, "--seed", "3")
+        return start("training.train", *arguments, "--seed", "3", "--tensorboard", home / "logs")
 
 
 def _killed_after_its_first_epoch(process: subprocess.Popen[str], home: Path) -> set[str]:

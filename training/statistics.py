@@ -12,7 +12,7 @@ of at most (levels / 2) / ``RUN_VALUES``: under 0.0001 of the rows at 22 million
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,12 +89,14 @@ class Statistics:
 
 @dataclass(slots=True)
 class NumberAccumulator:
-    """Count, mean, sum of squared deviations (merged as in Chan, Golub and LeVeque, 1979) and sorted runs."""
+    """Count, mean, sum of squared deviations (merged as in Chan, Golub and LeVeque, 1979), ends and sorted runs."""
 
     rows: int = 0
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    least: float = np.inf
+    greatest: float = -np.inf
     values: list[npt.NDArray[np.float64]] = field(default_factory=list)
     runs: dict[int, list[npt.NDArray[np.float64]]] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ class NumberAccumulator:
         if len(present):
             mean = float(present.mean())
             self._add_moments(len(present), mean, float(np.square(present - mean).sum()))
+            self._add_ends(float(present.min()), float(present.max()))
             self.values.append(present)
             self._thin()
 
@@ -113,6 +116,7 @@ class NumberAccumulator:
         self.rows += other.rows
         if other.count:
             self._add_moments(other.count, other.mean, other.squares)
+            self._add_ends(other.least, other.greatest)
             self.values.extend(other.values)
             for level, runs in other.runs.items():
                 self.runs.setdefault(level, []).extend(runs)
@@ -134,6 +138,9 @@ class NumberAccumulator:
         self.mean += apart * count / total
         self.squares += squares + apart * apart * self.count * count / total
         self.count = total
+
+    def _add_ends(self, least: float, greatest: float) -> None:
+        self.least, self.greatest = min(self.least, least), max(self.greatest, greatest)
 
     def _thin(self) -> None:
         held = sum(map(len, self.values))
@@ -164,6 +171,7 @@ class NumberAccumulator:
         below = np.cumsum(np.concatenate(weights)[order])
         ranks = -(-np.arange(buckets + 1) * int(below[-1]) // buckets)  # integers: no level is rounded
         found = values[order][np.searchsorted(below, np.maximum(ranks, 1))]
+        found[[0, -1]] = self.least, self.greatest  # thinning may have lost them
         return tuple(map(float, found))
 
 
@@ -199,15 +207,54 @@ class TextAccumulator:
         )
 
 
+@dataclass(slots=True)
+class SplitAccumulator:
+    """What has been counted of a split: rows, true labels, and every feature by name."""
+
+    numbers: dict[str, NumberAccumulator]
+    texts: dict[str, TextAccumulator]
+    rows: int = 0
+    positives: int = 0
+
+    @staticmethod
+    def of(rows: TrainingRows) -> SplitAccumulator:
+        """One that has counted nothing."""
+        return SplitAccumulator(
+            {name: NumberAccumulator() for name in rows.numbers}, {name: TextAccumulator() for name in rows.texts}
+        )
+
+    def add(self, block: pa.RecordBatch) -> None:
+        """Count a block of features and labels."""
+        for name, number in self.numbers.items():
+            number.add(number_column(block[name]))
+        for name, text in self.texts.items():
+            text.add(block[name])
+        self.rows += block.num_rows
+        self.positives += pc.sum(block["label"]).as_py() or 0
+
+    def merge(self, other: SplitAccumulator) -> None:
+        """Take in what ``other`` has counted."""
+        for name, number in self.numbers.items():
+            number.merge(other.numbers[name])
+        for name, text in self.texts.items():
+            text.merge(other.texts[name])
+        self.rows += other.rows
+        self.positives += other.positives
+
+    def result(self, buckets: int, min_rows: int, max_values: int) -> Statistics:
+        """Constants of all features, see `compute_statistics`."""
+        return Statistics(
+            rows=self.rows,
+            positives=_nine_digits(self.positives / self.rows) if self.rows else 0.0,
+            numbers={name: one.result(buckets) for name, one in self.numbers.items()},
+            texts={name: one.result(min_rows, max_values) for name, one in self.texts.items()},
+        )
+
+
 def compute_statistics(
-    rows: TrainingRows,
-    *,
-    buckets: int = 24,
-    min_rows: int = 20,
-    max_values: int = 50_000,
-    blocks: Iterable[pa.RecordBatch] | None = None,
+    rows: TrainingRows, *, buckets: int = 24, min_rows: int = 20, max_values: int = 50_000
 ) -> Statistics:
-    """Constants of every feature over the training split, in one pass.
+    """Constants of every feature over the training split, by what `training.statistics_job` counted or in one pass.
 
     Args:
         rows: whose ``train`` split is read; validate and test are never looked at.
@@ -215,24 +262,15 @@ def compute_statistics(
         min_rows: rows in which a text value must occur to have a place in the vocabulary; rarer ones
             share the place that unseen values will take, which is thereby trained.
         max_values: greatest length of a vocabulary.
-        blocks: read these instead of the split (for statistics of a sample).
     """
-    numbers = {name: NumberAccumulator() for name in rows.numbers}
-    texts = {name: TextAccumulator() for name in rows.texts}
-    count = positives = 0
-    for block in rows.blocks("train") if blocks is None else blocks:
-        for name, number in numbers.items():
-            number.add(number_column(block[name]))
-        for name, text in texts.items():
-            text.add(block[name])
-        count += block.num_rows
-        positives += pc.sum(block["label"]).as_py() or 0
-    return Statistics(
-        rows=count,
-        positives=_nine_digits(positives / count) if count else 0.0,
-        numbers={name: one.result(buckets) for name, one in numbers.items()},
-        texts={name: one.result(min_rows, max_values) for name, one in texts.items()},
-    )
+    from training.counted import held_counts
+
+    counted = held_counts(rows)
+    if counted is None:
+        counted = SplitAccumulator.of(rows)
+        for block in rows.blocks("train"):
+            counted.add(block)
+    return counted.result(buckets, min_rows, max_values)
 
 
 def _nine_digits(value: float) -> float:
