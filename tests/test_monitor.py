@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,12 +31,14 @@ from shared_features.reactions import reaction_stages
 from streaming.archive import Archive, compact_archive
 from streaming.results import apply_rule, with_results
 from streaming.topics import OutgoingMessage
+from tests import repository
 from tests.histories import SECOND, START_US, block_of, event
 from tests.shop.app import sale, visit
 from training.kpis import kpi_figures
 from training.metrics import calibration_error, log_loss, rank_auc
 from training.sketches import sketch_of
 
+GUIDE = Path("docs/monitoring.md")
 WINDOW_S = 100
 START_S = START_US // SECOND
 TRAINED = sketch_of(np.random.default_rng(2).normal(0.5, 0.1, 20_000))
@@ -314,3 +317,12 @@ def test_a_retraining_that_nothing_calls_for_is_none(tmp_path: Path, monkeypatch
     assert "retraining: the first time" in first.output
     assert (second.exit_code, second.output) == (0, "nothing calls for a retraining of wide_and_deep\n")
     assert CliRunner().invoke(main, ["retrain", "--watch"]).exit_code == 2
+
+
+def test_the_commands_of_the_guide_can_be_given() -> None:
+    lines = [line for block in repository.code_blocks("sh") if block.path == GUIDE for line in block.code.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        context = main.commands[words[1]].make_context(words[1], words[2:])
+        assert context.params["app_name"] == "flights"

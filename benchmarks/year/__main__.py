@@ -43,8 +43,8 @@ from training.sketches import read_reference
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 LIVE = datetime(2013, 3, 26, tzinfo=UTC)
-DAY_US = 86_400_000_000
-RECENT, AGAIN = "42d", timedelta(days=21)
+WEEK_US = 7 * 86_400_000_000
+RECENT, AGAIN = "21d", timedelta(days=14)
 CHUNK_ROWS = 4_000
 
 
@@ -70,15 +70,17 @@ class Year:
         identity = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
         self._archive = Archive(work / "archive", identity)
         self._loaded: dict[int, SavedModel] = {}
-        self.monitor = Monitor(app, lambda name, version: read_reference(work / "models" / name / str(version)), DAY_US)
-        self.alone = Monitor(app, lambda *_: None, DAY_US)
+        self.monitor = Monitor(
+            app, lambda name, version: read_reference(work / "models" / name / str(version)), WEEK_US
+        )
+        self.alone = Monitor(app, lambda *_: None, WEEK_US)
         self._follower = ViewFollower(self.monitor, work / "archive")
         self.retrainings: list[dict[str, Any]] = []
         self.triggers = Triggers(
             self.model,
             work / "monitor" / "alarms.parquet",
             work / "reports" / self.model / FILE,
-            kinds=("drift", "quality"),
+            kinds=("quality",),
             again=AGAIN,
         )
 
@@ -124,7 +126,9 @@ class Year:
         command = [sys.executable, "-m", "cli", "retrain", "--app", self.app.spec, "--json"]
         for option, folder in (("history", "history"), ("rows", "rows"), ("models", "models"), ("reports", "reports")):
             command += [f"--{option}", str(self.work / folder)]
-        done = subprocess.run([*command, "--recent", RECENT], capture_output=True, text=True)
+        if self.retrainings:
+            command += ["--recent", RECENT]  # what was before the change teaches little
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in (0, 1):
             raise click.ClickException(done.stderr.splitlines()[-1])
         found = json.loads(done.stdout.splitlines()[-1])
@@ -161,10 +165,10 @@ def _us(at: str) -> int:
 
 
 def _auc(rows: Sequence[Mapping[str, Any]], since_us: int, until_us: int) -> float | None:
-    """Mean of the days' AUC, each by its number of labels."""
-    days = [row for row in rows if since_us <= row["window"] < until_us and row["auc"] is not None]
-    labelled = sum(row["labelled"] for row in days)
-    return round(sum(row["auc"] * row["labelled"] for row in days) / labelled, 4) if labelled else None
+    """Mean AUC of the weeks that lie in between, each by its number of labels."""
+    weeks = [row for row in rows if since_us <= row["window"] <= until_us - WEEK_US and row["auc"] is not None]
+    labelled = sum(row["labelled"] for row in weeks)
+    return round(sum(row["auc"] * row["labelled"] for row in weeks) / labelled, 4) if labelled else None
 
 
 @click.command()

@@ -1,18 +1,16 @@
-"""The year in one picture: AUC day by day, what drifted, when alarms stood, when it was retrained."""
+"""The year in one picture: AUC week by week, what drifted, when alarms stood, when it was retrained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from batch.drifts import PREDICTION
 from batch.monitor import Monitor
 
-DAYS = 7
+HALF = timedelta(days=3.5)  # a week is drawn at its middle
 
 
 def plot(path: Path, served: Monitor, alone: Monitor, retrainings: Sequence[dict[str, Any]], change: datetime) -> None:
@@ -33,17 +31,16 @@ def plot(path: Path, served: Monitor, alone: Monitor, retrainings: Sequence[dict
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 6.5), sharex=True, height_ratios=[3, 2])
     for monitor, name, color in ((alone, "version 1, left alone", "#b0b0b0"), (served, "what predicts", "#1f5fa8")):
         rows = [row for row in monitor.quality.rows() if row["auc"] is not None and row["labelled"] >= 200]
-        days, aucs = _days(rows), np.array([row["auc"] for row in rows])
-        upper.plot(days, aucs, ".", color=color, markersize=3, alpha=0.5)
-        upper.plot(days, _smooth(aucs), color=color, label=f"{name} (mean of {DAYS} days)")
-    upper.set_ylabel("live AUC, by day")
+        upper.plot(_weeks(rows), [row["auc"] for row in rows], "o-", color=color, label=name, markersize=3)
+    upper.set_ylabel("live AUC, by week")
     drifts = list(served.drifts.rows())
     watched = [PREDICTION, *(name for alarm in served.app.alarms for name in alarm.of if name != PREDICTION)]
     for name in dict.fromkeys(watched):
         rows = [row for row in drifts if row["feature"] == name and row["ks"] is not None]
-        values = np.array([max(0.0, row["ks"] - row["ks_chance"]) for row in rows])
-        lower.plot(_days(rows), _smooth(values), label=name)
-    lower.set_ylabel("KS to training, by day")
+        lower.plot(
+            _weeks(rows), [max(0.0, row["ks"] - row["ks_chance"]) for row in rows], "o-", label=name, markersize=3
+        )
+    lower.set_ylabel("KS to training, by week")
     for number, (words, begin, end) in enumerate(_standing(served)):
         label = f"alarm: {words}" if words not in [one[0] for one in _standing(served)[:number]] else None
         axis, color = (upper, "#d62728") if words.startswith("auc") else (lower, "#ff7f0e")
@@ -62,16 +59,8 @@ def plot(path: Path, served: Monitor, alone: Monitor, retrainings: Sequence[dict
     plt.close(figure)
 
 
-def _days(rows: Sequence[Any]) -> list[datetime]:
-    return [datetime.fromtimestamp(row["window"] / 1e6, UTC) for row in rows]
-
-
-def _smooth(values: Any) -> Any:
-    """Mean of each value and those up to six before it."""
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    begins = np.maximum(ends - DAYS, 0)
-    return (sums[ends] - sums[begins]) / (ends - begins)
+def _weeks(rows: Sequence[Any]) -> list[datetime]:
+    return [datetime.fromtimestamp(row["window"] / 1e6, UTC) + HALF for row in rows]
 
 
 def _standing(monitor: Monitor) -> list[tuple[str, datetime, datetime]]:

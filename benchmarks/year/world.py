@@ -1,8 +1,8 @@
 """The flights of 2013, real until the end of June; from July on the causes of delays are others.
 
 From `CHANGE` on what is lost at departure is made up in the air, all but five minutes of it, and a new congestion holds
-what flies for two hours or more and lands from 18 h New York time on: half an hour. Nothing else is touched; schedules,
-departures, weather and what is random in an arrival are those of 2013.
+what flies for two hours or more and lands from 18 h New York time on: for three quarters of an hour. Nothing else is
+touched; schedules, departures, weather and what is random in an arrival are those of 2013.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from apps.flights.history import write_history
 
 CHANGE = datetime(2013, 7, 1, tzinfo=UTC)
 MADE_UP_ALL_BUT_MIN = 5.0
-CONGESTION_MIN = 30.0
+CONGESTION_MIN = 45.0
 FAR_MIN = 120.0
 FROM_HOUR = 18
 
