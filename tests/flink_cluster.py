@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ class FlinkCluster:
         rest: of the job manager.
     """
 
-    def __init__(self, folder: Path, task_managers: int = 2) -> None:
-        self._folder, self._task_managers = folder, task_managers
-        options = ["--any-ports", "--folder", os.fspath(folder), "--task-managers", f"{task_managers}"]
-        self._process = processes.start(["-m", "deploy.flink.cluster", *options])
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+        self._folder = folder
+        command = ["-m", "deploy.flink.cluster", *options, "--any-ports", "--folder", os.fspath(folder)]
+        self._process = processes.start(command)
         self._where: dict[str, Any] = json.loads(self._process.wait_for_line('"ready"', FETCH_S))
         self.rest = FlinkRest(self._where["flink_rest"])
 
@@ -67,7 +67,6 @@ class FlinkCluster:
 
     def add_task_manager(self) -> None:
         """Start one more task manager, and wait for it."""
-        self._task_managers += 1
         self._process.process.send_signal(signal.SIGUSR1)
         wait_until(lambda: self.rest.free_slots() > 0, 120, "the task manager is there")
 
@@ -109,7 +108,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 @contextlib.contextmanager
-def flink_cluster(folder: Path, task_managers: int = 2) -> Iterator[FlinkCluster]:
+def flink_cluster(folder: Path, options: Sequence[str] = ()) -> Iterator[FlinkCluster]:
     """A cluster; the test is skipped, with the reason, where it cannot be had, or fails if it must be."""
     missing = [program for program in ("java", "mvn") if shutil.which(program) is None]
     said = f"{missing[0]} is not installed" if missing else ""
@@ -121,7 +120,7 @@ def flink_cluster(folder: Path, task_managers: int = 2) -> Iterator[FlinkCluster
             fetched.kill()
     if said:
         (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(f"nothing here ran on Flink: {said}")
-    cluster = FlinkCluster(folder, task_managers)
+    cluster = FlinkCluster(folder, options)
     try:
         yield cluster
     finally:

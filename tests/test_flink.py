@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,20 +15,31 @@ from batch.verify import verify
 from streaming.archive import read_commits
 from tests.faults.jobs import Job, Jobs
 from tests.flink_cluster import FETCH_S, FlinkCluster, flink_cluster
-from tests.processes import Started, wait_until
+from tests.processes import REPOSITORY, Started, wait_until
 from tests.shop.app import app
 from tests.test_streaming import Bench, outgoing, sale_ids
 from tests.test_verify import sales
 
 Start = Callable[..., Started]
 
+DOCUMENT = REPOSITORY / "docs" / "flink.md"
 COME_BACK_S = 120
 ROWS = 1_200
 
 
+def documented() -> tuple[list[str], list[str]]:
+    """From docs/flink.md, the options of the cluster and of the job on it."""
+    found = re.search(r"<!-- run by tests/test_flink.py -->\n```sh\n(.*)\n(.*)\n```", DOCUMENT.read_text("utf-8"))
+    assert found is not None
+    started, submitted = (line.split() for line in found.groups())
+    assert started[:3] == [".venv/bin/python", "-m", "deploy.flink.cluster"]
+    assert submitted[:2] == [".venv/bin/sameriver", "stream"]
+    return started[3:], submitted[2:]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
-    with flink_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+    with flink_cluster(tmp_path_factory.mktemp("cluster"), documented()[0]) as cluster:
         yield cluster
 
 
@@ -64,7 +76,7 @@ def test_kills_a_savepoint_and_held_outputs(
         return bench.archived_rows()
 
     bench.publish(parts[0])
-    job = bench.stream(*cluster.options, "--checkpoint-ms=500")
+    job = bench.stream(*documented()[1], *cluster.options, "--checkpoint-ms=500")
     archived = progress(job, 0)
     for role, part in zip(("task-manager", "worker"), parts[1:], strict=False):
         bench.publish(part[:200])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ class Broker:
         self._process = self._start(self._command, ready="listening on")
 
 
+def has_archived_more(rig: Rig, rows: int) -> bool:
+    return rig.archived() > rows
+
+
 @pytest.mark.soak
 def test_ten_kills_lose_nothing_and_state_stays_exact(
     start_process: Start, warm_jobs: Jobs, free_port: Callable[[], int], tmp_path: Path
@@ -55,7 +60,7 @@ def test_ten_kills_lose_nothing_and_state_stays_exact(
         for kill, part in enumerate(ROUNDS):
             before = rig.archived()
             rig.publish(each - IN_FLIGHT)
-            wait_until(lambda before=before: rig.archived() > before, COME_BACK_S, f"progress after {kill} kills")
+            wait_until(partial(has_archived_more, rig, before), COME_BACK_S, f"progress after {kill} kills")
             more = threading.Thread(target=rig.publish, args=(IN_FLIGHT,))
             more.start()
             assert len(rig.published) > rig.archived()
