@@ -148,7 +148,8 @@ def test_every_metric_on_dashboard_and_alerts_is_exported() -> None:
 
 def test_the_metrics_in_the_documents_are_those_that_are_exported() -> None:
     programs = deployed.exported()
-    for page, program in (("docs/operations.md", "job"), ("docs/verify.md", "verify"), ("docs/monitoring.md", "monitor")):
+    pages = {"job": "docs/operations.md", "verify": "docs/verify.md", "monitor": "docs/monitoring.md"}
+    for program, page in pages.items():
         documented = set(re.findall(r"`(sameriver_\w+)(?:\{[\w,]+\})?`", repository.text(Path(page))))
         plain = {re.sub(r"_(bucket|sum|count)$", "", name) for name in programs[program]}
         assert {name for name in documented if name not in plain} == set()
