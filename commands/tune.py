@@ -12,6 +12,7 @@ from commands import options, output
 from commands.evaluate import trained_model
 from commands.jobs import run_job
 from commands.options import app_option, folder_option, json_option, model_option
+from commands.submit import submit_option
 from commands.training import ensure_rows, make_candidate, tell_candidate
 
 SHOWN = 10
@@ -31,6 +32,7 @@ SHOWN = 10
 @click.option("--seed", default=1, help="Of the search and of every training.")
 @click.option("--no-candidate", is_flag=True, help="Train no version with the best options.")
 @json_option
+@submit_option
 def tune(
     app_name: str,
     rows: Path | None,

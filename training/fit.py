@@ -126,7 +126,10 @@ def _optimizer(options: WideAndDeepOptions, steps: int, steps_of_epoch: int) -> 
 
 def _require_same_beginning(workers: Together, epoch: int) -> None:
     """Refuse workers of which some begin from a checkpoint and others do not: they would train different models."""
-    if workers.workers > 1 and float(workers.add_up(tf.constant([epoch], tf.float32))[0]) != epoch * workers.workers:
+    if (
+        not isinstance(workers, Alone)
+        and float(workers.add_up(tf.constant([epoch], tf.float32))[0]) != epoch * workers.workers
+    ):
         raise ConfigurationError(
             f"worker {workers.rank + 1} of {workers.workers} goes on after epoch {epoch}, others after another: give "
             "all the same folder of models, on storage that they share"
@@ -134,7 +137,7 @@ def _require_same_beginning(workers: Together, epoch: int) -> None:
 
 
 def _step_of(model: keras.Model, optimizer: keras.optimizers.Optimizer, workers: Together) -> Callable[..., Any]:
-    variables = model.trainable_variables
+    variables, alone = model.trainable_variables, isinstance(workers, Alone)
     optimizer.build(variables)
 
     def step(numbers: Any, texts: Any, labels: Any) -> Any:
@@ -142,23 +145,49 @@ def _step_of(model: keras.Model, optimizer: keras.optimizers.Optimizer, workers:
             logits = tf.reshape(model([numbers, texts], training=True), [-1])
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
             # Of several workers each has a part of the batch, which may be empty: sums add up, means do not.
-            loss = tf.reduce_mean(losses) if workers.workers == 1 else tf.reduce_sum(losses)
+            loss = tf.reduce_mean(losses) if alone else tf.reduce_sum(losses)
         gradients = tape.gradient(loss, [variable.value for variable in variables])
-        if workers.workers > 1:
+        if not alone:
             *sums, rows = _added_up([*gradients, loss, tf.cast(tf.size(labels), tf.float32)], workers)
-            *gradients, loss = [total / rows for total in sums]
+            *gradients, loss = [_divided(total, rows) for total in sums]
         optimizer.apply(gradients, variables)
         return loss
 
     return step
 
 
+def _divided(total: Any, by: Any) -> Any:
+    if isinstance(total, tf.IndexedSlices):
+        return tf.IndexedSlices(total.values / by, total.indices, total.dense_shape)
+    return total / by
+
+
 def _added_up(tensors: Sequence[Any], workers: Together) -> list[Any]:
-    """The sums of all workers' tensors, by one call."""
-    dense = [tf.convert_to_tensor(one) for one in tensors]
-    total = workers.add_up(tf.concat([tf.reshape(one, [-1]) for one in dense], 0))
-    parts = tf.split(total, [one.shape.num_elements() for one in dense])
-    return [tf.reshape(part, one.shape) for part, one in zip(parts, dense, strict=True)]
+    """The sums of all workers' tensors, by one call.
+
+    The gradient of an embedding is that of the rows that the batch names; Keras's optimizer leaves the other rows and
+    their moments alone. So it is told which rows the whole batch names, each once. (Of one worker Keras 3.15 gets a
+    row as often as the batch names it, and squares each part by itself: its second moment is then smaller.)
+    """
+    parts = []
+    for one in tensors:
+        parts.append(tf.convert_to_tensor(one))
+        if isinstance(one, tf.IndexedSlices):
+            named = tf.ones_like(one.indices, tf.float32)
+            parts.append(tf.math.unsorted_segment_sum(named, one.indices, parts[-1].shape[0]))
+    total = workers.add_up(tf.concat([tf.reshape(one, [-1]) for one in parts], 0))
+    sums = iter(
+        tf.reshape(part, one.shape)
+        for part, one in zip(tf.split(total, [one.shape.num_elements() for one in parts]), parts, strict=True)
+    )
+    found: list[Any] = []
+    for one in tensors:
+        added = next(sums)
+        if isinstance(one, tf.IndexedSlices):
+            rows = tf.where(next(sums) > 0)[:, 0]
+            added = tf.IndexedSlices(tf.gather(added, rows), rows, tf.shape(added))
+        found.append(added)
+    return found
 
 
 def _batches_of(batches: ShuffledBatches, epoch: int, signature: tuple[Any, ...]) -> Any:

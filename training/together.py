@@ -178,9 +178,9 @@ def together() -> Together:
         WorkerLostError: others are not there in time.
     """
     rank, workers = place()
-    if workers == 1:
-        return Alone()
     if PLACE not in os.environ:
+        if workers == 1:
+            return Alone()
         found = Cluster()
         found.rank = rank
         return found

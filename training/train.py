@@ -39,7 +39,7 @@ from training.recipe import find_recipe, recipe
 from training.rows import LABEL, TrainingRows, open_rows
 from training.sketches import write_sketches
 from training.statistics import compute_statistics
-from training.together import LOST, WorkerLostError, place, together
+from training.together import LOST, Alone, WorkerLostError, place, together
 
 QUICK_ROWS = 80_000
 QUICK_EPOCHS = 2
@@ -264,7 +264,7 @@ def _fitted(
             workers=workers,
         )
     except tf.errors.OpError as error:
-        if count == 1:
+        if isinstance(workers, Alone):
             raise
         raise WorkerLostError(str(error).partition("\n")[0][:300]) from error
     if folder is not None:
