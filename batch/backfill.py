@@ -30,8 +30,8 @@ from batch.backfill_out import Outcome, intact, is_here, put_in_place, put_react
 from batch.backfill_rows import TOO_LATE, Asking, RowsOf, archive_schema
 from batch.partitions import WITHOUT_KEY
 from batch.partitions_run import folded, settled, starting
-from batch.reaction_steps import Predicted, fold_reactions
-from batch.tables import ARCHIVED_AT, History, open_history
+from batch.reaction_steps import Predicted, columns_for, fold_reactions
+from batch.tables import History, open_history
 from shared_features.app import App
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.fingerprint import canonical
@@ -148,8 +148,8 @@ def backfill(
         source, shards = settled(scratch, source, shards)
         if asking is not None and remembering:
             predicted = Predicted(str(scratch), shards, asking)
-            columns += [name for name in ARCHIVED_AT.names if name in source.schema.names]
-            counts = folded(plan, source, scratch, predicted, columns, shards, runner_options, watch)
+            needed = columns_for(app, source)
+            counts = folded(plan, source, scratch, predicted, needed, shards, runner_options, watch)
             counts |= fold_reactions(app, scratch, shards, rows, runner_options, watch)
         else:
             counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch)

@@ -86,11 +86,7 @@ _REACTION = pa.schema(
 
 def reaction_rows(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
     """One row for each reaction that fired; ``key`` and ``payload`` as JSON, as their messages have them."""
-    for name, feature in app.features.items():
-        index = block.schema.get_field_index(f"feature.{name}")
-        if index >= 0:
-            column = _sized(block.column(index), feature)
-            block = block.set_column(index, f"feature.{name}", column)
+    block = with_sized_lists(app, block)
     places = {(event_type, event_id): i for i, (event_type, event_id) in enumerate(_identities(block))}
     rows = []
     for topic, messages in outgoing(app, block, with_features=False).items():
@@ -114,6 +110,15 @@ def _identities(block: pa.RecordBatch) -> list[tuple[str, str]]:
 def _keys(app: App, block: pa.RecordBatch) -> dict[str, pa.Array]:
     evaluator = Evaluator(block)
     return {f"key.{key.name}": pc.cast(key_column(key, evaluator), pa.string()) for key in app.all_keys}
+
+
+def with_sized_lists(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows from Parquet with features that are lists as the kernel makes them."""
+    for name, feature in app.features.items():
+        index = block.schema.get_field_index(f"feature.{name}")
+        if index >= 0:
+            block = block.set_column(index, f"feature.{name}", _sized(block.column(index), feature))
+    return block
 
 
 def _sized(column: pa.Array, feature: Expression) -> pa.Array:

@@ -28,7 +28,7 @@ from batch.partitions import Place, bucket_of, cut, in_fold_order
 from batch.partitions_beam import SideBySide
 from batch.partitions_spill import Piece, count, read_piece, read_spill, write_spill
 from batch.partitions_steps import Ended
-from batch.tables import ARCHIVED_AT
+from batch.tables import ARCHIVED_AT, History
 from shared_features.app import App
 from shared_features.blocks import append_columns
 from shared_features.columns import Evaluator
@@ -95,6 +95,13 @@ class _Waiting:
     def close(self) -> Mapping[str, int]:
         write_spill(_waiting(self._of.settings.work, 0) / f"{self._name}.arrow", self._pieces)
         return {}
+
+
+def columns_for(app: App, source: History) -> list[str]:
+    """Columns of a history that predictions and reactions need, beside those of features."""
+    keys = [column for stage in _memories(app) if stage.key is not None for column in stage.key.columns]
+    at = [name for name in ARCHIVED_AT.names if name in source.schema.names]
+    return [*(field.name for field in app.predict_on.block_fields), *keys, *at]
 
 
 def fold_reactions(

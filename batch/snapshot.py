@@ -22,9 +22,9 @@ from batch.parquet_files import opened, parquet_files
 from batch.partitions_run import folded, settled, starting
 from batch.partitions_state import load_checkpoint
 from batch.partitions_steps import ADMITTED, Ended
-from batch.reaction_steps import Predicted, fold_reactions, memories_of
+from batch.reaction_steps import Predicted, columns_for, fold_reactions, memories_of
 from batch.snapshot_merge import merged
-from batch.tables import ARCHIVED_AT, History, open_history
+from batch.tables import History, open_history
 from shared_features.app import App
 from shared_features.errors import HistoryError
 from shared_features.fingerprint import canonical
@@ -164,8 +164,7 @@ def snapshot(
         ended: Callable[[Plan], Ended] = Nothing
         if asking is not None:
             ended = Predicted(str(scratch), shards, asking)
-            columns += [field.name for field in app.predict_on.block_fields]
-            columns += [name for name in ARCHIVED_AT.names if name in source.schema.names]
+            columns = columns_for(app, source)
         counts = folded(plan, source, scratch, ended, columns, shards, runner_options, watch, keep_state=True)
         if asking is not None:
             fold_reactions(app, scratch, shards, Nothing, runner_options, watch, keep_memory=True)

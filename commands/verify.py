@@ -17,6 +17,7 @@ from commands.signals import stop_signal
 
 if TYPE_CHECKING:
     from batch.verify import Predict, VerifyReport
+    from batch.verify_backfill import BackfillReport
     from serving.promotion import Promotion
     from shared_features.app import App
     from streaming.routes import EachVersion
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 )
 @folder_option("--models", "models, whose promotions say which version had to answer", "var/models/<app>")
 @click.option("--history", help="History to compare with training rows; otherwise they are not compared.")
+@folder_option("--backfill", "a backfill, whose reactions are verified in place of an archive", "none")
 @click.option(
     "--follow", is_flag=True, help="Go on with what a live job commits, and say the first difference at once."
 )
@@ -46,6 +48,7 @@ def verify(
     model_server: str | None,
     models: Path | None,
     history: str | None,
+    backfill: Path | None,
     follow: bool,
     until_mismatch: bool,
     anew: bool,
@@ -66,7 +69,14 @@ def verify(
     for option, given in (("--until-mismatch", until_mismatch), ("--anew", anew)):
         if given and not follow:
             raise click.UsageError(f"{option} goes with --follow")
-    if follow:
+    if backfill is not None and (follow or history is not None or archive is not None):
+        raise click.UsageError("--backfill goes with --app only: it looks at the rows of that folder")
+    report: VerifyReport | BackfillReport
+    if backfill is not None:
+        from batch.verify_backfill import verify_backfill
+
+        report = verify_backfill(app, backfill)
+    elif follow:
         report = _follow(app, folder, model_server, models, monitoring, until_mismatch=until_mismatch, anew=anew)
     else:
         report = _compare(app, folder, model_server, models, history)
@@ -75,7 +85,7 @@ def verify(
         output.print_json(found)
     else:
         _tell(found)
-    if report.mismatches or report.training_mismatches:
+    if report.mismatches or found.get("training_mismatches"):
         ctx.exit(1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from batch import partitions, reaction_steps, tables
@@ -17,8 +18,10 @@ from batch.backfill_rows import Asking
 from batch.export import Export
 from batch.snapshot import snapshot
 from batch.verify import verify
+from batch.verify_backfill import BackfillReport, verify_backfill
 from batch.writers import Written
 from shared_features import App, Key, Reaction, Rule, mean, prediction
+from shared_features.errors import ConfigurationError
 from shared_features.plan import make_plan
 from streaming.archive import Archive, read_commits
 from streaming.snapshots import begin_from
@@ -118,6 +121,28 @@ def test_a_backfill_has_the_reactions_of_the_stream(tmp_path: Path) -> None:
     assert part.reactions_there == sum(part.reactions.values()) > 0
     again = run(folder, tmp_path / "part", 40, 70, shards=2, reactions=str(to))
     assert (again.reused, again.reactions_added, again.reactions_there) == (True, 0, part.reactions_there)
+
+
+def test_what_was_backfilled_is_verified(tmp_path: Path) -> None:
+    folder = histories.write(tmp_path / "history", events(), files=2)
+    done = backfill(app, folder, tmp_path / "out", asking=RULES, shards=2)
+    report = verify_backfill(app, tmp_path / "out")
+    values = len(KINDS) + 1  # `started`, too
+    rows = sum(done.rows.values())
+    assert report == BackfillReport(rows, rows * values)
+    path = sorted((tmp_path / "out").glob("publish_date=*/*.parquet"))[0]
+    table = pq.ParquetFile(path).read()
+    place = table.schema.get_field_index("reaction.busy")
+    pq.write_table(table.set_column(place, "reaction.busy", pc.invert(table["reaction.busy"])), path)
+    spoiled = verify_backfill(app, tmp_path / "out")
+    assert spoiled.reaction_mismatches == table.num_rows
+    assert "reaction.busy of event" in str(spoiled.first_mismatch)
+    part = run(folder, tmp_path / "part", 40, 70, shards=2)
+    report = verify_backfill(app, tmp_path / "part")
+    assert (report.mismatches, report.rows) == (0, sum(part.rows.values()))
+    assert min(report.reactions, report.reactions_unchecked) > report.rows
+    with pytest.raises(ConfigurationError, match="has no predictions of app 'reacting'"):
+        verify_backfill(app, tmp_path / "history")
 
 
 def run(folder: Path, out: Path, since_s: float, until_s: float, **options: Any) -> BackfillSummary:
