@@ -47,6 +47,7 @@ from tests.test_verify import sales
 
 SHOP = str(Path(__file__).parent / "shop")
 ROWS = 120
+IDENTITY = {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_an_export_follows_a_job_and_its_compaction(
         Export(app, folder, "archive", to)
     before = running.catch_up().last
     block = next(iter(read_commits(folder))).block
-    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    opened = Archive(folder, IDENTITY)
     sequence, starts, frames = opened.append(block, {}), list[int](), archive_log.frames
 
     def looking(file: Any, *, is_last: bool, start: int = 0) -> Iterator[archive_log.Frame]:
@@ -237,7 +238,7 @@ def test_a_process_follows_until_it_is_told_to_stop(folder: Path, start_process:
     arguments = ["--app", SHOP, "--archive", folder, "--to", to, "--follow", "--every", "0.2", "--json"]
     running = start_process(["-m", "cli", "archive", "export", *arguments])
     processes.wait_until(lambda: count(to) == ROWS, 60, "the archive's rows at the destination")
-    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    opened = Archive(folder, IDENTITY)
     block = next(iter(read_commits(folder))).block
     opened.mark_published(opened.append(block, {}))
     opened.close()
@@ -271,7 +272,7 @@ def test_a_destination_that_was_away_for_a_while_is_tried_again(
         return done
 
     monkeypatch.setattr(kind, "commit", lossy)
-    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    opened = Archive(folder, IDENTITY)
     block = next(iter(read_commits(folder))).block
     running = Export(app, folder, "archive", to)
 
@@ -301,11 +302,8 @@ def test_rows_that_are_refused_are_kept_with_the_reason(folder: Path, tmp_path: 
     running._reject([], next(iter(read_commits(folder))).block.slice(0, 2), ["too large", "out of range"])
     running.close()
     kept = [json.loads(line) for line in running.rejected.read_text().splitlines()]
-    assert [(one["reason"], one["row"]["event_type"]) for one in kept] == [
-        ("too large", kept[0]["row"]["event_type"]),
-        ("out of range", kept[1]["row"]["event_type"]),
-    ]
-    assert kept[0]["to"] == str(tmp_path / "out")
+    assert [one["reason"] for one in kept] == ["too large", "out of range"]
+    assert all(one["to"] == str(tmp_path / "out") and one["row"]["event_type"] for one in kept)
 
 
 def test_events_of_refused_rows_become_dead_letters(
@@ -314,7 +312,7 @@ def test_events_of_refused_rows_become_dead_letters(
     """A row of more than 10 MB; looked at by the commands, and not sent again: it was folded."""
     broker = start_process(["-m", "streaming.broker", "--port", "0"], ready="listening on").line.rsplit(" ", 1)[-1]
     create_topics(app, Endpoint("sameriver", broker))
-    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    opened = Archive(folder, IDENTITY)
     block = next(iter(read_commits(folder))).block.slice(0, 3)
     place = block.schema.get_field_index("sale.kind")
     block = block.set_column(place, block.schema.field(place), pa.array(["a", "x" * 11_000_000, None]))
@@ -329,8 +327,7 @@ def test_events_of_refused_rows_become_dead_letters(
     done = run("archive", "export", "--archive", str(folder), "--to", to)
     assert json.loads(done.stdout.splitlines()[-1])["written"] == asdict(Written(rows=ROWS + 2, rejected=1))
     (letter,) = json.loads(run("deadletters", "list").stdout.splitlines()[-1])["dead_letters"]
-    assert letter["reason"] == "export_refused"
-    assert f"archive to {to}: " in letter["detail"]
+    assert (letter["reason"], letter["detail"].startswith(f"archive to {to}: ")) == ("export_refused", True)
     assert "exceeds the 10485760-byte size cap" in letter["detail"]
     shown = json.loads(run("deadletters", "show", letter["id"]).stdout.splitlines()[-1])
     assert json.loads(shown["data"])["event_id"] == block.column("event_id")[1].as_py()
@@ -355,7 +352,7 @@ def test_kills_at_any_moment_lose_and_double_nothing(
     """An archive that grows, and an export that is killed with -9 six times."""
     to = f"{dataset}.often_killed" if place == "table" else str(folder.parent / "out")
     arguments = ["--app", SHOP, "--archive", folder, "--to", to, "--follow", "--every", "0.1"]
-    opened = Archive(folder, {"app": app.name, "fingerprint": app.fingerprint, "definitions": app.definitions})
+    opened = Archive(folder, IDENTITY)
     block = next(iter(read_commits(folder))).block
     rows, chance = ROWS, random.Random(7)
     for _ in range(6):
