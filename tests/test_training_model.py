@@ -16,6 +16,7 @@ from tests import training_rows
 from tests.trained import GATES, OPTIONS, Trained, check_slices_and_gates, check_the_page, end, start
 from training.export import SavedModel, read_summary, versions
 from training.rows import number_column, open_rows
+from training.sketches import read_reference
 
 pytestmark = pytest.mark.tensorflow
 
@@ -58,6 +59,11 @@ def test_the_summary_tells_what_made_the_model(trained: Trained) -> None:
     assert summary["options"]["crosses"] == [["shop", "carrier"]]
     assert summary["statistics"]["numbers"]["busy"]["missing"] > 0
     assert set(summary["libraries"]) == {"keras", "numpy", "pyarrow", "python", "scikit-learn", "tensorflow"}
+    reference = read_reference(trained.version)
+    delays = number_column(trained.rows.table("train")["delay"])
+    assert reference["numbers"]["delay"]["sketch"].n == np.isfinite(delays).sum()
+    assert reference["numbers"]["delay"]["sketch"].get_rank(float(np.nanmedian(delays))) == pytest.approx(0.5, abs=0.01)
+    assert reference["predictions"]["probability"]["sketch"].n == 3_500  # validate and test
     assert not list(trained.version.rglob("*.keras")) + list(trained.version.rglob("*.h5"))
 
 
