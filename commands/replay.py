@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,11 @@ from shared_features.encode import rows_to_messages
 from shared_features.errors import HistoryError
 from shared_features.hashing import hash_columns
 from shared_features.plan import make_plan
+from streaming.event_blocks import block_message
 
 WARM, STEADY, BURST, KILL = 0, 1, 2, 3
+WARM_BLOCK = 500
+"""Events in one message, at most, while nobody measures."""
 MINUTE_US = 60_000_000
 ENDLESS_US = 100 * 366 * 86_400_000_000
 """A hundred years: all of any history."""
@@ -65,17 +69,45 @@ class Replay:
     again: npt.NDArray[np.bool_]
 
     def write(self, app: App, path: Path) -> None:
-        """The messages as an Arrow file: ``data``, ``event_type``, ``event_id`` and ``phase``."""
-        data = [message.data for message in rows_to_messages(self.block, app.event_types)]
+        """The messages as an Arrow file: ``data``, ``attributes`` (JSON), ``rows`` of their events, and ``phase``."""
+        types = self.block.column("event_type").to_pylist()
+        rows = _messages(app, types, int(np.searchsorted(self.phase, STEADY)))
+        alone = [of[0] for of in rows if len(of) == 1]
+        events = iter(rows_to_messages(self.block.take(pa.array(alone, pa.int64())), app.event_types))
+        messages = [
+            next(events)
+            if len(of) == 1
+            else block_message(app.event_types[types[of[0]]], self.block.take(pa.array(of)))
+            for of in rows
+        ]
         columns = {
-            "data": pa.array(data, pa.binary()),
-            "event_type": self.block.column("event_type"),
-            "event_id": self.block.column("event_id"),
-            "phase": pa.array(self.phase),
+            "data": pa.array([message.data for message in messages], pa.binary()),
+            "attributes": [json.dumps(message.attributes) for message in messages],
+            "rows": pa.array(rows, pa.list_(pa.int64())),
+            "phase": pa.array(self.phase[[of[0] for of in rows]]),
         }
         table = pa.table(columns)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
+
+
+def _messages(app: App, types: list[str], warm: int) -> list[list[int]]:
+    """Rows of each message: one, or of the ``warm`` first ones, which nobody measures, blocks of one type.
+
+    Events keep their order but for types that no feature aggregates: those come behind the block that they stand in.
+    """
+    keyed = {name for key in app.keys for name in key.fields}
+    found, block, aside = list[list[int]](), list[int](), list[int]()
+    for row in range(warm):
+        if types[row] not in keyed and types[row] != app.predict_on.name:
+            aside.append(row)
+            continue
+        if block and (types[row] != types[block[0]] or len(block) == WARM_BLOCK):
+            found += [block, *([one] for one in aside)]
+            block, aside = [], []
+        block.append(row)
+    found += [one for one in (block, *([one] for one in aside)) if one]
+    return found + [[row] for row in range(warm, len(types))]
 
 
 def warm_up_us(app: App) -> int:

@@ -3,8 +3,8 @@
     python -m commands.replay_publisher REPLAY --project sameriver --topic flights-events
 
 It says ``{"ready": true}``, then takes one JSON object a line from standard input: ``{"phase": 1, "rate": 255}``
-publishes that phase's messages (a rate of null: at once). It prints ``{"sent": [[message, call_ns], …]}`` for what
-the broker has acknowledged (``call_ns``: the machine's monotonic clock as publish was called), and
+publishes that phase's messages (a rate of null: at once). It prints ``{"sent": [[row, call_ns], …]}`` for the events
+that the broker has acknowledged (``call_ns``: the machine's monotonic clock as publish was called), and
 ``{"phase_done": 1, "failed": 0}`` when every message of the phase has been. All messages have one ordering key, so
 that they are stored in the order of the replay.
 """
@@ -36,10 +36,10 @@ class _Sent:
         self._pairs: list[tuple[int, int]] = []
         self.failed = 0
 
-    def note(self, message: int, call_ns: int, done: Future[str]) -> None:
+    def note(self, rows: list[int], call_ns: int, done: Future[str]) -> None:
         with self._lock:
             if done.exception() is None:
-                self._pairs.append((message, call_ns))
+                self._pairs += [(row, call_ns) for row in rows]
             else:
                 self.failed += 1
 
@@ -57,18 +57,17 @@ def _say(record: dict[str, Any]) -> None:
 
 def publish_phase(client: Any, topic: str, table: pa.Table, phase: int, rate: float | None) -> int:
     """Publish the messages of one phase; how many were not acknowledged."""
-    numbers = [number for number, of in enumerate(table["phase"].to_pylist()) if of == phase]
-    data, types_of = table["data"].to_pylist(), table["event_type"].to_pylist()
+    messages = [one for one in table.to_pylist() if one["phase"] == phase]
     sent, futures = _Sent(), []
     begun_s = said_s = time.monotonic()
-    for place, number in enumerate(numbers):
+    for place, message in enumerate(messages):
         if rate is not None:
             wait_s = begun_s + place / rate - time.monotonic()
             if wait_s > 0:
                 time.sleep(wait_s)
         call_ns = time.monotonic_ns()
-        future = client.publish(topic, data[number], ordering_key=ORDERING_KEY, event_type=types_of[number])
-        future.add_done_callback(lambda done, number=number, call_ns=call_ns: sent.note(number, call_ns, done))
+        future = client.publish(topic, message["data"], ordering_key=ORDERING_KEY, **json.loads(message["attributes"]))
+        future.add_done_callback(lambda done, rows=message["rows"], call_ns=call_ns: sent.note(rows, call_ns, done))
         futures.append(future)
         if time.monotonic() - said_s >= REPORT_S:
             said_s = time.monotonic()

@@ -5,7 +5,7 @@
 
 It makes topics and subscriptions, says ``{"ready": true}``, and prints what it got, some times a second:
 ``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "reactions": [[id, name, event_id], …],
-"dead_letters": [reason, …]}``. Of several models' predictions only those of ``--model`` are told.
+"dead_letters": [reason, …]}``. Of several models' predictions only those of ``--model`` come.
 ``received_ns`` is the machine's monotonic clock in the client's callback. SIGTERM ends it.
 """
 
@@ -33,8 +33,7 @@ REPORT_S = 0.04
 class _Received:
     """What came and nobody has been told of yet."""
 
-    def __init__(self, model: str | None) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._predictions: list[tuple[str, str, float | None, int]] = []
         self._reactions: list[tuple[str, str, str]] = []
@@ -42,9 +41,6 @@ class _Received:
 
     def prediction(self, message: Any) -> None:
         received_ns = time.monotonic_ns()
-        if self._model not in (None, message.attributes.get("model")):
-            message.ack()
-            return
         record = json.loads(message.data)
         probability = record["outputs"].get("probability")
         with self._lock:
@@ -75,8 +71,12 @@ class _Received:
             sys.stdout.flush()
 
 
-def subscribe(project: str, topic: str) -> str:
-    """A new subscription to the topic, which is made if it does not exist; its full name."""
+def subscribe(project: str, topic: str, model: str | None = None) -> str:
+    """A new subscription to the topic, which is made if it does not exist; its full name.
+
+    Args:
+        model: the only one whose predictions are to come.
+    """
     with pubsub_v1.SubscriberClient() as admin:
         publisher = pubsub_v1.PublisherClient()
         path = publisher.topic_path(project, topic)
@@ -87,7 +87,8 @@ def subscribe(project: str, topic: str) -> str:
         finally:
             publisher.stop()
         name = str(admin.subscription_path(project, f"{topic}-demo-{os.urandom(4).hex()}"))
-        admin.create_subscription(name=name, topic=path)
+        wanted = "" if model is None else f'attributes.model = "{model}"'
+        admin.create_subscription(request={"name": name, "topic": path, "filter": wanted})
     return name
 
 
@@ -99,7 +100,7 @@ def subscribe(project: str, topic: str) -> str:
 @click.option("--model")
 def main(project: str, predictions: str, reactions: tuple[str, ...], dead_letters: str, model: str | None) -> None:
     """Print what comes on the topics until SIGTERM."""
-    received, stopping = _Received(model), threading.Event()
+    received, stopping = _Received(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     stop_with_parent()
     callbacks = {predictions: received.prediction, dead_letters: received.dead_letter}
@@ -108,7 +109,8 @@ def main(project: str, predictions: str, reactions: tuple[str, ...], dead_letter
     with ExitStack() as stack:
         for topic, callback in callbacks.items():
             client = stack.enter_context(pubsub_v1.SubscriberClient())
-            pulling = client.subscribe(subscribe(project, topic), callback, flow_control=flow)
+            only = model if topic == predictions else None
+            pulling = client.subscribe(subscribe(project, topic, only), callback, flow_control=flow)
             stack.callback(pulling.cancel)
         sys.stdout.write('{"ready": true}\n')
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from apps.flights.app import app
 from commands.demo_tally import NEVER, Tally
 from commands.demo_verdict import verdict
 from commands.demo_view import WIDTH, Stage, View, bar, export_svg, sparkline
-from commands.replay import BURST, KILL, STEADY, WARM, Replay, ReplaySettings, make_replay, warm_up_us
+from commands.replay import BURST, KILL, STEADY, WARM, Replay, ReplaySettings, _messages, make_replay, warm_up_us
+from shared_features import load_app
 from shared_features.blocks import block_schema, nest
-from shared_features.decode import Decoder
 from shared_features.errors import HistoryError
+from streaming.intake import Intake
+from streaming.topics import Message
 
 START = datetime(2013, 11, 1, tzinfo=UTC)
 MINUTE_US = 60_000_000
@@ -126,21 +129,23 @@ def test_the_messages_are_those_that_the_job_decodes(replay: Replay, tmp_path: P
     replay.write(app, tmp_path / "replay.arrow")
     with pa.OSFile(str(tmp_path / "replay.arrow")) as file:
         table = pa.ipc.open_file(file).read_all()
+    rows = [row for of in table["rows"].to_pylist() for row in of]
+    assert rows == list(range(len(times_us(replay))))  # each of its types is in a key: they keep their order
+    assert table.num_rows < len(rows)  # those before the measured ones go in blocks
+    at = times_us(replay)
     messages = [
-        _Message(row["data"], {"event_type": row["event_type"]}, at)
-        for row, at in zip(table.to_pylist(), times_us(replay).tolist(), strict=True)
+        Message(row["data"], json.loads(row["attributes"]), str(number), int(at[row["rows"][-1]]), "")
+        for number, row in enumerate(table.to_pylist())
     ]
-    decoded = Decoder(app.event_types).decode(messages)
-    assert decoded.rejected == []
-    for name in replay.block.schema.names:
-        if name != "message_id":
-            assert decoded.block.column(name).equals(replay.block.column(name)), name
+    taken = Intake(app.event_types).take(messages)
+    assert taken.refused == []
+    for name in set(replay.block.schema.names) - {"message_id", "publish_time"}:
+        assert taken.block.column(name).equals(replay.block.column(name)), name
 
 
-class _Message:
-    def __init__(self, data: bytes, attributes: dict[str, str], publish_time_us: int) -> None:
-        self.data, self.attributes, self.publish_time_us = data, attributes, publish_time_us
-        self.message_id = ""
+def test_types_that_no_feature_aggregates_come_behind_their_block() -> None:
+    types = ["position", "rated", "position", "rated", "position", "position", "rated", "position"]
+    assert _messages(load_app("vessels"), types, 6) == [[0, 2, 4, 5], [1], [3], [6], [7]]
 
 
 def test_a_history_without_the_days_is_refused(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -31,6 +32,8 @@ from shared_features.reactions import reaction_stages
 from shared_features.state import StageState
 from streaming.archive import Archive
 from streaming.results import Answer, with_results
+from tests import repository
+from tests.processes import start, wait_until
 
 TRIPS = 20
 RATED_AT = START + timedelta(days=4)
@@ -76,6 +79,16 @@ class Job:
         self._archive.close()
 
 
+def by_vessel(positions: pa.RecordBatch, truth: dict[str, bool]) -> dict[int, list[tuple[datetime, bool]]]:
+    """When each vessel was fishing, as far as anybody knows, in the order of time."""
+    columns = (positions.column(name).to_pylist() for name in ("position.vessel", "event_time", "event_id"))
+    found: dict[int, list[tuple[datetime, bool]]] = {}
+    for vessel, at, one in sorted(zip(*columns, strict=True)):
+        if one in truth:
+            found.setdefault(vessel, []).append((at, truth[one]))
+    return found
+
+
 def analyse(trips: Path, truth: dict[int, list[tuple[datetime, bool]]], out: Path) -> None:
     """Rate the trips with most hours of fishing: a row for every stretch on which the vessel did one thing."""
     with trips.open() as file, out.open("w", newline="") as rated:
@@ -95,9 +108,9 @@ def analyse(trips: Path, truth: dict[int, list[tuple[datetime, bool]]], out: Pat
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.RecordBatch, dict[str, bool]]:
-    """Two and a half days of 150 vessels in the order of arrival, second copies left out; and who was fishing where."""
+    """A day and a half of 150 vessels in the order of arrival, second copies left out; and who was fishing where."""
     folder = tmp_path_factory.mktemp("world")
-    write_history(folder, vessels=150, hours=60, seed=5, rated=1.0)
+    write_history(folder, vessels=150, hours=36, seed=5, rated=1.0)
     table = pq.read_table(folder)
     truth = table.filter(pc.equal(table["event_type"], "rated"))["rated"].combine_chunks()
     positions = table.filter(pc.equal(table["event_type"], "position"))
@@ -115,12 +128,7 @@ def test_twenty_trips_rated_by_csv_are_labels_of_the_next_training_rows(
     for at in range(0, positions.num_rows, 10_000):
         job.take(positions.slice(at, 10_000))
     run("view", "trips", "--app", "vessels", "--archive", archive, "--out", trips)
-    columns = (positions.column(name).to_pylist() for name in ("position.vessel", "event_time", "event_id"))
-    known: dict[int, list[tuple[datetime, bool]]] = {}
-    for vessel, at, one in sorted(zip(*columns, strict=True)):
-        if one in truth:
-            known.setdefault(vessel, []).append((at, truth[one]))
-    analyse(trips, known, tmp_path / "rated-trips.csv")
+    analyse(trips, by_vessel(positions, truth), tmp_path / "rated-trips.csv")
     stretches = job.take_file(tmp_path / "rated-trips.csv", "trip_rated")
     assert stretches > TRIPS  # some were fishing for a part of the trip
     found = run("view", "ratings", "--app", "vessels", "--archive", archive, "--out", ratings)
@@ -129,13 +137,56 @@ def test_twenty_trips_rated_by_csv_are_labels_of_the_next_training_rows(
     run("archive", "export", "--app", "vessels", "--archive", archive, "--to", tmp_path / "history")
     made = run(
         "traindata", "--app", "vessels", "--history", tmp_path / "history", "--out", tmp_path / "rows",
-        "--validate-from", "2024-06-17", "--test-from", "2024-06-17T12:00:00",
+        "--shards", "1", "--validate-from", "2024-06-15T14:00:00", "--test-from", "2024-06-15T20:00:00",
     )  # fmt: skip
     assert sum(made["rows"].values()) == found["rows"]
     rows = pq.read_table(tmp_path / "rows")
     labels = dict(zip(rows["event_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     assert labels == {one: truth[one] for one in labels}
     assert 0.02 < np.mean(list(labels.values())) < 0.98
+
+
+@pytest.mark.soak
+def test_the_page_s_commands_from_a_live_job_to_the_next_model(
+    world: tuple[pa.RecordBatch, dict[str, bool]], tmp_path: Path
+) -> None:
+    positions, truth = world
+    blocks = [block.code for block in repository.code_blocks("sh") if block.path == Path("docs/ratings.md")]
+    commands = [shlex.split(line, comments=True)[1:] for block in blocks for line in block.splitlines()]
+    up = commands.pop(1)
+    done = {" ".join(command[:2]): command for command in commands}
+    assert up[0] == "up"
+    environment: dict[str, str | None] = {"PUBSUB_EMULATOR_HOST": None}
+
+    def cli_of(command: list[str]) -> dict[str, Any]:
+        process = start(["-m", "cli", *command, "--json"], cwd=tmp_path, env=environment)
+        assert process.wait(600) == 0, process.lines[-20:]
+        found: dict[str, Any] = json.loads(process.lines[-1])
+        return found
+
+    cli_of(done["data vessels"])
+    ports = ["--broker-port", "0", "--model-port", "0", "--gateway-port", "0", "--json"]
+    live = start(["-m", "cli", *up, *ports], cwd=tmp_path, env=environment, ready='"ready"', timeout_s=600)
+    try:
+        environment["PUBSUB_EMULATOR_HOST"] = json.loads(live.line)["pubsub_emulator_host"]
+        cli_of(done["publish var/world"])
+        view = done["view trips"]
+        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows, 300, "all positions are in the archive")
+        analyse(tmp_path / "trips.csv", by_vessel(positions, truth), tmp_path / "rated-trips.csv")
+        stretches = cli_of(done["publish rated-trips.csv"])["published"]
+        view = done["view ratings"]
+        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows + stretches, 300, "the trips' ratings are, too")
+        ratings = cli_of(done["publish ratings.csv"])["published"]
+        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows + stretches + ratings, 300, "and all ratings")
+        cli_of(done["archive export"])
+        made = cli_of(done["traindata --app"])
+        assert sum(made["rows"].values()) == ratings > 20 * TRIPS
+        trained = cli_of(done["train --app"])
+        judged = cli_of(done["evaluate --app"])
+        print(json.dumps({"stretches": stretches, "made": made, "trained": trained, "judged": judged}))
+        assert judged["rows"] == made["rows"]["test"]
+    finally:
+        live.kill()
 
 
 def events(*rows: tuple[str, str, int, int, int | None, bool | None]) -> pa.RecordBatch:

@@ -17,6 +17,9 @@ PLACES = {
     "South Atlantic between Ascension and Saint Helena": ((-12.0, -10.1), 635),
     "Fiji's antimeridian": ((-16.5, 180.0), 0),
     "South Pole": ((-90.0, 0.0), -500),
+    "Ross Ice Shelf's end": ((-86.0, 170.0), -205),
+    "Chukotka, west of the antimeridian": ((67.0, 179.0), -101),
+    "Chukotka, on the parallel where its coast crosses the antimeridian": ((65.25, 105.0), -850),
 }
 
 
@@ -27,14 +30,15 @@ def test_known_places() -> None:
 
 
 def test_it_is_made_of_coastlines() -> None:
-    # An island of 20° around 0° N 0° E, and one on the antimeridian, cut there as maps do: its seam is no coast.
+    # Islands around 0° N, 0° E and on the antimeridian, cut there as maps do (a seam is no coast), and Antarctica.
     square = [[80, 80], [20, 0], [0, 20], [-20, 0], [0, -20]]
     east, west = ([[column, 80], [10, 0], [0, 20], [-10, 0], [0, -20]] for column in (260, -90))
-    arcs = [[[x - 90, y - 90], *rest] for (x, y), *rest in (square, east, west)]
+    south = [[-90, 10], *[[90, 0]] * 4]
+    arcs = [[[x - 90, y - 90], *rest] for (x, y), *rest in (square, east, west, south)]
     topology = {
         "transform": {"scale": [1, 1], "translate": [0, 0]},
         "arcs": arcs,
-        "objects": {"land": {"geometries": [{"type": "MultiPolygon", "arcs": [[[0]], [[1]], [[2]]]}]}},
+        "objects": {"land": {"geometries": [{"type": "MultiPolygon", "arcs": [[[0]], [[1]], [[2]], [[3]]]}]}},
     }
     made = make_raster(topology, degrees=5.0)
     at = evaluate(made.at(report.lat, report.lon), [{"lat": 0.0, "lon": x} for x in (0.0, 5.0, 30.0, 175.0, -180.0)])

@@ -24,6 +24,8 @@ SHORE = Path(__file__).parent / "shore.parquet"
 DEGREES = 0.25
 _STEP_KM = 1.0
 _SEAM_DEGREES = 1e-3
+_ASIDE = 1e-6
+"""Degrees: a meridian through no end of an edge."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,8 +36,7 @@ def coast_edges(topology: dict[str, Any]) -> tuple[Floats, Floats]:
     used = sorted({arc if arc >= 0 else ~arc for arc in _flat(topology["objects"]["land"]["geometries"])})
     arcs = [np.cumsum(np.array(topology["arcs"][number]), axis=0) * scale + origin for number in used]
     begin, end = (np.concatenate([arc[part] for arc in arcs]) for part in (slice(None, -1), slice(1, None)))
-    around = np.abs(begin[:, 0] - end[:, 0]) > 180  # along the antimeridian from one side of the map to the other
-    return begin[~around], end[~around]
+    return begin, end
 
 
 def _flat(nested: Any) -> list[int]:
@@ -62,13 +63,14 @@ def shore_km(begin: Floats, end: Floats, longitude: Floats, latitude: Floats) ->
     return found
 
 
-def on_land(begin: Floats, end: Floats, longitudes: Floats, latitude: float) -> npt.NDArray[np.bool_]:
-    """Whether places on a parallel are on land: a ray from the west crosses an odd number of edges."""
-    south, north = np.minimum(begin[:, 1], end[:, 1]), np.maximum(begin[:, 1], end[:, 1])
-    rows = (south <= latitude) & (latitude < north)
-    one, other = begin[rows], end[rows]
-    crossings = one[:, 0] + (latitude - one[:, 1]) * (other[:, 0] - one[:, 0]) / (other[:, 1] - one[:, 1])
-    found: npt.NDArray[np.bool_] = np.searchsorted(np.sort(crossings), longitudes, side="right") % 2 == 1
+def on_land(begin: Floats, end: Floats, longitude: float, latitudes: Floats) -> npt.NDArray[np.bool_]:
+    """Whether places on a meridian are on land: the South Pole is, and each edge on the way from there changes it."""
+    step = (end[:, 0] - begin[:, 0] + 180) % 360 - 180
+    west, east = np.where(step[:, None] >= 0, begin, end), np.where(step[:, None] >= 0, end, begin)
+    width, away = np.abs(step), (longitude - west[:, 0]) % 360
+    rows = away < width  # an edge has its western end only
+    crossings = west[rows, 1] + away[rows] / width[rows] * (east[rows, 1] - west[rows, 1])
+    found: npt.NDArray[np.bool_] = np.searchsorted(np.sort(crossings), latitudes, side="right") % 2 == 0
     return found
 
 
@@ -83,8 +85,7 @@ def make_raster(topology: dict[str, Any], degrees: float = DEGREES) -> Raster:
     latitudes = np.linspace(90, -90, round(180 / degrees) + 1)
     longitudes = np.linspace(-180, 180, round(360 / degrees), endpoint=False)
     away_km = shore_km(begin, end, *(one.ravel() for one in np.meshgrid(longitudes, latitudes)))
-    land = np.array([on_land(begin, end, longitudes, latitude) for latitude in latitudes.tolist()])
-    land[-1] = True  # the South Pole
+    land = np.array([on_land(begin, end, longitude + _ASIDE, latitudes) for longitude in longitudes.tolist()]).T
     return Raster(np.rint(np.where(land, -1, 1) * away_km.reshape(land.shape)).astype(np.int16))
 
 
