@@ -70,13 +70,9 @@ def fit(
     tf.config.experimental.enable_op_determinism()
     model = wide_and_deep.build(statistics, options, kind, rows.lists)
     steps = batches.batches * options.epochs
-    signature = (
-        tf.TensorSpec([None, len(rows.numbers)], tf.float32),
-        tf.TensorSpec([None, len(rows.texts)], tf.string),
-        tf.TensorSpec([None], tf.float32),
-    )
-    optimizer = _optimizer(options, steps, batches.batches)
-    step = tf.function(_step_of(model, optimizer, workers), input_signature=signature)
+    signature = signature_of(rows)
+    optimizer = optimizer_of(options, steps, batches.batches)
+    step = tf.function(step_of(model, optimizer, workers), input_signature=signature)
     predict = tf.function(
         lambda numbers, texts: tf.sigmoid(model([numbers, texts], training=False)), input_signature=signature[:2]
     )
@@ -92,7 +88,7 @@ def fit(
         if worse >= options.patience:
             break
         losses = []
-        for batch in _batches_of(batches, epoch, signature):
+        for batch in batches_of(batches, epoch, signature):
             losses.append(step(*batch))
             done += 1
             if done % PROGRESS_BATCHES == 0:
@@ -116,7 +112,16 @@ def fit(
     return model, measured
 
 
-def _optimizer(options: WideAndDeepOptions, steps: int, steps_of_epoch: int) -> keras.optimizers.Optimizer:
+def signature_of(rows: TrainingRows) -> tuple[Any, Any, Any]:
+    """Of a batch: numbers, texts and labels."""
+    return (
+        tf.TensorSpec([None, len(rows.numbers)], tf.float32),
+        tf.TensorSpec([None, len(rows.texts)], tf.string),
+        tf.TensorSpec([None], tf.float32),
+    )
+
+
+def optimizer_of(options: WideAndDeepOptions, steps: int, steps_of_epoch: int) -> keras.optimizers.Optimizer:
     warmup = min(max(1, steps_of_epoch // 2), max(1, steps - 1))
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup), warmup_target=options.learning_rate, warmup_steps=warmup
@@ -136,7 +141,7 @@ def _require_same_beginning(workers: Together, epoch: int) -> None:
         )
 
 
-def _step_of(model: keras.Model, optimizer: keras.optimizers.Optimizer, workers: Together) -> Callable[..., Any]:
+def step_of(model: keras.Model, optimizer: keras.optimizers.Optimizer, workers: Together) -> Callable[..., Any]:
     variables, alone = model.trainable_variables, isinstance(workers, Alone)
     optimizer.build(variables)
 
@@ -190,7 +195,7 @@ def _added_up(tensors: Sequence[Any], workers: Together) -> list[Any]:
     return found
 
 
-def _batches_of(batches: ShuffledBatches, epoch: int, signature: tuple[Any, ...]) -> Any:
+def batches_of(batches: ShuffledBatches, epoch: int, signature: tuple[Any, ...]) -> Any:
     dataset = tf.data.Dataset.from_generator(lambda: batches.epoch(epoch), output_signature=signature)
     return dataset.prefetch(PREFETCHED_BATCHES)
 
