@@ -44,7 +44,7 @@ REFUSED = {
     ],
     "model_server": ["http://a:8500", "a", "a:8500,"],
     "subscription": ["projects/p/subscriptions/s", "a"],
-    "shards": ["0", "4100", "-1", "1.5"],
+    "shards": ["0", "4097", "-1", "1.5"],
     "horizon": ["0", "week"],
 }
 

@@ -52,3 +52,27 @@ variable "history_days" {
   type        = number
   default     = null
 }
+
+variable "dataflow_template" {
+  description = "Flex Template that runs the job on Dataflow, gs://BUCKET/TEMPLATE.json; null: the job runs elsewhere."
+  type        = string
+  default     = null
+}
+
+variable "dataflow_image" {
+  description = "Image of the template, which is its workers' image, too."
+  type        = string
+  default     = null
+}
+
+variable "dataflow_workers" {
+  description = "Workers at most. Shards are 8 times as many, so that a change of it wants a job with tables of its own."
+  type        = number
+  default     = 4
+}
+
+variable "model_server" {
+  description = "Model servers as workers of Dataflow reach them, HOST:PORT; empty where rules alone predict."
+  type        = string
+  default     = ""
+}

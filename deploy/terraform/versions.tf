@@ -1,11 +1,12 @@
 # What Sameriver needs on Google Cloud: topics with schemas and dead letters, subscriptions with ordering, BigQuery
-# tables, buckets, accounts with no more rights than they need, alerts. The jobs themselves: deploy/kubernetes.
+# tables, buckets, accounts with no more rights than they need, alerts, the job on Dataflow if it is wanted. Jobs
+# elsewhere: deploy/kubernetes.
 #
 #   terraform init && terraform validate
 #   python deploy/terraform/app_variables.py flights > flights.tfvars.json
 #   terraform plan -var project=my-project -var-file=flights.tfvars.json
 #
-# Written where Google's provider could not be had: formatted, but never validated or planned. Read the plan first.
+# Never planned or applied where it was made (docs/deployment.md says what was checked). Read the plan first.
 
 terraform {
   required_version = ">= 1.5"
@@ -14,10 +15,19 @@ terraform {
       source  = "hashicorp/google"
       version = "~> 6.0"
     }
+    google-beta = { # for Flex Templates alone
+      source  = "hashicorp/google-beta"
+      version = "~> 6.0"
+    }
   }
 }
 
 provider "google" {
+  project = var.project
+  region  = var.region
+}
+
+provider "google-beta" {
   project = var.project
   region  = var.region
 }
