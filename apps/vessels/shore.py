@@ -36,6 +36,7 @@ def coast_edges(topology: dict[str, Any]) -> tuple[Floats, Floats]:
     used = sorted({arc if arc >= 0 else ~arc for arc in _flat(topology["objects"]["land"]["geometries"])})
     arcs = [np.cumsum(np.array(topology["arcs"][number]), axis=0) * scale + origin for number in used]
     begin, end = (np.concatenate([arc[part] for arc in arcs]) for part in (slice(None, -1), slice(1, None)))
+    end[:, 0] = begin[:, 0] + (end[:, 0] - begin[:, 0] + 180) % 360 - 180  # the short way across the antimeridian
     return begin, end
 
 
