@@ -100,6 +100,7 @@ def backfill(
     whole_history: bool = False,
     work: Path | None = None,
     shards: int | None = None,
+    span: int | None = None,
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
 ) -> BackfillSummary:
@@ -116,6 +117,8 @@ def backfill(
         whole_history: fold all that was published before ``until``, however old.
         work: folder for what waits between two steps; it is gone at the end. None: in ``out``, which is a folder then.
         shards: into how many shards keys go; None chooses by the rows. Changes only the columns that say so.
+        span: so many days of a shard (of an archive, millions of positions) are folded side by side with those that
+            follow; None folds them in turn.
         runner_options: Beam's; see `runner.run`. Workers must see ``work`` and the history.
         progress: called with the share done and the step at work.
 
@@ -145,14 +148,14 @@ def backfill(
         since_us, until_us = _us(since, -_FOREVER_US), _us(until, _FOREVER_US)
         rows = RowsOf(str(scratch / "out"), since_us, until_us, _grace_us(plan, since, warm), asking)
         columns = [field.name for field in app.predict_on.block_fields]
-        source, shards = settled(scratch, source, shards)
+        source, shards = settled(scratch, source, shards, span)
         if asking is not None and remembering:
             predicted = Predicted(str(scratch), shards, asking)
             needed = columns_for(app, source)
-            counts = folded(plan, source, scratch, predicted, needed, shards, runner_options, watch)
+            counts = folded(plan, source, scratch, predicted, needed, shards, runner_options, watch, span=span)
             counts |= fold_reactions(app, scratch, shards, rows, runner_options, watch)
         else:
-            counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch)
+            counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch, span=span)
         _check_late(plan, counts)
         watch(0.99, "put rows in place")
         schema = archive_schema(plan, predicted=asking is not None)

@@ -24,11 +24,12 @@ SPLITS_LAST_S = 5 * 3600
 """For how long the splits of a table can be read: BigQuery forgets after six hours how it cut one."""
 
 
-def settled(scratch: Path, source: History, shards: int | None) -> tuple[History, int]:
+def settled(scratch: Path, source: History, shards: int | None, span: int | None = None) -> tuple[History, int]:
     """The splits to read and the number of shards: of a run that was cut off those of which its folder was made.
 
     Args:
         shards: wanted; None chooses by the rows.
+        span: see `Fold`; what was made with another one is of no use.
     """
     if shards is not None and shards < 1:
         raise ConfigurationError(f"the number of shards is {shards}, wanted 1 or more")
@@ -36,13 +37,15 @@ def settled(scratch: Path, source: History, shards: int | None) -> tuple[History
     if path.exists():
         held = json.loads(path.read_bytes())
         splits = [split.encode() for split in held["splits"]]
-        if splits == source.splits or time.time() - path.stat().st_mtime < SPLITS_LAST_S:
+        readable = splits == source.splits or time.time() - path.stat().st_mtime < SPLITS_LAST_S
+        if readable and held["span"] == span:
             return replace(source, splits=splits), held["shards"]
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     shards = shards_for(source.rows) if shards is None else shards
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"splits": [split.decode() for split in source.splits], "shards": shards}), "utf-8")
+    made_of = {"splits": [split.decode() for split in source.splits], "shards": shards, "span": span}
+    temporary.write_text(json.dumps(made_of), "utf-8")
     temporary.replace(path)
     return source, shards
 

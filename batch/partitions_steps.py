@@ -29,6 +29,7 @@ from batch.admission import admit, identities
 from batch.lateness import Lateness, arriving
 from batch.partitions import Place, columns_before, conformed, end_of, in_fold_order, route, without_key
 from batch.partitions_beam import SideBySide, tagged
+from batch.partitions_spans import Before, IntoSpans, Tails, in_order, rows_of
 from batch.partitions_spill import Spilled, Where, by_bucket, count, handed_on, read_piece, read_spill, write_spill
 from batch.partitions_state import load_checkpoint, save_checkpoint
 from batch.partitions_twice import IDENTITY_BOUNDS, FindRows, FindTwice, LeaveOut, identities_of
@@ -85,6 +86,7 @@ class Fold:
         keep_state: whether the states at the end are kept, and in `ADMITTED` the identities of all that was folded.
         keep_places: whether rows keep the places at which the stages folded them.
         lateness: delays of arrival for a history that has none.
+        span: so many buckets of a shard are folded side by side with those that follow; None folds them in turn.
     """
 
     app: App
@@ -98,6 +100,7 @@ class Fold:
     keep_state: bool = False
     keep_places: bool = True
     lateness: Lateness | None = None
+    span: int | None = None
 
 
 class Scatter(SideBySide):
@@ -153,7 +156,10 @@ class Scatter(SideBySide):
 
 
 class FoldShard(SideBySide):
-    """Where all rows of one shard of a step are → where they are for later steps, folded; the others have ended."""
+    """Where all rows of one shard of a step are → where they are for later steps, folded; the others have ended.
+
+    A span of a shard comes with what was `Before`.
+    """
 
     def __init__(self, fold: Fold, index: int) -> None:
         self._fold, self._index = fold, index
@@ -169,12 +175,13 @@ class FoldShard(SideBySide):
         super().teardown()
         self._ended.close()
 
-    def work(self, element: tuple[int, Iterable[Where]]) -> Iterator[Any]:
-        shard, pieces = element[0], by_bucket(element[1])
+    def work(self, element: tuple[int, Iterable[Where]] | tuple[int, Iterable[Where], Before]) -> Iterator[Any]:
+        shard, wheres, *span = element
+        before, pieces = span[0] if span else Before(0, "", 0), by_bucket(wheres)
         buckets = list(pieces)
         folded = [read_spill(self._path(shard, bucket)) for bucket in buckets]
-        first, state = self._resumed(shard, buckets, folded)
-        checkpoint = self._state_path(shard)
+        checkpoint = Path(self._fold.work, "state", f"{self._index}_{shard}{f'_{before.span}' if span else ''}.state")
+        first, state = self._resumed(checkpoint, buckets, folded, lambda: self._begun(shard, before))
         for number, bucket in enumerate(buckets):
             spilled = folded[number] if number < first else None
             if spilled is None:
@@ -185,24 +192,31 @@ class FoldShard(SideBySide):
             runner.report(self._fold.token, spilled.counts.get(_FOLDED, 0), name)
             yield from outputs(spilled)
 
-    def _resumed(self, shard: int, buckets: list[int], folded: list[Spilled | None]) -> tuple[int, StageState | None]:
+    def _resumed(
+        self, checkpoint: Path, buckets: list[int], folded: list[Spilled | None], begin: Callable[[], StageState]
+    ) -> tuple[int, StageState | None]:
         """How many buckets are done with, and the state after them."""
         done = folded.index(None) if None in folded else len(folded)
-        if self._stage is None:
+        if self._stage is None or (done == len(buckets) and not self._fold.keep_state):
             return done, None
-        fresh = StageState(self._stage, shard=shard)
-        if done == len(buckets) and not self._fold.keep_state:
-            return done, fresh
-        saved = load_checkpoint(self._state_path(shard), self._stage)
+        saved = load_checkpoint(checkpoint, self._stage)
         if saved is None or saved[0] not in buckets[:done]:
-            return 0, fresh
+            return 0, begin()
         return buckets.index(saved[0]) + 1, saved[1]
+
+    def _begun(self, shard: int, before: Before) -> StageState:
+        """The state with which a shard, or a span of it, begins."""
+        assert self._stage is not None
+        state = StageState(self._stage, shard=shard)
+        if before.file:
+            block = rows_of(before.file)
+            for start in range(0, block.num_rows, BLOCK_ROWS):
+                _stepped(state, block.slice(start, BLOCK_ROWS))
+            state.position = before.position
+        return state
 
     def _path(self, shard: int, bucket: int) -> Path:
         return Path(self._fold.work, f"step-{self._index}", f"{shard}_{bucket}.arrow")
-
-    def _state_path(self, shard: int) -> Path:
-        return Path(self._fold.work, "state", f"{self._index}_{shard}.state")
 
     def _fold_bucket(self, shard: int, bucket: int, wheres: list[Where], state: StageState | None) -> Spilled:
         counts: dict[str, int] = {}
@@ -248,6 +262,28 @@ class FoldShard(SideBySide):
         return block.select([name for name in block.schema.names if name in self._columns or name.startswith(kept)])
 
 
+class TailOfSpan(FoldShard):
+    """Span of a shard, see `IntoSpans` → what of it those that follow can reach; of the last one nothing."""
+
+    def work(self, element: Any) -> Iterator[Any]:
+        shard, span, wheres, followed = element
+        tail, rows = "", 0
+        if followed:
+            blocks = (self._read(some) for some in by_bucket(wheres).values())
+            tail, rows = Tails(self._plan, self._index, self._fold.work).of_span(shard, span, blocks)
+        yield shard, (span, wheres, tail, rows)
+
+
+class BeforeSpans(beam.DoFn):
+    """All spans of a shard, with their tails → each with what comes before it."""
+
+    def __init__(self, fold: Fold, index: int) -> None:
+        self._fold, self._index = fold, index
+
+    def process(self, element: tuple[int, Iterable[tuple[int, list[Where], str, int]]]) -> Iterator[Any]:
+        yield from in_order(Tails(make_plan(self._fold.app), self._index, self._fold.work), *element)
+
+
 class Folded(beam.PTransform[Any, Any]):
     """Splits of a history → what was counted; rows that have passed all stages are given to `Fold.ended`.
 
@@ -285,6 +321,16 @@ class Folded(beam.PTransform[Any, Any]):
         for index in range(end_of(plan) + 1):
             name = "ended" if index == end_of(plan) else plan.stages[index].name
             here = arrived(ways, index, name)
+            if fold.span and index < end_of(plan) and not plan.stages[index].counts_events and not fold.keep_state:
+                here = (
+                    here
+                    | f"spans of {name}" >> beam.ParDo(IntoSpans(fold.span))
+                    | f"spread {name}" >> beam.Reshuffle()
+                    | f"tails of {name}" >> beam.ParDo(TailOfSpan(fold, index)).with_output_types(tuple[int, Any])
+                    | f"tails by {name}" >> beam.GroupByKey()
+                    | f"before spans of {name}" >> beam.ParDo(BeforeSpans(fold, index))
+                    | f"spread spans of {name}" >> beam.Reshuffle()
+                )
             folded = here | f"fold by {name}" >> typed(FoldShard(fold, index), HANDED_ON, counts=COUNT)
             ways.append(folded.main)
             counts.append(folded.counts)

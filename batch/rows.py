@@ -82,6 +82,7 @@ def write_rows(
     lateness: Lateness | None = None,
     *,
     labelled: bool,
+    span: int | None = None,
 ) -> dict[str, int]:
     """Write rows to ``<scratch>/out/<split>/<YYYY-MM>.parquet``; what was counted.
 
@@ -89,9 +90,10 @@ def write_rows(
         scratch: work folder, from which a run that was cut off goes on.
         bounds: which rows go to which split; the others are left out.
         labelled: whether rows get labels; those without one are left out.
+        lateness, span: see `Fold`.
     """
     plan = make_plan(app)
-    source, shards = settled(scratch, source, shards)
+    source, shards = settled(scratch, source, shards, span)
     rows = RowsOf(tuple(bounds), labelled, shards)
 
     def then(fold: Fold, ways: Sequence[Any]) -> list[Any]:
@@ -120,6 +122,7 @@ def write_rows(
         then=then,
         keep_places=False,
         lateness=lateness,
+        span=span,
     )
 
 

@@ -100,6 +100,7 @@ def make_training_rows(
     file_format: formats.Format = "parquet",
     rows_per_file: int = formats.ROWS_PER_FILE,
     lateness: Lateness | None = None,
+    span: int | None = None,
 ) -> TrainingSummary:
     """Write training rows to ``out``, or find that they are there already, and sum them up.
 
@@ -112,6 +113,8 @@ def make_training_rows(
         file_format: of the files; ``train`` takes Parquet.
         rows_per_file: of files that are no Parquet.
         lateness: delays of arrival for a history that has none.
+        span: so many days of a shard (of an archive, millions of positions) are folded side by side with those that
+            follow; None folds them in turn. Changes nothing in the rows.
 
     Raises:
         HistoryError: the history is missing, has not the app's columns, or gives no row.
@@ -138,7 +141,9 @@ def make_training_rows(
     _check_target(out, held)
     with _working(out, origin, known=source.version is not None) as work:
         fold, bounds = work / "fold", splits.bounds_us()
-        counts = write_rows(app, source, fold, bounds, shards, runner_options, watch, lateness, labelled=True)
+        counts = write_rows(
+            app, source, fold, bounds, shards, runner_options, watch, lateness, labelled=True, span=span
+        )
         folder = fold / "out"
         if not folder.exists():
             raise HistoryError(
@@ -192,6 +197,7 @@ def features_of_history(
     runner_options: Sequence[str] = (),
     progress: runner.Progress | None = None,
     lateness: Lateness | None = None,
+    span: int | None = None,
 ) -> pa.Table:
     """The features that training rows would have, with or without a label, by the same steps.
 
@@ -201,6 +207,7 @@ def features_of_history(
             windows can reach is folded all the same, so that they are as full as in training.
         published_until: fold only what was published before; without it, all that came later is read too.
         lateness: delays of arrival for a history that has none; then all of it is read.
+        span: see `make_training_rows`.
 
     Returns:
         ``event_id``, ``event_time``, ``publish_time`` and one column per feature, by (event_time, event_id).
@@ -216,7 +223,7 @@ def features_of_history(
     with tempfile.TemporaryDirectory(prefix="sameriver-") as name:
         watch = progress or _silent
         work = Path(name)
-        write_rows(app, source, work, bounds, shards, runner_options, watch, lateness, labelled=False)
+        write_rows(app, source, work, bounds, shards, runner_options, watch, lateness, labelled=False, span=span)
         tables = [row_schema(app, labelled=False).empty_table()]
         for path in sorted((work / "out" / UNSPLIT).glob("*.parquet")):
             table = pq.read_table(path)

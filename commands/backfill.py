@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands import options, output
-from commands.options import app_option, batch_runner_options, folder_option, json_option
+from commands.options import app_option, batch_runner_options, folder_option, json_option, span_option
 from commands.predicting import asking, predicting_options
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.option("--whole-history", is_flag=True, help="Fold all that was published before, however old.")
 @folder_option("--work", "what waits between two steps, gone at the end", "in --out, or var/backfill-work/<app>")
 @click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="Into how many shards keys go.")
+@span_option
 @batch_runner_options
 @json_option
 def backfill(
@@ -52,6 +53,7 @@ def backfill(
     whole_history: bool,
     work: Path | None,
     shards: int | None,
+    span: int | None,
     runner: str,
     beam_options: tuple[str, ...],
     as_json: bool,
@@ -85,6 +87,7 @@ def backfill(
             whole_history=whole_history,
             work=work,
             shards=shards,
+            span=span,
             runner_options=[*options.runner_options(runner), *beam_options],
             progress=tell,
         )

@@ -152,6 +152,14 @@ def reports_folder(app: App) -> Path:
     return VAR / "reports" / app.name
 
 
+span_option = click.option(
+    "--span",
+    type=click.IntRange(1),
+    show_default="a shard's days in turn",
+    help="Days of a shard folded side by side with those that follow.",
+)
+
+
 def batch_runner_options(command: Command) -> Command:
     """``--runner`` and ``--beam``: what runs a batch job's steps."""
     command = click.option("--beam", "beam_options", multiple=True, metavar="OPTION", help="Further option of Beam's.")(

@@ -16,7 +16,7 @@ import click
 from commands import options, output
 from commands.evaluate import trained_model
 from commands.jobs import run_job
-from commands.options import app_option, batch_runner_options, folder_option, json_option, model_option
+from commands.options import app_option, batch_runner_options, folder_option, json_option, model_option, span_option
 from commands.submit import submit_option
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--test-from", type=click.DateTime(), help="UTC; rows from there on test.  [default: app's own]")
 @click.option("--since", type=click.DateTime(), help="UTC; rows before are left out, with --validate-from.")
 @click.option("--shards", type=click.IntRange(1), show_default="by the rows", help="Into how many shards keys go.")
+@span_option
 @click.option(
     "--format",
     "file_format",
@@ -65,6 +66,7 @@ def traindata(
     test_from: datetime | None,
     since: datetime | None,
     shards: int | None,
+    span: int | None,
     file_format: Literal["parquet", "csv", "tfrecord"],
     rows_per_file: int,
     lateness: Path | None,
@@ -91,7 +93,7 @@ def traindata(
         delays = None if lateness is None else lateness_of(app, lateness)
         target = out or str(options.training_folder(app))
         source, elsewhere = history or str(options.history_folder(app)), target.startswith(("gs://", "bq://"))
-        settings: dict[str, Any] = {"splits": splits, "shards": shards}
+        settings: dict[str, Any] = {"splits": splits, "shards": shards, "span": span}
         settings["runner_options"] = [*options.runner_options(runner), *beam_options]
         more: dict[str, Any] = {"file_format": file_format, "rows_per_file": rows_per_file, "lateness": delays}
         if elsewhere:

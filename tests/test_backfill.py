@@ -122,7 +122,7 @@ def test_of_an_identity_that_comes_twice_the_first_one_counts(
 def test_rows_are_those_of_the_stream(tmp_path: Path) -> None:
     """Columns in the archive's order, predictions of the rule, reactions, ids, places in stages without gaps."""
     folder = histories.write(tmp_path / "history", block_of(SPREAD), files=2)
-    summary = backfill(app, folder, tmp_path / "out", asking=RULES, shards=3)
+    summary = backfill(app, folder, tmp_path / "out", asking=RULES, shards=3, span=2)
     rows = rows_of(tmp_path / "out")
     live = live_block(block_of(SPREAD))
     assert [name for name in rows.column_names if name != "prediction_id"] == live.schema.names

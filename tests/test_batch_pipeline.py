@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 
 from batch import partitions, partitions_spill, tables
 from batch.coders import BlockCoder
+from batch.partitions_spans import reachable
 from batch.traindata import features_of_history
 from shared_features import compute, load_app
 from shared_features.aggregates import Aggregate
@@ -23,7 +25,7 @@ from shared_features.blocks import from_ipc, nest
 from shared_features.columns import Evaluator
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.hashing import hash_columns
-from shared_features.kernel import step
+from shared_features.kernel import key_column, step
 from shared_features.plan import make_plan
 from shared_features.state import StageState
 from tests import histories
@@ -39,7 +41,7 @@ def features(folder: Path, **options: Any) -> pa.Table:
     return rows.drop_columns("publish_time").replace_schema_metadata(None)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     events=st.lists(EVENT, min_size=1, max_size=40),
     published=st.booleans(),
@@ -68,19 +70,46 @@ def test_equals_compute_whatever_the_shards_splits_and_order(
         assert features(folder, shards=shards).equals(computed(app, block))
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(events=st.lists(EVENT, min_size=1, max_size=30), shards=st.sampled_from([1, 7]))
 def test_equals_the_oracle(events: list[dict[str, Any]], shards: int) -> None:
-    """Each aggregate recomputed row by row from the contract's words, through files, shuffles and shards."""
+    """Each aggregate recomputed row by row from the contract's words, through files, shuffles, shards and spans."""
     block = block_of(events)
-    with tempfile.TemporaryDirectory() as name:
-        got = features(histories.write(Path(name), block), shards=shards)
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partitions, "DAY_US", 10 * SECOND)
+        got = features(histories.write(Path(name), block), shards=shards, span=1)
     wanted = oracle(block)
     for row in got.to_pylist():
         for feature, value in app.features.items():
             if isinstance(value, Aggregate):
                 expected = wanted[row["event_id"]].get(value.key)
                 assert (row[feature], type(row[feature])) == (expected, type(expected)), (feature, row)
+
+
+@settings(max_examples=100)
+@given(
+    events=st.lists(EVENT, min_size=2, max_size=40),
+    cuts=st.lists(st.integers(0, 40), min_size=1, max_size=3).map(sorted),
+)
+def test_a_span_that_begins_with_what_it_can_reach_gives_what_all_before_gives(
+    events: list[dict[str, Any]], cuts: list[int]
+) -> None:
+    """However late its events are, and however long ago its keys were seen: through some cuts, one after the other."""
+    block = block_of(events)
+    block = block.take(pc.sort_indices(pa.Table.from_batches([block]), sort_keys=[("publish_time", "ascending")]))
+    for stage in PLAN.stages:
+        keyed = block.filter(key_column(stage.key, Evaluator(block)).is_valid())
+        state = StageState(stage)
+        wanted = [step(state, keyed.slice(at, 1)) for at in range(keyed.num_rows)]
+        begin = keyed.slice(0, 0)
+        for since, until in pairwise([0, *cuts, keyed.num_rows + 40]):
+            span = keyed.slice(since, until - since)
+            state = StageState(stage)
+            step(state, begin)
+            state.position = min(since, keyed.num_rows)
+            if span.num_rows:
+                assert step(state, span).equals(pa.concat_batches(wanted[since:until]))
+            begin = reachable(stage, app.lateness_us, pa.concat_batches([begin, span]))
 
 
 def oracle(block: pa.RecordBatch) -> dict[str, dict[str, Any]]:
