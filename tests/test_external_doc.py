@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from shared_features import load_app
 from shared_features.blocks import flatten
+from streaming.archive import read_commits
 from tests import repository
-from tests.processes import Started, free_port, start
+from tests.processes import Started, free_port, start, wait_until
 
 GUIDE = Path("docs/external.md")
 TEXTS = ["What a GREAT shop :)", "the soup was cold", None, "not good at all!!"]
@@ -102,12 +102,10 @@ def test_the_model_of_the_guide_on_a_model_server_and_live(start_process: Callab
     flags = [word.replace("$PWD", str(folder)).replace("8511", port) for word in serve[1:]]
     start_process(["-m", "cli", *flags], ready="model server ready", cwd=folder)
     run(ask, port_8511=port)
-    happy, cold, none, unhappy = moods(folder / "asked-by-grpc")
-    assert none is None
+    happy, cold, none, _ = moods(folder / "asked-by-grpc")  # it knows words, and what "not" does to them it does not
+    assert (cold, none) == (0.0, None)
     assert happy is not None
-    assert unhappy is not None
-    assert cold is not None
-    assert happy > max(cold, unhappy)
+    assert happy > 0.5
     env = {"SAMERIVER_STREAM_EXTERNAL": f"vader=grpc://127.0.0.1:{port}"}
     up = start_process(
         ["-m", "cli", "up", "--app", "./reviews", "--broker-port", "0", "--no-gateway", "--json"],
@@ -121,5 +119,10 @@ def test_the_model_of_the_guide_on_a_model_server_and_live(start_process: Callab
     (folder / "events.jsonl").write_text(json.dumps({"event_type": "review", **event}) + "\n")
     where = ["--app", "./reviews", "--emulator", told["pubsub_emulator_host"]]
     run(["sameriver", "publish", "events.jsonl", *where])
-    said = run(["sameriver", "tail", *where, "--count", "1", "--json"])
-    assert load_app("./reviews").fingerprint in said
+    archive = folder / "var" / "archive" / "reviews"
+
+    def live() -> list[float]:
+        return [mood for commit in read_commits(archive) for mood in commit.block["review.mood"].to_pylist()]
+
+    wait_until(live, 60, "the event is archived")
+    assert live() == [happy]  # what the model said of the same text in batch

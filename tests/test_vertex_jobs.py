@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from google.protobuf import json_format
 import cli
 from shared_features import load_app
 from shared_features.errors import ConfigurationError
-from tests import training_rows
+from tests import repository, training_rows
 from training import vertex_trial
 from training.options import WideAndDeepOptions
 from training.vertex import VertexSettings, training_job, tuning_job
@@ -132,3 +133,22 @@ def test_a_trial_reports_its_score_as_vertex_reads_it(
     assert (told["trial"], float(told["log_loss"])) == ("4", found["log_loss"])
     assert vertex_trial.main([*given, "--leaves"]) == 2
     assert "must be --NAME=JSON" in capsys.readouterr().out
+
+
+def commands_of_the_guide() -> list[list[str]]:
+    found = [block.code for block in repository.code_blocks("sh") if block.path == Path("docs/several-workers.md")]
+    return [shlex.split(line) for code in found for line in code.splitlines()]
+
+
+@pytest.mark.parametrize("words", commands_of_the_guide(), ids=" ".join)
+def test_commands_of_the_guide(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can be given; those that write a request write it."""
+    name, *rest = words[1:]
+    params = cli.main.commands[name].make_context(name, [*rest]).params
+    assert params["app_name"] == "flights"
+    if params.get("submit"):
+        monkeypatch.chdir(tmp_path)
+        done = CliRunner().invoke(cli.main, [name, *rest])
+        assert done.exit_code == 0, done.output
+        assert Path("var", "vertex", f"flights-{name}.json").is_file()
+        assert "curl -X POST" in done.output
