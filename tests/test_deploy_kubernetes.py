@@ -163,6 +163,25 @@ def test_what_one_asks_for_is_there() -> None:
     assert budgets == {"model-server", "gateway"}
 
 
+def test_flinks_processes_share_what_they_must() -> None:
+    """The operator merges lists of templates by place, so each is whole; savepoints and checkpoints are files for all."""
+    (cluster,) = [it["spec"] for it in built(FOLDERS[1]) if it["kind"] == "FlinkDeployment"]
+    assert "podTemplate" not in cluster
+    assert cluster["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
+    templates = [cluster[part]["podTemplate"] for part in ("jobManager", "taskManager")]
+    shared = []
+    for template in [*templates, one("Job", "submit", FOLDERS[1])["spec"]["template"]]:
+        mounts = {it["name"]: it["mountPath"] for it in template["spec"]["containers"][0]["volumeMounts"]}
+        shared.append((mounts["archive"], mounts["checkpoints"]))
+        assert set(mounts) <= {volume["name"] for volume in template["spec"]["volumes"]}
+    assert len(set(shared)) == 1
+    allowed = one("NetworkPolicy", "model-server-from-flink", FOLDERS[1])["spec"]["ingress"][0]["from"][0][
+        "podSelector"
+    ]
+    for template in templates:
+        assert template["metadata"]["labels"] == allowed["matchLabels"]
+
+
 def test_a_name_with_several_addresses_is_asked_in_turn() -> None:
     from serving import channels
 
