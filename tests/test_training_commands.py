@@ -1,20 +1,28 @@
-"""The guide to training: its commands exist with their options; data is checked; a recipe is known again."""
+"""The guide to training: its commands run; data is checked; a recipe is known again."""
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import re
 import shlex
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import cli
 from batch.history_check import accept_history, check_history, count_history
-from shared_features import App, EventType
+from batch.rows import row_schema
+from shared_features import App, EventType, Gate, load_app
 from shared_features.errors import HistoryError
 from tests import repository, training_rows
 from training.export import write_summary
@@ -32,13 +40,79 @@ COMMANDS = [
 ]
 
 
+FEWER = {
+    "train": [],
+    "tune": ["--trials", "2", "--workers", "1"],
+    "evaluate": ["--resamples", "10", "--importance-rows", "50"],
+    "promote": [],
+    "rollback": [],
+}
+"""Options that make a command short, after those of the guide. `retrain` starts processes: see tests/test_demo.py."""
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_of_the_guide_can_be_given(words: list[str]) -> None:
-    """They are parsed whole, with types and choices, and not run: training takes minutes."""
+    """They are parsed whole, with types and choices."""
     assert words[0] == "sameriver"
     command = cli.main.commands[words[1]]
     context = command.make_context(words[1], words[2:])
     assert context.params["app_name"] == "flights"
+
+
+@pytest.mark.tensorflow
+def test_commands_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, with their own jobs, on 400 rows and trees that learn fast; jobs run in this process."""
+    flights = load_app("flights")
+    options = {"iterations": 5, "min_leaf_rows": 5, "baseline": "departure_delay"}
+    flights.models[0].options = {"kind": "boosted_trees", **options}
+    flights.models[0].space = {"leaves": [4, 8], "learning_rate": {"low": 0.1, "high": 0.5, "log": True}}
+    flights.gates = [Gate("auc", not_worse_by=0.5)]
+    monkeypatch.setattr("commands.options.load", lambda _: flights)
+    for module in ("training", "tune", "evaluate"):
+        monkeypatch.setattr(f"commands.{module}.run_job", here)
+    monkeypatch.chdir(tmp_path)
+    rows = Path("var", "training", "flights")
+    schema = row_schema(flights, labelled=True)
+    for number, split in enumerate(("train", "validate", "test")):
+        (rows / split).mkdir(parents=True)
+        pq.write_table(flight_rows(schema, 400, number), rows / split / "2013-01.parquet")
+    monkeypatch.setattr("batch.traindata.made_from", lambda *_: SimpleNamespace(fits=True))
+    ran = [["sameriver", "train", "--app", "flights", "--seed", "9"]]  # a champion, for the guide's candidates
+    ran += [words for words in COMMANDS if words[1] in FEWER]
+    for words in ran:
+        done = CliRunner().invoke(cli.main, [*words[1:], *FEWER[words[1]]])
+        assert done.exit_code == 0, (words, done.output, done.exception)
+    home = Path("var", "models", "flights", "wide_and_deep")
+    assert len([path for path in home.iterdir() if path.name.isdecimal()]) >= 4
+    assert Path("var", "tuning", "flights", "wide_and_deep", "tuning.html").is_file()
+    assert Path("var", "reports", "flights", "evaluation.html").is_file()
+    assert (rows / "_statistics.npz").is_file()
+
+
+def here(module: str, arguments: Sequence[str], tell: Any) -> dict[str, Any]:
+    """As `commands.jobs.run_job`, in this process: TensorFlow is loaded once."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        code = importlib.import_module(module).main([*arguments, "--json"])
+    *_, result = map(json.loads, said.getvalue().splitlines())
+    assert code == 0, result
+    found: dict[str, Any] = result
+    return found
+
+
+def flight_rows(schema: pa.Schema, count: int, seed: int) -> pa.Table:
+    """Random flights in the columns that training rows have; those that left late arrive late."""
+    random = np.random.default_rng(seed)
+    columns: dict[str, Any] = {}
+    for field in schema:
+        if pa.types.is_string(field.type):
+            columns[field.name] = pa.array([f"{field.name}-{number}" for number in random.integers(0, 9, count)])
+        elif pa.types.is_timestamp(field.type):
+            columns[field.name] = pa.array(np.arange(count) * 1_000_000 + seed * 10**12).cast(field.type)
+        else:
+            columns[field.name] = pa.array(random.integers(-9, 60, count)).cast(field.type)
+    columns["label"] = pa.array(np.asarray(columns["departure_delay"]) + random.integers(0, 20, count) > 30)
+    return pa.table(columns).cast(schema)
 
 
 def test_the_guide_names_every_command_of_training() -> None:
