@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from training.trial import run_trial
 from training.vertex import SCORE
 
 FILE = "CLOUD_ML_HP_METRIC_FILE"
-DEFAULT_FILE = "/tmp/hypertune/output.metrics"  # noqa: S108 - where Vertex AI looks for it in the container
+DEFAULT_FILE = Path(tempfile.gettempdir(), "hypertune", "output.metrics")
 TRIAL = "CLOUD_ML_TRIAL_ID"
 
 
@@ -72,7 +73,7 @@ def _read(tried: Sequence[str]) -> dict[str, Any]:
 
 
 def _report(score: float) -> None:
-    path = Path(os.environ.get(FILE, DEFAULT_FILE))
+    path = Path(os.environ.get(FILE) or DEFAULT_FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {"timestamp": time.time(), "trial": os.environ.get(TRIAL, "0"), SCORE: str(score), "global_step": "0"}
     path.write_text(json.dumps({**told, "checkpoint_path": ""}) + "\n", encoding="utf-8")
