@@ -164,7 +164,7 @@ def test_what_one_asks_for_is_there() -> None:
 
 
 def test_flinks_processes_share_what_they_must() -> None:
-    """The operator merges lists of templates by place, so each is whole; savepoints and checkpoints are files for all."""
+    """The operator merges lists of templates by place, so each is whole; savepoints and checkpoints are everyone's."""
     (cluster,) = [it["spec"] for it in built(FOLDERS[1]) if it["kind"] == "FlinkDeployment"]
     assert "podTemplate" not in cluster
     assert cluster["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
