@@ -13,10 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import psutil
@@ -122,7 +122,7 @@ class Bench:
         self._models = None if rule else Process([*SERVE, *_exported(folder / "models"), "--json"], '"ready"')
         self._job = self._start()
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,7 +148,11 @@ class Bench:
         where = ["--emulator", str(self.endpoint.host_port), "--project", "bench", "--archive", str(self.archive)]
         if self._model_server is not None:
             where += ["--model-server", self._model_server]
-        return Process([*JOB, "--app", self._spec, *where, "--json"], '"ready"')
+        return Process([*JOB, "--app", self._spec, *where, *self.job_options(), "--json"], '"ready"')
+
+    def job_options(self) -> list[str]:
+        """Further options of the job."""
+        return []
 
     def stop_job(self) -> None:
         """Drain the job."""
@@ -286,8 +290,13 @@ def _slope(samples: Sequence[tuple[float, float]]) -> float | None:
 
 def report(result: dict[str, Any]) -> None:
     """Print the figures beside what is aimed at."""
+    report_figures(result, TARGETS)
+
+
+def report_figures(result: dict[str, Any], targets: Mapping[str, tuple[str, float]]) -> None:
+    """Print figures, each beside its target if it has one."""
     for name, value in result.items():
-        sign, target = TARGETS.get(name, ("", 0.0))
+        sign, target = targets.get(name, ("", 0.0))
         aimed = f"   target {sign} {target:,g}" if sign else ""
         shown = f"{value:,}" if isinstance(value, int | float) else str(value)
         print(f"{name:28} {shown:>14}{aimed}")

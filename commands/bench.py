@@ -6,6 +6,7 @@ import click
 
 from commands import output
 from commands.bench_backfill import backfill
+from commands.bench_cluster import cluster
 from commands.bench_serving import serving
 from commands.bench_skew import skew
 from commands.bench_stream import stream
@@ -41,6 +42,7 @@ def kernel(rows: int, as_json: bool) -> None:
 
 
 bench.add_command(backfill)
+bench.add_command(cluster)
 bench.add_command(serving)
 bench.add_command(skew)
 bench.add_command(stream)

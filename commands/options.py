@@ -152,6 +152,16 @@ def reports_folder(app: App) -> Path:
     return VAR / "reports" / app.name
 
 
+_ON_FLINK = (
+    "--runner=PortableRunner",
+    "--job_endpoint=localhost:8099",
+    "--environment_type=EXTERNAL",
+    "--environment_config=localhost:50000",
+    "--parallelism=2",
+)
+"""A cluster as `deploy.flink.cluster` starts it; of options that are given again Beam takes the last."""
+
+
 span_option = click.option(
     "--span",
     type=click.IntRange(1),
@@ -175,4 +185,4 @@ def batch_runner_options(command: Command) -> Command:
 
 def runner_options(runner: str) -> list[str]:
     """Beam's options for a runner by its short name; none for the one in this process."""
-    return {"flink": ["--runner=FlinkRunner"], "dataflow": ["--runner=DataflowRunner"]}.get(runner, [])
+    return {"flink": list(_ON_FLINK), "dataflow": ["--runner=DataflowRunner"]}.get(runner, [])
