@@ -11,10 +11,14 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from types import TracebackType
+from typing import NoReturn
 
 import grpc
 import pyarrow as pa
@@ -35,9 +39,10 @@ from shared_features.errors import HistoryError
 APPEND_BYTES = 4 << 20
 """Rows of an append together; the service takes 10 MB, and each waits in memory until it is answered."""
 
+IN_FLIGHT = 4
+"""Appends on their way at once: each waits for the line and for the service's disks."""
 PATIENCE_S = 300.0
 """How long an append is sent again after errors that pass."""
-
 SCHEMA_PATIENCE_S = 300.0
 """How long a table or a column that was just made may take until new streams know it."""
 
@@ -66,11 +71,12 @@ class RowsRefused(Exception):  # noqa: N818
 
     Args:
         reasons: by the number of the row in the append; empty where the service does not say which row.
+        batch: the append, of which nothing is in the stream.
     """
 
-    def __init__(self, message: str, reasons: dict[int, str]) -> None:
+    def __init__(self, message: str, reasons: dict[int, str], batch: pa.RecordBatch) -> None:
         super().__init__(message)
-        self.reasons = reasons
+        self.reasons, self.batch = reasons, batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +168,18 @@ class BigQueryPiece:
             self._stream = self._stack.enter_context(
                 PendingStream.opened(self._uri, batch.schema.names, self._endpoints)
             )
-        try:
-            self._stream.append(batch)
-            self._written += Written(rows=batch.num_rows)
-        except RowsRefused as refused:
-            self._sift(batch, refused)
+        self._sifted(partial(self._stream.append, batch))
 
-    def _sift(self, batch: pa.RecordBatch, refused: RowsRefused) -> None:
+    def _sifted(self, put: Callable[[], None]) -> None:
+        """Put something into the stream; what was refused of it, or of what is on its way, is sifted."""
+        try:
+            put()
+        except RowsRefused as refused:
+            self._sift(refused)
+
+    def _sift(self, refused: RowsRefused) -> None:
         """Put aside the rows that are refused, append the others; where none is named, look for them by halves."""
+        batch = refused.batch
         if not refused.reasons and batch.num_rows > 1:
             half = batch.num_rows // 2
             self._append(batch.slice(0, half))
@@ -200,15 +210,21 @@ class BigQueryPiece:
     ) -> None:
         with self._stack:
             if error is None:
-                name = self._stream.finish() if self._stream is not None and self._written.rows else ""
-                self._token = token_of(self._written, stream=name)
+                while self._stream is not None and self._stream.unanswered:
+                    self._sifted(self._stream.flush)
+                rows = 0 if self._stream is None else self._stream.rows
+                self._written += Written(rows=rows)
+                self._token = token_of(self._written, stream=self._stream.finish() if self._stream and rows else "")
 
 
 class PendingStream:
     """A stream of which no row is seen before it is committed, and the connection that appends to it.
 
+    Several appends are on their way at a time; the service takes them in order, each at its offset, or not.
+
     Attributes:
-        rows: in the stream; the offset of the next append.
+        rows: in the stream, once all is answered; the offset of the next append.
+        unanswered: offset and rows of the appends that the service has not confirmed, oldest first.
     """
 
     def __init__(self, uri: str, name: str, client: bigquery_storage.BigQueryWriteClient) -> None:
@@ -216,6 +232,8 @@ class PendingStream:
         self._requests: queue.SimpleQueue[types.AppendRowsRequest | None] | None = None
         self._answers: Iterator[types.AppendRowsResponse] = iter(())
         self.rows = 0
+        self.unanswered: deque[tuple[int, pa.RecordBatch]] = deque()
+        self._sent = 0  # of these, on this connection
 
     @classmethod
     @contextmanager
@@ -256,61 +274,93 @@ class PendingStream:
         return None if missing else made
 
     def append(self, batch: pa.RecordBatch) -> None:
-        """Append rows once, however often they have to be sent.
+        """Append rows once, however often they have to be sent; returns while some are on their way.
 
         Raises:
-            RowsRefused: the service refuses rows that it names, or the append is too large; none is appended.
+            RowsRefused: the service refuses rows that it names, of this append or of one before, or one is too large;
+                of that append nothing is in the stream, the others go on.
             HistoryError: it cannot be reached, or refuses for another reason.
         """
-        until, pause_s = time.monotonic() + PATIENCE_S, 0.1
+        self._put(batch)
         with service.told(f"writing {self._uri}"):
-            while True:
-                error = self._send(batch)
-                if error is None:
-                    self.rows += batch.num_rows
-                    return
-                if batch.nbytes > LARGEST_BYTES and isinstance(error, _TOO_LARGE):
-                    raise RowsRefused(service.one_line(error), {})
-                if not isinstance(error, _PASSING) or time.monotonic() > until:
-                    raise error
-                self._hang_up()
-                log.info("%s: an append at offset %d is sent again (%s)", self._uri, self.rows, service.one_line(error))
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 10.0)
+            self._send()
+            while len(self.unanswered) >= IN_FLIGHT:
+                self._answered()
 
-    def _send(self, batch: pa.RecordBatch) -> exceptions.GoogleAPICallError | None:
-        """Send rows and wait for the answer: what went wrong, or None; RowsRefused if rows are named."""
-        data = types.AppendRowsRequest.ArrowData(
-            rows=types.ArrowRecordBatch(serialized_record_batch=batch.serialize().to_pybytes())
-        )
-        request = types.AppendRowsRequest(write_stream=self._name, offset=self.rows, arrow_rows=data)
+    def flush(self) -> None:
+        """Wait until all is answered. Raises as `append`, and may then be called again."""
+        with service.told(f"writing {self._uri}"):
+            while self.unanswered:
+                self._answered()
+
+    def _put(self, batch: pa.RecordBatch) -> None:
+        self.unanswered.append((self.rows, batch))
+        self.rows += batch.num_rows
+
+    def _answered(self) -> None:
+        """Wait for the answer to the oldest append; what passes is sent again, with all that was sent after it."""
+        until, pause_s = time.monotonic() + PATIENCE_S, 0.1
+        while (error := self._next_answer()) is not None:
+            if self.unanswered[0][1].nbytes > LARGEST_BYTES and isinstance(error, _TOO_LARGE):
+                self._refuse(service.one_line(error), {})
+            if not isinstance(error, _PASSING) or time.monotonic() > until:
+                raise error
+            self._hang_up()
+            log.info("%s: an append is sent again (%s)", self._uri, service.one_line(error))
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 10.0)
+        self.unanswered.popleft()
+        self._sent -= 1
+
+    def _refuse(self, message: str, reasons: dict[int, str]) -> NoReturn:
+        """Take the oldest append out; those that were sent after it were at offsets that are not there yet."""
+        answers = [next(self._answers, None) for _ in range(self._sent - 1)]  # each refused, before rows are moved
+        if None in answers:
+            raise HistoryError(f"writing {self._uri} failed: the connection broke after {message}; write again")
+        self._hang_up()
+        (self.rows, refused), *waiting = self.unanswered
+        self.unanswered.clear()
+        for _, batch in waiting:
+            self._put(batch)
+        raise RowsRefused(message, reasons, refused)
+
+    def _next_answer(self) -> exceptions.GoogleAPICallError | None:
+        """Wait for the next answer: what went wrong, or None; RowsRefused if rows are named."""
         try:
-            if self._requests is None:
-                schema = types.ArrowSchema(serialized_schema=batch.schema.serialize().to_pybytes())
-                request.arrow_rows.writer_schema = schema
-                self._requests = queue.SimpleQueue()
-                self._requests.put(request)
-                self._answers = iter(self._connected(self._requests))
-            else:
-                self._requests.put(request)
+            self._send()
             answer = next(self._answers)
-        except StopIteration:
-            return exceptions.ServiceUnavailable("the connection was closed")
-        except exceptions.GoogleAPICallError as error:
-            return error
+        except (StopIteration, exceptions.GoogleAPICallError) as error:
+            self._hang_up()  # it is over, and with it all that is on its way
+            return exceptions.ServiceUnavailable("it was closed") if isinstance(error, StopIteration) else error
         if answer.row_errors:
             reasons = {int(error.index): f"{error.code.name}: {error.message}" for error in answer.row_errors}
-            raise RowsRefused(answer.error.message, reasons)
+            self._refuse(answer.error.message, reasons)
         if answer.error.code in {code_pb2.OK, code_pb2.ALREADY_EXISTS}:
             return None
         status = next(status for status in grpc.StatusCode if status.value[0] == answer.error.code)
         error_of_rows: exceptions.GoogleAPICallError = exceptions.from_grpc_status(status, answer.error.message)
         return error_of_rows
 
+    def _send(self) -> None:
+        """Send what has not been sent on this connection, which is made if there is none."""
+        for offset, batch in islice(self.unanswered, self._sent, None):
+            data = types.AppendRowsRequest.ArrowData(
+                rows=types.ArrowRecordBatch(serialized_record_batch=batch.serialize().to_pybytes())
+            )
+            request = types.AppendRowsRequest(write_stream=self._name, offset=offset, arrow_rows=data)
+            self._sent += 1
+            if self._requests is None:
+                schema = batch.schema.serialize().to_pybytes()
+                request.arrow_rows.writer_schema = types.ArrowSchema(serialized_schema=schema)
+                self._requests = queue.SimpleQueue()
+                self._answers = self._connected(self._requests)
+            self._requests.put(request)
+
     def _connected(
         self, requests: queue.SimpleQueue[types.AppendRowsRequest | None]
-    ) -> Iterable[types.AppendRowsResponse]:
-        return self._client.append_rows(
+    ) -> Iterator[types.AppendRowsResponse]:
+        """The answers; the connection is made when the first one is asked for, which is when it can fail."""
+        yield from self._client.append_rows(
             iter(requests.get, None),
             retry=None,
             timeout=LOAD_DEADLINE_S,
@@ -332,6 +382,7 @@ class PendingStream:
         return self._name
 
     def _hang_up(self) -> None:
+        self._sent = 0
         if self._requests is not None:
             self._requests.put(None)
             self._requests = None

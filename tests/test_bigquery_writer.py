@@ -206,6 +206,8 @@ def test_an_append_that_is_sent_again_is_there_once(
     service, pending = stream("", "before", "after", "quota", "", "busy", "")
     for first in range(0, 10, 2):
         pending.append(numbers(first, first + 1))
+    assert 0 < len(pending.unanswered) < 4
+    pending.flush()
     assert service.rows == list(range(10))
     assert pending.rows == 10
     assert service.script == []
@@ -214,18 +216,27 @@ def test_an_append_that_is_sent_again_is_there_once(
 def test_rows_that_are_named_are_refused_and_the_stream_goes_on(
     stream: Callable[..., tuple[_WriteService, PendingStream]],
 ) -> None:
-    service, pending = stream("bad row")
+    service, pending = stream("", "bad row", "", "after")
+    for first in range(0, 6, 2):
+        pending.append(numbers(first, first + 1))
     with pytest.raises(RowsRefused) as refused:
-        pending.append(numbers(1, 2))
-    assert refused.value.reasons == {1: "FIELDS_ERROR: out of range"}
-    pending.append(numbers(1))
-    assert service.rows == [1]
+        pending.flush()
+    assert (refused.value.reasons, refused.value.batch) == ({1: "FIELDS_ERROR: out of range"}, numbers(2, 3))
+    pending.append(numbers(2))
+    pending.flush()
+    assert (service.rows, pending.rows) == ([0, 1, 4, 5, 2], 5)
     service.script = ["schema"]
+    pending.append(numbers(1))
     with pytest.raises(HistoryError, match=r"writing bq://sameriver.a.b failed: schema it is"):
-        pending.append(numbers(1))
+        pending.flush()
+
+
+def test_a_gap_is_no_way_to_go_on(stream: Callable[..., tuple[_WriteService, PendingStream]]) -> None:
+    _, pending = stream()
     pending.rows = 7
+    pending.append(numbers(1))
     with pytest.raises(HistoryError, match=r"writing bq://sameriver.a.b failed: a gap"):
-        pending.append(numbers(1))
+        pending.flush()
 
 
 def test_a_service_that_stays_away_is_told(
@@ -233,5 +244,6 @@ def test_a_service_that_stays_away_is_told(
 ) -> None:
     monkeypatch.setattr(bigquery_writer, "PATIENCE_S", 0.2)
     _, pending = stream(*["before"] * 9)
+    pending.append(numbers(1))
     with pytest.raises(HistoryError, match=r"BigQuery cannot be reached: .*broke before the append"):
-        pending.append(numbers(1))
+        pending.flush()
