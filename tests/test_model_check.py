@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -86,10 +85,9 @@ def test_the_year_has_its_alarm_its_retraining_and_its_recovery(tmp_path: Path) 
     command = [sys.executable, "-m", "benchmarks.year", "--work", str(tmp_path / "work"), "--plot", str(picture)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
     found = json.loads(done.stdout)
-    before, during, after = found["auc"].values()
+    before, changed, after = found["auc"].values()
     assert picture.stat().st_size > 20_000
-    assert np.diff([during["served"], before["served"]])[0] > 0.05
-    assert after["served"] > after["version 1 alone"] + 0.03
-    assert after["served"] > during["served"] + 0.03
+    assert changed["version 1 alone"] < before["served"] - 0.2
+    assert after["served"] > after["version 1 alone"] + 0.15
     alarms = [one["judged_at"] for one in found["alarms"] if one["on"] and one["judged_at"] > found["change"]]
     assert alarms[0] < "2013-07-15"

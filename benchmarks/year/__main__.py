@@ -140,28 +140,24 @@ class Year:
 
 
 def summary(year: Year) -> dict[str, Any]:
-    """AUC before the change, after it until something was promoted, and afterwards; and when which alarm went on."""
+    """AUC before the change, after it, and once the alarm was answered; when which alarm went on, and what was done."""
+    switches = year.monitor.table().to_pylist()
     change_us = int(world.CHANGE.timestamp() * 1e6)
-    promoted = [one for one in year.retrainings if one["promoted"] and datetime.fromisoformat(one["at"]) > world.CHANGE]
-    last = promoted[-1]["at"] if promoted else world.CHANGE.isoformat()
-    bounds = {
-        "before the change": (0, change_us),
-        "from the change to the first promotion": (change_us, _us(promoted[0]["at"]) if promoted else 2**62),
-        "from the last promotion on": (_us(last), 2**62),
-    }
+    ended = [one["judged_at"] for one in switches if not one["on"] and one["judged_at"] > world.CHANGE]
+    answers = [datetime.fromisoformat(one["at"]) for one in year.retrainings if one["promoted"]]
+    mended = max((one for one in answers if ended and world.CHANGE < one < ended[0]), default=None)
+    bounds = {"before the change": (0, change_us), "after the change": (change_us, 2**62)}
+    if mended is not None:
+        bounds["after the retraining that ended the alarm"] = (int(mended.timestamp() * 1e6), 2**62)
     served, alone = (list(one.quality.rows()) for one in (year.monitor, year.alone))
     aucs = {
         name: {"served": _auc(served, *ends), "version 1 alone": _auc(alone, *ends)} for name, ends in bounds.items()
     }
     alarms = [
         {"alarm": row["alarm"], "of": row["of"], "on": row["on"], "judged_at": row["judged_at"].isoformat()}
-        for row in year.monitor.table().to_pylist()
+        for row in switches
     ]
     return {"change": world.CHANGE.isoformat(), "auc": aucs, "alarms": alarms, "retrainings": year.retrainings}
-
-
-def _us(at: str) -> int:
-    return int(datetime.fromisoformat(at).timestamp() * 1e6)
 
 
 def _auc(rows: Sequence[Mapping[str, Any]], since_us: int, until_us: int) -> float | None:
