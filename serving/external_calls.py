@@ -86,7 +86,14 @@ def transport(external: External, address: str, token_file: Path | None = None) 
         port = parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         port = None
-    if parts.scheme not in _PORTS or port is None or not parts.hostname or parts.username or parts.query or parts.fragment:
+    if (
+        parts.scheme not in _PORTS
+        or port is None
+        or not parts.hostname
+        or parts.username
+        or parts.query
+        or parts.fragment
+    ):
         raise ConfigurationError(
             f"{external} has the address {address!r}, wanted grpc://HOST:PORT, grpcs://…, http://HOST:PORT or https://…"
         )
