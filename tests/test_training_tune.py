@@ -88,6 +88,28 @@ def test_workers_try_side_by_side_and_the_process_learns(rows: Path, tmp_path: P
     assert json.loads((tmp_path / "tuning.json").read_text()) == again
 
 
+def test_what_was_running_is_tried_again_each_once(tmp_path: Path) -> None:
+    from training.search import Search
+
+    def opened() -> Search:
+        return Search(tmp_path / "search.json", MODEL.space, "bayesian", 9, seed=1)
+
+    first = opened()
+    begun = [first.next() for _ in range(4)]
+    assert begun[0] is not None
+    first.finish(1, 0.5, 0.7, 1.0, begun[0][1])
+    again = opened()  # the first one is as good as killed
+    assert [again.next() for _ in range(3)] == begun[1:]
+    new = again.next()
+    assert new is not None
+    assert new[0] == 5
+    again.finish(5, float("nan"), float("nan"), 1.0, new[1])
+    assert [(one.number, one.log_loss) for one in opened().tried] == [(1, 0.5), (5, None)]
+    best = opened().best()
+    assert best is not None
+    assert best.number == 1
+
+
 def test_no_trial_begins_after_the_time(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="None of 0 trials came out well"):
         search(rows, tmp_path, minutes=1e-9)

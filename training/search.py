@@ -72,16 +72,17 @@ class Search:
             self._oracle = _Unsaved(keras_tuner.oracles.RandomSearchOracle)(**common)
         self._oracle.verbose = 0
         self._running: dict[int, Any] = {}
+        self._asked = 0
         if path.is_file():
             self._go_on(json.loads(path.read_text(encoding="utf-8")))
 
     def next(self) -> tuple[int, dict[str, Any]] | None:
         """Number and options of the trial to begin; None if no new ones can be found in the space."""
-        number = 1 + len(self._oracle.trials)
+        self._asked += 1
         with _quiet():
             if self._oracle.ongoing_trials and hasattr(self._oracle, "gpr"):
                 self._learn()
-            trial = self._oracle.create_trial(f"worker-{number}")
+            trial = self._oracle.create_trial(f"asked-{self._asked}")  # the same name would get the same trial
         if trial.status != "RUNNING":
             return None
         number = int(trial.trial_id) + 1
