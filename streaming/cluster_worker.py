@@ -30,7 +30,7 @@ from streaming.covered import Covered
 from streaming.event_blocks import BlockLimits
 from streaming.folders import Deduplication, Keyed, Reacting, hashes_of
 from streaming.intake import Intake
-from streaming.job import JobSettings, connect_models
+from streaming.job import JobSettings, connect_externals, connect_models
 from streaming.job_description import read_description
 from streaming.key_groups import shard_names
 from streaming.keyed_state import LiveStates
@@ -231,6 +231,7 @@ class Source:
             max_messages=HELD_MESSAGES,
             max_bytes=HELD_BYTES,
         )
+        self._externals = connect_externals(worker.app, settings)
         self._intake = Intake(
             worker.app.event_types,
             max_event_bytes=settings.max_event_bytes,
@@ -238,6 +239,7 @@ class Source:
             limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
             schemas_folder=settings.schemas,
             fetch=schema_service(settings.endpoint),
+            ask=None if self._externals is None else self._externals.ask,
         )
         self._covered = Covered(self._acknowledge, worker.job.pause_ms / 2000)
         self._drain = settings.archive / DRAIN_FILE

@@ -6,7 +6,6 @@ computes and remembers is the code that every other job calls too (`streaming.fo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -150,7 +149,7 @@ class Decode(Sending):
     def setup(self) -> None:
         super().setup()
         app, settings = self.job.app, self.job.settings
-        self._externals = connect_externals(app, settings, _waited)
+        self._externals = connect_externals(app, settings)
         self._intake = Intake(
             app.event_types,
             max_event_bytes=settings.max_event_bytes,
@@ -190,12 +189,6 @@ class Decode(Sending):
         for one in taken.refused:
             piece.refuse(one.reason, dead_letter(self.job.app, one.message(messages), one.reason, one.detail))
         self.send(piece, self._oldest)
-
-
-def _waited(seconds: float) -> bool:
-    """Between two tries of an external model; a step is not told to stop."""
-    time.sleep(seconds)
-    return False
 
 
 def received(message: PubsubMessage, timestamp: Any) -> Message:

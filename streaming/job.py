@@ -302,11 +302,11 @@ def connect_models(app: App, settings: JobSettings) -> dict[str, RoutedModel]:
     return found
 
 
-def connect_externals(app: App, settings: JobSettings, wait: Wait) -> Externals | None:
+def connect_externals(app: App, settings: JobSettings, wait: Wait | None = None) -> Externals | None:
     """The way to the models that are asked about the app's events; None where there are none.
 
     Args:
-        wait: between two tries; True if the job was told to stop.
+        wait: between two tries; True if the job was told to stop. None where a step is never told.
 
     Raises:
         ConfigurationError: an address cannot be used, or a model is not served there in the app's version.
