@@ -24,6 +24,7 @@ from batch import beam_tables
 from batch.backfill import backfill
 from batch.backfill_rows import Asking
 from batch.beam_tables import WriteRows, table_of
+from batch.bigquery_service import Endpoints
 from batch.traindata import features_of_history
 from shared_features import load_app
 from shared_features.app import App
@@ -33,6 +34,7 @@ from streaming.archive import read_commits
 from streaming.dataflow import Ends, Transform, build, ended_schema, pubsub_ends
 from streaming.job import JobSettings, create_topics
 from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher
+from tests.bigquery_server import environment
 from tests.histories import block_of, computed, event, in_order
 from tests.processes import Started, wait_until
 from tests.serving_steps import serve, to_messages
@@ -63,9 +65,16 @@ def run(
     folder: Path, messages: list[Message], *, shards: int, repeat: int = 0, predictions: str = "", app: App = SHOP
 ) -> Ran:
     """The graph from a list to files, each bundle done ``repeat`` times over."""
+    pour(messages, {"archive": str(folder / "archive"), "predictions": predictions}, shards, repeat, app)
+    rows = pa.concat_tables([flatten(pq.read_table(path)) for path in folder.glob("archive/archive/*.parquet")])
+    return Ran(in_order(rows), folder / "archive", dict(SENT))
+
+
+def pour(messages: list[Message], uris: dict[str, str], shards: int, repeat: int = 0, app: App = SHOP) -> None:
+    """The graph from a list into tables by their kinds; none where a URI is empty."""
     SENT.clear()
     tables: dict[str, Transform] = {}
-    for kind, uri in {"archive": str(folder / "archive"), "predictions": predictions}.items():
+    for kind, uri in uris.items():
         if uri:
             table = table_of(app, kind, uri, ended_schema(app, SETTINGS))
             table.prepare()
@@ -74,8 +83,6 @@ def run(
     source = beam.Create([_arrived(message) for message in messages], reshuffle=False)
     build(pipeline, app, SETTINGS, Ends(source, lambda topic: beam.Map(_keep, topic), tables), shards)
     pipeline.run().wait_until_finish()
-    rows = pa.concat_tables([flatten(pq.read_table(path)) for path in folder.glob("archive/archive/*.parquet")])
-    return Ran(in_order(rows), folder / "archive", dict(SENT))
 
 
 def _arrived(message: Message) -> PubsubMessage:
@@ -182,6 +189,19 @@ def test_reactions_that_remember_are_those_of_the_job_in_process(
     assert len(compared) > len(reacting.reactions)
     assert ran.rows.select(compared).to_pylist() == in_order(served).select(compared).to_pylist()
     assert any(ran.rows.column("reaction.busy").to_pylist())
+
+
+@pytest.mark.soak
+def test_tables_of_bigquery_have_each_row_once(
+    bigquery_endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Bundles are repeated, so pieces are written that nobody commits; a backfill finds all predictions there."""
+    for name, value in environment(bigquery_endpoints).items():
+        monkeypatch.setenv(name, value)
+    uris = {kind: f"bq://sameriver.dataflow.{kind}" for kind in ("archive", "predictions")}
+    pour(to_messages(SHOP, block_of(EVENTS)), uris, shards=3, repeat=1)
+    found = backfill(SHOP, uris["archive"], uris["predictions"], asking=Asking("", None, {}), work=tmp_path)
+    assert (found.events, found.rows_added, found.rows_there, found.rows_differing) == (len(EVENTS), 0, 63, 0)
 
 
 @pytest.mark.soak
