@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import training_rows
-from tests.trained import GATES, OPTIONS, Trained, check_slices_and_gates, check_the_page, end, start
+from tests.trained import GATES, OPTIONS, Trained, check_slices_and_gates, check_the_page, end, logged, start
 from training.export import SavedModel, read_summary, versions
 from training.rows import number_column, open_rows
 from training.sketches import read_reference
@@ -225,28 +225,6 @@ def test_what_was_exported_is_what_was_trained(tmp_path: Path, trained: Trained)
     assert expected.std() > 0.05
 
 
-def test_numbers_are_encoded_as_their_docstring_says() -> None:
-    from training.statistics import NumberStatistics
-    from training.wide_and_deep import NumberEncoding
-
-    statistics = [
-        NumberStatistics(9, 0.0, 2.0, 1.0, (0.0, 1.0, 1.0, 3.0)),  # buckets [0, 1) and [1, 3]
-        NumberStatistics(9, 0.5, 5.0, 0.0, (5.0, 5.0, 5.0, 5.0)),  # always 5, or missing
-        NumberStatistics(9, 1.0, 0.0, 0.0, ()),  # never there
-    ]
-    nan, inf = np.nan, np.inf
-    rows = np.array([[0.25, 5, nan], [2, nan, 7], [nan, 9, nan], [-9, 5, inf], [99, 5, nan]], np.float32)
-    steps, dense, places = (part.numpy() for part in NumberEncoding(statistics)(rows))
-    #                        >=1 >=3  2nd and 3rd missing
-    assert steps.tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]]
-    #              along [0,1) along [1,3]  scaled (mean 2)
-    expected = np.array([[0.25, 0, -1.75], [1, 0.5, 0], [1, 0.5, 0], [0, 0, -4], [1, 1, 4]])
-    np.testing.assert_allclose(dense[:, :3], expected)
-    np.testing.assert_array_equal(dense[:, 3:5], 0)  # no spread: nothing to scale by
-    np.testing.assert_array_equal(dense[:, 5:], steps[:, 2:])
-    np.testing.assert_array_equal(places, [[1, 1, 0], [2, 0, 1], [0, 1, 0], [1, 1, 0], [3, 1, 0]])
-
-
 @pytest.mark.parametrize("kind", ["numbers", "texts"])
 def test_an_app_may_have_numbers_only_or_texts_only(kind: str, tmp_path: Path) -> None:
     from training.export import write_saved_model
@@ -367,21 +345,6 @@ def test_a_training_that_is_killed_goes_on_where_it_was(trained: Trained) -> Non
 
 
 def test_tensorboard_finds_every_epoch_also_of_a_training_that_was_killed(trained: Trained) -> None:
-    import tensorflow as tf
-    from tensorflow.core.util import event_pb2
-
-    def logged(home: Path) -> dict[str, list[tuple[int, float]]]:
-        (run,) = (home / "logs").iterdir()
-        assert run.name.startswith("wide_and_deep-")
-        found: dict[str, list[tuple[int, float]]] = {}
-        for path in sorted(run.iterdir()):
-            for record in tf.data.TFRecordDataset(str(path)):
-                event = event_pb2.Event.FromString(record.numpy())
-                for value in event.summary.value:
-                    assert value.metadata.plugin_data.plugin_name == "scalars"
-                    found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
-        return found
-
     whole, resumed = map(logged, trained.homes)
     assert [step for step, _ in whole["epoch/validate_log_loss"]] == [6, 12, 18]
     said = [one["validate_log_loss"] for one in trained.lines[0][-1]["epochs"]]

@@ -76,6 +76,28 @@ def test_events_that_are_not_there_count_for_nothing() -> None:
     np.testing.assert_array_equal(Pooled()([found, seen]).numpy(), [[5, 4], [0, 0], [4, 3]])
 
 
+def test_numbers_are_encoded_as_their_docstring_says() -> None:
+    from training.statistics import NumberStatistics
+    from training.wide_and_deep import NumberEncoding
+
+    statistics = [
+        NumberStatistics(9, 0.0, 2.0, 1.0, (0.0, 1.0, 1.0, 3.0)),  # buckets [0, 1) and [1, 3]
+        NumberStatistics(9, 0.5, 5.0, 0.0, (5.0, 5.0, 5.0, 5.0)),  # always 5, or missing
+        NumberStatistics(9, 1.0, 0.0, 0.0, ()),  # never there
+    ]
+    nan, inf = np.nan, np.inf
+    rows = np.array([[0.25, 5, nan], [2, nan, 7], [nan, 9, nan], [-9, 5, inf], [99, 5, nan]], np.float32)
+    steps, dense, places = (part.numpy() for part in NumberEncoding(statistics)(rows))
+    #                        >=1 >=3  2nd and 3rd missing
+    assert steps.tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]]
+    #              along [0,1) along [1,3]  scaled (mean 2)
+    expected = np.array([[0.25, 0, -1.75], [1, 0.5, 0], [1, 0.5, 0], [0, 0, -4], [1, 1, 4]])
+    np.testing.assert_allclose(dense[:, :3], expected)
+    np.testing.assert_array_equal(dense[:, 3:5], 0)  # no spread: nothing to scale by
+    np.testing.assert_array_equal(dense[:, 5:], steps[:, 2:])
+    np.testing.assert_array_equal(places, [[1, 1, 0], [2, 0, 1], [0, 1, 0], [1, 1, 0], [3, 1, 0]])
+
+
 def test_it_needs_lists(tmp_path: Path) -> None:
     few = training_rows.table(60, 1)
     rows = training_rows.write(tmp_path / "rows", {"train": few, "validate": few, "test": few})

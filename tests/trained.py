@@ -94,3 +94,20 @@ def check_the_page(page: str, report: dict[str, Any]) -> None:
     assert "may not be promoted" in page
     assert page.count("data:image/png;base64,") == 5
     assert not re.search(r"<script|https?://", page)
+
+
+def logged(home: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard finds of the one run whose models are in ``home``: tag to (step, value)."""
+    import tensorflow as tf
+    from tensorflow.core.util import event_pb2
+
+    (run,) = (home / "logs").iterdir()
+    assert run.name.startswith("wide_and_deep-")
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(run.iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    return found
