@@ -35,7 +35,7 @@ from streaming.pieces import Outbox, Piece, decode_piece, encode_piece
 from streaming.results import Answer
 from streaming.source import portions
 
-IMPULSE_MS = 5
+IMPULSE_MS = 20
 ARCHIVE = b"archive"
 Keyed = tuple[bytes, Piece]
 
