@@ -39,7 +39,7 @@ POLL_S = 0.5
 CONNECT_S = 5.0
 SERVER_TIMEOUT_S = 60
 BUNDLE_MS = 100
-"""A bundle costs some milliseconds in each step: with 30 ms, 255 events a second on 2 cores waited 2.7 times as long."""
+"""A bundle costs milliseconds in each step: with 30 ms, 255 events a second on 2 cores waited 2.7 times as long."""
 DRAIN_CHECKPOINTS = 3
 """One holds what was pulled, the next says so (`streaming.covered`), and one more is not counted on."""
 STATE_FILE = "flink.json"
