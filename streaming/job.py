@@ -29,7 +29,6 @@ from shared_features.fingerprint import check_same
 from shared_features.plan import Plan, make_plan
 from streaming import runtime
 from streaming.archive import Archive
-from streaming.checkpoints import CheckpointedAcks
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery, Totals
 from streaming.event_blocks import BlockLimits
@@ -125,16 +124,14 @@ class StreamingJob:
     Args:
         app: the app.
         settings: see `JobSettings`.
-        life: names what works of this job are known by, where it may begin anew in the same process. Such a job
-            acknowledges what is part of a checkpoint only.
 
     Raises:
         ConfigurationError: the archive or a topic cannot be used.
         FingerprintError: the served model was made with other features.
     """
 
-    def __init__(self, app: App, settings: JobSettings, *, life: str = "") -> None:
-        self.app, self.settings, self.life = app, settings, life
+    def __init__(self, app: App, settings: JobSettings) -> None:
+        self.app, self.settings = app, settings
         self.job_id = os.urandom(8).hex().encode("ascii")
         self.monitoring = Monitoring(app.name, app.fingerprint)
         self._served = None
@@ -180,13 +177,12 @@ class StreamingJob:
         self.monitoring.readiness.state_restored = True
         # After a crash messages come back when their lease is over: the shortest that the service takes.
         subscriber = Subscriber(settings.endpoint, subscription, streams=settings.streams, lease_s=10)
-        acks = CheckpointedAcks(subscriber.acknowledge) if self.life else None
         self._delivery = Delivery(
             app,
             predict={name: routed.predict for name, routed in self._routed.items()},
             archive=archive,
             publish=self._publisher.publish,
-            acknowledge=subscriber.acknowledge if acks is None else acks.committed,
+            acknowledge=subscriber.acknowledge,
             max_waiting=settings.max_waiting,
             with_features=settings.with_features,
             collect=settings.collect,
@@ -214,13 +210,8 @@ class StreamingJob:
             settings.max_messages,
             monitoring=self.monitoring,
             tracing=self._tracing,
-            life=self.life,
-            acks=acks,
+            saver=StateSaver(self.plan, archive, self._delivery, deduplicator, states.states, self.recovered),
         )
-        if not self.life:
-            self._job.saver = StateSaver(
-                self.plan, archive, self._delivery, deduplicator, states.states, self.recovered
-            )
         self.monitoring.watch(self._job)
         if self._served is not None:
             write_address(settings.archive, self._served.url, settings.monitoring_access)
@@ -318,24 +309,16 @@ def connect_externals(app: App, settings: JobSettings, wait: Wait | None = None)
     return Externals(app.event_types, addresses, tokens, wait=wait)
 
 
-def build(
-    pipeline: beam.Pipeline,
-    plan: Plan,
-    job_id: bytes,
-    pull: PullMessages | None = None,
-    deliver: Deliver | None = None,
-) -> None:
+def build(pipeline: beam.Pipeline, plan: Plan, job_id: bytes) -> None:
     """The graph: one source element, no shuffle on the way, elements with explicit coders.
 
     Args:
         pipeline: what the steps are added to.
         plan: of the app.
         job_id: the source's element, by which the steps find the job in their process.
-        pull, deliver: the first and the last step, where a runner wants others than the in-process one.
     """
     keyed = tuple[bytes, Work]
-    decode, features = Decode(), Features()  # type: ignore[no-untyped-call]
-    pull, deliver = pull or PullMessages(), deliver or Deliver()  # type: ignore[no-untyped-call]
+    pull, decode, features, deliver = PullMessages(), Decode(), Features(), Deliver()  # type: ignore[no-untyped-call]
     works = (
         pipeline
         | "Job" >> beam.Create([job_id])

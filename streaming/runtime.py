@@ -1,33 +1,22 @@
 """What one process of a job holds: connections, state and queue, found again by every step of the pipeline.
 
 Beam makes and drops instances of its steps as it likes; clients, live state and the queue belong to the process.
-
-A *life* of a job lasts from one recovery from the archive to the next. What a life pulls is numbered, and every step
-with memory takes works of its own life only, without a gap. Where a runner has lost a work between two steps (a bundle
-failed) the next one shows the gap; the job then begins another life: its messages were not acknowledged and come
-again, and its memory is made from the archive, which holds exactly what had passed all steps.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shared_features.plan import Plan
 from shared_features.state import StageState
-from streaming.checkpoints import CheckpointedAcks
 from streaming.deduplication import Deduplicator
 from streaming.delivery import Delivery
 from streaming.intake import Intake
 from streaming.monitoring import Monitoring
 from streaming.saved_state import StateSaver
-from streaming.topics import Message, Subscriber
+from streaming.topics import Subscriber
 from streaming.tracing import Tracing
-from streaming.work import Work
-
-log = logging.getLogger(__name__)
 
 RECOVERED = b"recovered"
 """The token of state that came from the archive, before the first fold."""
@@ -75,15 +64,10 @@ class StateCache:
 
 @dataclass(slots=True)
 class Job:
-    """All that the steps of one running job share in this process, for one life.
+    """All that the steps of one running job share in this process.
 
     Attributes:
-        life: names this life; works of another are dropped.
-        works_pulled, messages_delivered: how many in this life.
-        passed: by step, the number of the last work that it took.
-        acks: holds acknowledgements back until a checkpoint; None acknowledges at once.
-        saver: saves state between two works; None where works can be lost between two steps.
-        reopen: ends this life and begins the next, where the runner goes on after a failure; None: the job must end.
+        saver: saves state between two works.
     """
 
     plan: Plan
@@ -95,20 +79,9 @@ class Job:
     max_messages: int
     monitoring: Monitoring | None = None
     tracing: Tracing | None = None
-    life: str = ""
-    acks: CheckpointedAcks | None = None
     saver: StateSaver | None = None
-    reopen: Callable[[], Job] | None = None
     events_in_steps: int = 0
-    messages_delivered: int = 0
-    works_pulled: int = 0
-    passed: dict[str, int] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
-
-    def numbered(self, messages: list[Message]) -> Work:
-        """What was just pulled, as the next work of this life."""
-        self.works_pulled += 1
-        return Work(messages, life=self.life, number=self.works_pulled)
 
     def in_flight(self) -> int:
         """Events that were decoded and have not ended: between the steps, and waiting for their commit."""
@@ -116,7 +89,6 @@ class Job:
 
 
 _JOBS: dict[bytes, Job] = {}
-_OPENING = threading.RLock()
 
 
 def register(job_id: bytes, job: Job) -> None:
@@ -125,59 +97,14 @@ def register(job_id: bytes, job: Job) -> None:
 
 
 def get(job_id: bytes) -> Job:
-    """The job of this id in this process; waits while it begins anew.
+    """The job of this id in this process.
 
     Raises:
         RuntimeError: this process has none.
     """
-    job = _JOBS.get(job_id)
-    if job is not None:
-        return job
-    with _OPENING:
-        if job_id not in _JOBS:
-            raise RuntimeError("no such job in this process: all of its steps must run in the process that pulls")
-        return _JOBS[job_id]
-
-
-def obtain(job_id: bytes, begin: Callable[[], Job]) -> Job:
-    """The job of this id in this process, begun here if there is none."""
-    with _OPENING:
-        if job_id not in _JOBS:
-            _JOBS[job_id] = begin()
-        return _JOBS[job_id]
-
-
-def enter(step: str, job_id: bytes, work: Work) -> Job | None:
-    """The job that pulled ``work``, if this work is the next of its life for ``step``.
-
-    None if the work must be dropped: its life has ended, or ends now because works before it got lost. Its messages
-    come again.
-    """
-    job = get(job_id)
-    if work.life != job.life:
-        return None
-    last = job.passed.get(step, 0)
-    if work.number and work.number != last + 1:
-        begin_anew(job_id, job, StateMismatchError(f"{step} got work {work.number} after {last}: works got lost"))
-        return None
-    job.passed[step] = work.number
-    return job
-
-
-def begin_anew(job_id: bytes, job: Job, why: Exception) -> None:
-    """End this life of the job and begin the next; nothing happens if another thread has done so.
-
-    Raises:
-        Exception: ``why``, where the runner does not go on after a failure.
-    """
-    if job.reopen is None:
-        raise why
-    with _OPENING:
-        if _JOBS.get(job_id) is not job:
-            return
-        log.warning("the job begins anew from its archive: %s", why)
-        del _JOBS[job_id]
-        _JOBS[job_id] = job.reopen()
+    if job_id not in _JOBS:
+        raise RuntimeError("no such job in this process: all of its steps must run in the process that pulls")
+    return _JOBS[job_id]
 
 
 def forget(job_id: bytes) -> None:

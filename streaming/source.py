@@ -83,20 +83,7 @@ class PullMessages(beam.DoFn):
     """job id -> `Work` with the messages of one pull, until the job is told to stop.
 
     Guarantees at-least-once delivery in the order of the subscription; does not guarantee block sizes.
-
-    Attributes:
-        call_s: how long one call pulls before it defers, from its first message on.
-        idle_s: how much longer it waits for the first message.
-        heartbeat: whether a call without messages sends an empty work at its end.
     """
-
-    call_s = CALL_S
-    idle_s = 0.0
-    heartbeat = False
-
-    def job(self, element: bytes) -> runtime.Job:
-        """The job of this element in this process."""
-        return runtime.get(element)
 
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
     def process(
@@ -104,20 +91,13 @@ class PullMessages(beam.DoFn):
         element: bytes,
         tracker: Any = beam.DoFn.RestrictionParam(_Pulling()),  # noqa: B008
     ) -> Iterator[tuple[bytes, Work]]:
-        job, until, pulled = self.job(element), time.monotonic() + self.idle_s + self.call_s, 0
+        job, until = runtime.get(element), time.monotonic() + CALL_S
         while not job.stopping.is_set() and time.monotonic() < until:
             if not tracker.try_claim(None):
                 return
-            job = self.job(element)  # it may have begun anew
             if job.saver is not None:
                 job.saver.between_works()
-            messages = job.subscriber.pull(job.max_messages, PULL_TIMEOUT_S)
-            if messages:
-                until = min(until, time.monotonic() + self.call_s)
-            pulled += len(messages)
-            for part in portions(messages):
-                yield element, job.numbered(part)
-        if self.heartbeat and not pulled and not job.stopping.is_set():
-            yield element, job.numbered([])
+            for part in portions(job.subscriber.pull(job.max_messages, PULL_TIMEOUT_S)):
+                yield element, Work(part)
         if not job.stopping.is_set():
             tracker.defer_remainder()

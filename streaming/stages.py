@@ -46,9 +46,7 @@ class Decode(beam.DoFn):
 
     def process(self, element: tuple[bytes, Work]) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
-        job, began_ns = runtime.enter("decode", job_id, work), time.time_ns()
-        if job is None:
-            return
+        job, began_ns = runtime.get(job_id), time.time_ns()
         trace = None if job.tracing is None else job.tracing.begin(work.messages, job.plan.app.name)
         taken = take_events(job.plan, job.intake, work.messages)
         block, rows, refused = taken.block, taken.rows, taken.refused
@@ -92,7 +90,6 @@ class KeyedStage(beam.DoFn):
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.step = f"stage {number}"
 
     def process(
         self,
@@ -100,14 +97,8 @@ class KeyedStage(beam.DoFn):
         token: Any = beam.DoFn.StateParam(TOKEN),  # noqa: B008
     ) -> Iterator[tuple[bytes, Work]]:
         job_id, work = element
-        job, began_ns = runtime.enter(self.step, job_id, work), time.time_ns()
-        if job is None:
-            return
-        try:
-            state = job.states.take(self.number, token.read() or runtime.RECOVERED)
-        except runtime.StateMismatchError as mismatch:
-            runtime.begin_anew(job_id, job, mismatch)
-            return
+        job, began_ns = runtime.get(job_id), time.time_ns()
+        state = job.states.take(self.number, token.read() or runtime.RECOVERED)
         added = fold(state, work.evaluator())
         fresh = secrets.token_bytes(16)
         token.write(fresh)
@@ -136,13 +127,7 @@ class Deliver(beam.DoFn):
     """Hands the block to the delivery queue; blocks while that is full."""
 
     def process(self, element: tuple[bytes, Work]) -> None:
-        self.deliver(*element)
-
-    def deliver(self, job_id: bytes, work: Work) -> runtime.Job | None:
-        """Submit the work; its job, or None if it was dropped."""
-        job = runtime.enter("deliver", job_id, work)
-        if job is not None:
-            job.delivery.submit(work)
-            job.messages_delivered += len(work.messages)
-            job.events_in_steps -= work.events
-        return job
+        job_id, work = element
+        job = runtime.get(job_id)
+        job.delivery.submit(work)
+        job.events_in_steps -= work.events

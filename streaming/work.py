@@ -63,7 +63,6 @@ class Work:
         known: what the stages have computed over the block, so that no step does it again.
         stages: the stages passed, whose aggregates are among what is known.
         trace: its spans, where traces are asked for; they stay in this process.
-        life, number: which life of the job pulled it, and its place among what that life pulled; 0 is not numbered.
     """
 
     messages: list[Message]
@@ -76,8 +75,6 @@ class Work:
     known: Evaluator | None = field(default=None, compare=False, repr=False)
     stages: tuple[Stage, ...] = ()
     trace: WorkTrace | None = field(default=None, compare=False, repr=False)
-    life: str = ""
-    number: int = 0
 
     def evaluator(self) -> Evaluator:
         """The evaluator over the block, the same one for every step in this process."""
@@ -118,8 +115,6 @@ class WorkCoder(beam.coders.Coder):
             ],
             "duplicates": value.duplicates,
             "events": value.events,
-            "life": value.life,
-            "number": value.number,
         }
         text = json.dumps(header).encode("utf-8")
         return len(text).to_bytes(4, "big") + text + (b"" if value.block is None else to_ipc(value.whole_block()))
@@ -136,8 +131,6 @@ class WorkCoder(beam.coders.Coder):
             [Refused(**{**one, "event": one["event"] and base64.b64decode(one["event"])}) for one in header["refused"]],
             header["duplicates"],
             header["events"],
-            life=header["life"],
-            number=header["number"],
         )
 
     def is_deterministic(self) -> bool:
