@@ -14,10 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from shared_features.whole_files import replace_text
-
 KINDS = ("drift", "quality", "kpi")
 FILE = "triggers.json"
 
@@ -60,6 +56,8 @@ class Triggers:
 
     def answer(self, standing: Sequence[list[str]], now: datetime) -> None:
         """Remember that a retraining has ended, which was called for while ``standing`` alarms stood."""
+        from shared_features.whole_files import replace_text
+
         self.answered.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self.answered, json.dumps({"retrained": now.isoformat(), "alarms": list(standing)}) + "\n")
 
@@ -72,6 +70,8 @@ class Triggers:
         return found
 
     def _standing(self) -> list[dict[str, Any]]:
+        import pyarrow.parquet as pq
+
         if not self.alarms.is_file():
             return []
         rows = pq.read_table(self.alarms).to_pylist()
