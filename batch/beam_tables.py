@@ -22,12 +22,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.trigger import AccumulationMode, AfterProcessingTime, DefaultTrigger, Repeatedly
 from apache_beam.transforms.window import GlobalWindows
 
-from batch import coders
 from batch.output_rows import KINDS, shape_of
 from batch.writers import Destination, open_destination
 from shared_features import load_app
 from shared_features.app import App
 from shared_features.blocks import concat_blocks, empty_block
+from streaming import coders
 from streaming.results import with_same_columns
 
 coders.register()

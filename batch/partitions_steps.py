@@ -24,7 +24,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from batch import coders, runner
+from batch import runner
 from batch.admission import admit, identities
 from batch.lateness import Lateness, arriving
 from batch.partitions import Place, columns_before, conformed, end_of, in_fold_order, route, without_key
@@ -39,6 +39,7 @@ from shared_features.compute import BLOCK_ROWS
 from shared_features.kernel import finish, step
 from shared_features.plan import Plan, Stage, make_plan
 from shared_features.state import StageState
+from streaming import coders
 
 coders.register()
 

@@ -23,12 +23,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from google.protobuf import json_format
 
-from batch import coders
 from shared_features.app import App
 from shared_features.blocks import block_schema, empty_block
 from shared_features.errors import ConfigurationError
 from shared_features.kernel import step
 from shared_features.state import StageState
+from streaming import coders
 from streaming import dataflow_steps as steps
 from streaming.job import JobSettings
 from streaming.job_description import describe_job

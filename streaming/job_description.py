@@ -70,6 +70,8 @@ def _read(wanted: Any, value: Any) -> Any:
         if value is None:
             return None
         (wanted,) = (part for part in wanted.__args__ if part is not types.NoneType)
+    if typing.get_origin(wanted) is tuple:
+        return tuple(value)
     if is_dataclass(wanted):
         hints = typing.get_type_hints(wanted)
         return typing.cast(Any, wanted)(**{f.name: _read(hints[f.name], value[f.name]) for f in fields(wanted)})

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 
 from batch import partitions, partitions_spill, tables
-from batch.coders import BlockCoder
 from batch.partitions_spans import reachable
 from batch.traindata import features_of_history
 from shared_features import compute, load_app
@@ -28,6 +27,7 @@ from shared_features.hashing import hash_columns
 from shared_features.kernel import key_column, step
 from shared_features.plan import make_plan
 from shared_features.state import StageState
+from streaming.coders import BlockCoder
 from tests import histories
 from tests.histories import EVENT, SECOND, START_US, block_of, computed, event, in_order
 from tests.oracle import Row, answers

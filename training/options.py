@@ -91,9 +91,9 @@ class WideAndDeepOptions:
         values = {name: _checked(name, value, numbers, texts) for name, value in options.items()}
         return WideAndDeepOptions(**values)
 
-    def summary(self) -> dict[str, Any]:
-        """The same, ready for JSON."""
-        return asdict(self)
+    def summary(self, kind: str = "wide_and_deep") -> dict[str, Any]:
+        """The options that a kind of model has, ready for JSON and for `from_mapping`."""
+        return {name: value for name, value in asdict(self).items() if name not in WITHOUT[kind]}
 
 
 def _checked(name: str, value: Any, numbers: Sequence[str], texts: Sequence[str]) -> Any:

@@ -272,7 +272,7 @@ def _fitted(
         write_saved_model(model, rows, folder)
     workers.add_up(np.zeros(1, np.float32))  # the others stay until the model is written
     return {
-        "options": chosen.summary(),
+        "options": chosen.summary(kind),
         "seed": seed,
         "quick": quick,
         "trained_rows": batches.rows,
