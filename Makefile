@@ -31,9 +31,9 @@ bigquery: ## make the BigQuery emulator's environment in .venv-bigquery (0.6 GB)
 demo: setup ## real flights, predicted live, then verified bit for bit (ARGS=--quick for the short one)
 	@$(BIN)/sameriver demo $(ARGS)
 
-# Two at a time: most of what a test does is wait for a process that it started. A file's tests stay together.
+# Three at a time: most of what a test does is wait for a process that it started. A file's tests stay together.
 test: setup bigquery ## run the tests (ARGS='-k windows' for some of them)
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint format-check types imports project ## style, types, import rules, documents, security
 

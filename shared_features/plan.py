@@ -122,8 +122,8 @@ def _key(expression: Expression | None) -> str:
     return "" if expression is None else expression.key
 
 
-def _keeps(outputs: Sequence[Output]) -> int:
-    """What a window must keep running."""
+def _keeps(outputs: Sequence[Output], alone: bool) -> int:
+    """What a window must keep running; its track may be ``alone`` in its group."""
     kinds = {output.aggregate.operation for output in outputs}
     keeps = windows.KEEPS_DISTINCT if "distinct_count" in kinds else 0
     if kinds & set(SUMMED):
@@ -132,7 +132,7 @@ def _keeps(outputs: Sequence[Output]) -> int:
         keeps |= windows.KEEPS_SQUARES
     if "first" in kinds:
         keeps |= windows.KEEPS_FIRST
-    return keeps
+    return keeps if alone else keeps | windows.KEEPS_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _group(tracks: Sequence[Track], starts: Sequence[int], numbers: Sequence[int
     for lane, number in enumerate(numbers):
         first = starts[number]
         for window, own in zip(tracks[number].windows, tracks[number].window_outputs, strict=True):
-            by_window.setdefault(window, []).append((lane, _keeps(own), first, first + len(own)))
+            by_window.setdefault(window, []).append((lane, _keeps(own, len(numbers) == 1), first, first + len(own)))
             first += len(own)
     edges: list[tuple[int, ...]] = []
     rows: list[tuple[int, ...]] = []

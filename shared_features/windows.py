@@ -66,7 +66,7 @@ SPAN_US, EVENTS, WITH_SELF, WINDOW_FROM, WINDOW_TO = range(5)
 LANE, KEEPS, OUTPUT_FROM, OUTPUT_TO = range(4)
 """Layout of a window: its track in the group, what it keeps, its outputs."""
 LACKS_RECORDS, LACKS_CELLS, LACKS_ARENA = range(3)
-KEEPS_SUM, KEEPS_SQUARES, KEEPS_DISTINCT, KEEPS_FIRST = 1, 2, 4, 8
+KEEPS_SUM, KEEPS_SQUARES, KEEPS_DISTINCT, KEEPS_FIRST, KEEPS_COUNT = 1, 2, 4, 8, 16
 
 _FAR, _NEAR = 24, 10
 """How many rows ahead memory is asked for: first what belongs to the slot, then the events at the windows' edges."""
@@ -75,7 +75,8 @@ _FAR, _NEAR = 24, 10
 @compiled(forceinline=True)
 def _keep(keeps, sums, s, u, owner, value, counts, used):  # type: ignore[no-untyped-def]
     """Take a value into the sums of a window; the table of counts has room for it."""
-    sums[s, u, COUNT] += 1
+    if keeps & KEEPS_COUNT:
+        sums[s, u, COUNT] += 1
     if keeps & KEEPS_SUM:
         sums[s, u, UPPER] += value >> 32
         sums[s, u, LOWER] += value & LOW_HALF
@@ -93,7 +94,8 @@ def _keep(keeps, sums, s, u, owner, value, counts, used):  # type: ignore[no-unt
 @compiled(forceinline=True)
 def _drop(keeps, sums, s, u, owner, value, counts):  # type: ignore[no-untyped-def]
     """Take a value out of the sums of a window."""
-    sums[s, u, COUNT] -= 1
+    if keeps & KEEPS_COUNT:
+        sums[s, u, COUNT] -= 1
     if keeps & KEEPS_SUM:
         sums[s, u, UPPER] -= value >> 32
         sums[s, u, LOWER] -= value & LOW_HALF
@@ -165,7 +167,9 @@ def _ask(  # type: ignore[no-untyped-def]
         for u in range(edges[v, WINDOW_FROM], edges[v, WINDOW_TO]):
             k, keeps = windows[u, LANE], windows[u, KEEPS]
             cell, lane = VALUE + k, HEAD_CELLS + LANE_CELLS * k
-            n, upper, lower = sums[s, u, COUNT], sums[s, u, UPPER], sums[s, u, LOWER]
+            n, upper, lower = high - low, sums[s, u, UPPER], sums[s, u, LOWER]
+            if keeps & KEEPS_COUNT:
+                n = sums[s, u, COUNT]
             square_high, square_low = sums[s, u, SQUARE_HIGH], sums[s, u, SQUARE_LOW]
             distinct, first, last = sums[s, u, DISTINCT], low, base + heads[s, lane + LAST_AT]
             if in_order:
@@ -179,6 +183,7 @@ def _ask(  # type: ignore[no-untyped-def]
                     keeps, shape[ALONE], arena, cell, left, stop, low, high, n, upper, lower, square_high, square_low
                 )
                 distinct, last = np.int64(-1), high - 1
+                n = high - low if shape[ALONE] else n
                 if n > 0:
                     while arena[first, cell] == HOLE:
                         first += 1
@@ -238,7 +243,8 @@ def _fold(  # type: ignore[no-untyped-def]
     place = insert(shape, tracks, heads, arena, tree, s, t, identity, row, folded, values)
     for v in range(len(edges)):
         for u in range(edges[v, WINDOW_FROM], edges[v, WINDOW_TO]):
-            sums[s, u, FIRST_AT] = min(sums[s, u, FIRST_AT], place)
+            if windows[u, KEEPS] & KEEPS_FIRST:
+                sums[s, u, FIRST_AT] = min(sums[s, u, FIRST_AT], place)
         if place < heads[s, lefts + v]:
             heads[s, lefts + v] += 1
         else:
