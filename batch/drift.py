@@ -126,7 +126,10 @@ class _Numbers:
         self._name, self._said, self._sketch = name, said, said["sketch"]
         self._edges, at_most = np.zeros(0), np.zeros(0)
         if not self._sketch.is_empty():
-            self._edges = np.unique(self._sketch.get_quantiles(np.linspace(0, 1, QUANTILES + 1)))
+            quantiles = self._sketch.get_quantiles(np.linspace(0, 1, QUANTILES + 1))
+            # The sketch may have let go of the least and the greatest value, but knows them.
+            ends = self._sketch.get_min_value(), self._sketch.get_max_value()
+            self._edges = np.unique([*quantiles, *ends])
             at_most = np.array(self._sketch.get_cdf(self._edges, inclusive=True))[:-1]
         self._at_most = at_most
         self._now = np.zeros(len(self._edges) + 1, np.int64)  # the last one: above all that training has seen
