@@ -69,7 +69,7 @@ def columns_before(plan: Plan, step: int, extra: Iterable[str] = ()) -> list[str
     features = (value for value in plan.app.features.values() if not isinstance(value, Aggregate))
     found = [*_ENVELOPE, *_fields(features), *extra]
     for stage in plan.stages[step:]:
-        found += stage.key.columns + _fields(part for track in stage.tracks for part in (track.value, track.where))
+        found += stage.columns
     return list(dict.fromkeys(found))
 
 

@@ -29,7 +29,7 @@ from shared_features.app import App
 from shared_features.errors import HistoryError
 from shared_features.fingerprint import canonical
 from shared_features.plan import Plan, make_plan
-from shared_features.reactions import remembers
+from shared_features.reactions import ReactionStage, remembers
 from shared_features.schema import TIMESTAMP
 from shared_features.state import StageState
 from streaming.deduplication import Deduplicator
@@ -75,6 +75,20 @@ class SnapshotSummary:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values."""
         return dataclasses.asdict(self)
+
+
+def contents(
+    file: Path, states: Sequence[StageState], stages: Sequence[ReactionStage], deduplicator: Deduplicator
+) -> dict[str, Any]:
+    """What a summary says of what is in a snapshot's file."""
+    return {
+        "file": str(file),
+        "keys": {state.stage.name: state.keys for state in states},
+        "retained": {state.stage.name: state.retained for state in states},
+        "remembered": {name: number for stage in stages for name, number in stage.remembered.items()},
+        "identities": len(deduplicator),
+        "bytes": file.stat().st_size,
+    }
 
 
 class Nothing:
@@ -174,7 +188,7 @@ def snapshot(
         stages = memories_of(app, scratch, epoch)
         write_snapshot(out, plan, states, deduplicator, cut_us, source.uri, stages=stages, epoch=epoch)
         summary = SnapshotSummary(
-            file=str(out),
+            **contents(out, states, stages, deduplicator),
             reused=False,
             app=app.name,
             fingerprint=app.fingerprint,
@@ -182,12 +196,7 @@ def snapshot(
             cut=cut.astimezone(UTC).isoformat(),
             events=counts.get("events.read", 0),
             events_left_out=starting("left_out.", counts),
-            keys={state.stage.name: state.keys for state in states},
-            retained={state.stage.name: state.retained for state in states},
-            remembered={name: number for stage in stages for name, number in stage.remembered.items()},
-            identities=len(deduplicator),
             horizon_s=horizon_s,
-            bytes=out.stat().st_size,
             seconds=round(time.monotonic() - started, 3),
         )
         told.write_text(json.dumps({"run": run, "summary": summary.as_dict()}, indent=1) + "\n", "utf-8")

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from batch import runner
 from batch.admission import admit
 from batch.backfill import locked
-from batch.snapshot import HORIZON_S, SnapshotSummary
+from batch.snapshot import HORIZON_S, SnapshotSummary, contents
 from batch.snapshot_merge import covers, succeeded
 from batch.tables import event_schema
 from shared_features.app import App
@@ -112,7 +112,7 @@ def snapshot_after(
         write_snapshot(out, new, states, deduplicator, cut_us, str(archive), stages=stages, epoch=epoch)
     progress(1.0, "written")
     return SnapshotSummary(
-        file=str(out),
+        **contents(out, states, stages, deduplicator),
         reused=False,
         app=app.name,
         fingerprint=app.fingerprint,
@@ -120,12 +120,7 @@ def snapshot_after(
         cut=cut.astimezone(UTC).isoformat(),
         events=events,
         events_left_out={},
-        keys={state.stage.name: state.keys for state in states},
-        retained={state.stage.name: state.retained for state in states},
-        remembered={name: number for stage in stages for name, number in stage.remembered.items()},
-        identities=len(deduplicator),
         horizon_s=horizon_s,
-        bytes=out.stat().st_size,
         seconds=round(time.monotonic() - began, 3),
         stages_kept=sorted(kept),
     )

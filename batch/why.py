@@ -21,12 +21,10 @@ from batch.archive_rows import Wanted, find_rows, together
 from batch.verify import same_bits
 from batch.why_windows import Around
 from shared_features import hashing
-from shared_features.aggregates import Aggregate
 from shared_features.app import App
 from shared_features.columns import Evaluator
 from shared_features.compute import run_stage, stage_order
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
-from shared_features.expressions import Field
 from shared_features.kernel import finish, key_column
 from shared_features.plan import Plan, Stage, make_plan
 from shared_features.schema import ENVELOPE
@@ -235,7 +233,7 @@ def _events_of_key(archive: Path, stage: Stage, key: Any, found: Found) -> pa.Re
         same = pc.equal(key_column(stage.key, Evaluator(block)), key)
         return np.asarray(same.fill_null(False))
 
-    columns = [*(field.name for field in ENVELOPE), *position, *_fields_of(stage)]
+    columns = [*(field.name for field in ENVELOPE), *position, *stage.columns]
     before = Wanted(deciding, match, columns, since_us=since_us)
     after = Wanted(deciding, match, columns, since_us=since_us, until_us=at_us)
     parts = list(find_rows(archive, before, begun_by=found.commit))
@@ -250,16 +248,6 @@ def _events_of_key(archive: Path, stage: Stage, key: Any, found: Found) -> pa.Re
     needed = np.asarray(pc.less_equal(block.column("event_time").cast(pa.int64()), at_us))
     needed[: row + 1] = True
     return block.filter(pa.array(needed))
-
-
-def _fields_of(stage: Stage) -> list[str]:
-    """Columns that the stage's aggregates read."""
-    found: list[str] = []
-    for output in stage.outputs:
-        aggregate: Aggregate = output.aggregate
-        for expression in (aggregate.value, *([] if aggregate.where is None else [aggregate.where])):
-            found += [node.column for node in expression.walk() if isinstance(node, Field)]
-    return list(dict.fromkeys(found))
 
 
 def _place_of(block: pa.RecordBatch, found: Found) -> int:

@@ -225,8 +225,9 @@ class StageState:
         tracks = []
         for track in range(len(self.stage.tracks)):
             with pa.ipc.open_stream(source) as reader:
-                table = reader.read_all().rename_columns(["slot", "time_us", "identity", f"value.{track}"])
-            tracks.append(self._decoded([track], table.combine_chunks()))
+                columns = [column.combine_chunks() for column in reader.read_all().columns]
+            names = ["slot", "time_us", "identity", f"value.{track}"]
+            tracks.append(self._decoded([track], pa.RecordBatch.from_arrays(columns, names)))
         for group in self.stage.groups:
             yield iter([_together([tracks[track] for track in group.numbers])])
 
@@ -238,19 +239,15 @@ class StageState:
                 own.append((slots[which] // PARTITIONS, events[which]))
         return dealt
 
-    def _decoded(self, tracks: Sequence[int], held: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Slots, and rows of (time, identity, values), of saved events: a batch, or a table of single chunks."""
+    def _decoded(self, tracks: Sequence[int], held: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Slots, and rows of (time, identity, values), of saved events."""
         columns = [held["time_us"].to_numpy(), flip_identities(held["identity"].to_numpy())]
         for track in tracks:
             interner, values = self.interners[track], held[f"value.{track}"]
             known = np.asarray(values.is_valid())
-            codes = values.fill_null(HOLE).to_numpy() if interner is None else interner.encode(_array(values), known)
+            codes = values.fill_null(HOLE).to_numpy() if interner is None else interner.encode(values, known)
             columns.append(np.where(known, codes, HOLE))
         return np.array(held["slot"]), np.column_stack(columns)
-
-
-def _array(values: Any) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
 def _together(tracks: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,10 +27,8 @@ from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import results
 from streaming.archive import Archive, read_commits
 from streaming.covered import Covered
-from streaming.event_blocks import BlockLimits
 from streaming.folders import Deduplication, Keyed, Reacting, hashes_of
-from streaming.intake import Intake
-from streaming.job import JobSettings, connect_externals, connect_models
+from streaming.job import JobSettings, connect_externals, connect_models, open_intake
 from streaming.job_description import read_description
 from streaming.key_groups import shard_names
 from streaming.keyed_state import LiveStates
@@ -39,7 +37,6 @@ from streaming.naming import subscription_of, topic
 from streaming.outgoing import dead_letter, dead_letter_of_row, outgoing
 from streaming.pieces import Piece
 from streaming.results import Answer
-from streaming.revisions import schema_service
 from streaming.routes import RoutedModel
 from streaming.stages import take_events
 from streaming.topics import Message, OutgoingMessage, Publisher, Subscriber
@@ -232,15 +229,7 @@ class Source:
             max_bytes=HELD_BYTES,
         )
         self._externals = connect_externals(worker.app, settings)
-        self._intake = Intake(
-            worker.app.event_types,
-            max_event_bytes=settings.max_event_bytes,
-            max_future_s=settings.max_future_s,
-            limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
-            schemas_folder=settings.schemas,
-            fetch=schema_service(settings.endpoint),
-            ask=None if self._externals is None else self._externals.ask,
-        )
+        self._intake = open_intake(worker.app, settings, self._externals)
         self._covered = Covered(self._acknowledge, worker.job.pause_ms / 2000)
         self._drain = settings.archive / DRAIN_FILE
         self._waiting: deque[tuple[int, list[str]]] = deque()

@@ -29,16 +29,13 @@ from shared_features.kernel import finish
 from shared_features.plan import Plan, make_plan
 from shared_features.reactions import reaction_stages
 from streaming import results
-from streaming.event_blocks import BlockLimits
 from streaming.folders import Deduplication, Keyed, Reacting, hashes_of
-from streaming.intake import Intake
-from streaming.job import JobSettings, connect_externals, connect_models
+from streaming.job import JobSettings, connect_externals, connect_models, open_intake
 from streaming.job_description import read_description
 from streaming.keyed_state import Cells, LiveStates
 from streaming.naming import topics_of
 from streaming.outgoing import dead_letter, outgoing, row_letter
 from streaming.pieces import Outbox, Piece
-from streaming.revisions import schema_service
 from streaming.routes import RoutedModel
 from streaming.stages import take_events
 from streaming.topics import Message
@@ -150,15 +147,7 @@ class Decode(Sending):
         super().setup()
         app, settings = self.job.app, self.job.settings
         self._externals = connect_externals(app, settings)
-        self._intake = Intake(
-            app.event_types,
-            max_event_bytes=settings.max_event_bytes,
-            max_future_s=settings.max_future_s,
-            limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
-            schemas_folder=settings.schemas,
-            fetch=schema_service(settings.endpoint),
-            ask=None if self._externals is None else self._externals.ask,
-        )
+        self._intake = open_intake(app, settings, self._externals)
 
     def teardown(self) -> None:
         if self._externals is not None:

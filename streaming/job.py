@@ -190,15 +190,7 @@ class StreamingJob:
             stages=self.recovered.stages,
             monitoring=self.monitoring,
         )
-        intake = Intake(
-            app.event_types,
-            max_event_bytes=settings.max_event_bytes,
-            max_future_s=settings.max_future_s,
-            limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
-            schemas_folder=settings.schemas,
-            fetch=schema_service(settings.endpoint),
-            ask=None if self._externals is None else self._externals.ask,
-        )
+        intake = open_intake(app, settings, self._externals)
         states = runtime.StateCache(self.recovered.states)
         self._job = runtime.Job(
             self.plan,
@@ -307,6 +299,19 @@ def connect_externals(app: App, settings: JobSettings, wait: Wait | None = None)
     if not (has_externals(app.event_types) or addresses or tokens):
         return None
     return Externals(app.event_types, addresses, tokens, wait=wait)
+
+
+def open_intake(app: App, settings: JobSettings, externals: Externals | None) -> Intake:
+    """What reads the job's messages, within its limits."""
+    return Intake(
+        app.event_types,
+        max_event_bytes=settings.max_event_bytes,
+        max_future_s=settings.max_future_s,
+        limits=BlockLimits(settings.max_block_events, settings.max_block_bytes, settings.max_event_bytes),
+        schemas_folder=settings.schemas,
+        fetch=schema_service(settings.endpoint),
+        ask=None if externals is None else externals.ask,
+    )
 
 
 def build(pipeline: beam.Pipeline, plan: Plan, job_id: bytes) -> None:
