@@ -46,7 +46,7 @@ class WideAndDeepOptions:
         weight_decay: of AdamW.
         batch_rows: rows in a batch.
         epochs: at most; ``patience`` epochs without a better log loss on the validation split end it early,
-            and the best epoch's weights are kept.
+            and the best epoch's weights, averaged over an epoch's batches, are kept.
     """
 
     crosses: tuple[tuple[str, str], ...] = ()

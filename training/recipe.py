@@ -12,6 +12,9 @@ from shared_features.fingerprint import canonical
 from training.export import read_summary, versions
 from training.rows import TrainingRows
 
+PROCEDURE = 2
+"""Of training: counted up whenever the same recipe would give other weights. 2: weights are averaged."""
+
 
 def rows_digest(rows: TrainingRows) -> str:
     """A hash of the bytes of all shards, 32 hexadecimal digits."""
@@ -45,6 +48,7 @@ def recipe(
         workers: that train together: of several, numbers are added in another order.
     """
     parts = {
+        "procedure": PROCEDURE,
         "rows": rows_digest(rows),
         "fingerprint": rows.fingerprint,
         "model": model,
