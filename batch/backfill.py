@@ -30,7 +30,7 @@ from batch.backfill_out import Outcome, intact, is_here, put_in_place, put_react
 from batch.backfill_rows import TOO_LATE, Asking, RowsOf, archive_schema
 from batch.partitions import WITHOUT_KEY
 from batch.partitions_run import folded, settled, starting
-from batch.reaction_steps import Predicted, columns_for, fold_reactions
+from batch.reaction_steps import Predicted, columns_for, fold_reactions, folds_in_place
 from batch.tables import History, open_history
 from shared_features.app import App
 from shared_features.errors import ConfigurationError, HistoryError
@@ -150,10 +150,11 @@ def backfill(
         columns = [field.name for field in app.predict_on.block_fields]
         source, shards = settled(scratch, source, shards, span)
         if asking is not None and remembering:
-            predicted = Predicted(str(scratch), shards, asking)
+            in_place = folds_in_place(plan, source, span)
+            predicted = Predicted(str(scratch), shards, asking, in_place, rows)
             needed = columns_for(app, source)
             counts = folded(plan, source, scratch, predicted, needed, shards, runner_options, watch, span=span)
-            counts |= fold_reactions(app, scratch, shards, rows, runner_options, watch)
+            counts |= fold_reactions(app, scratch, shards, rows, runner_options, watch, in_place=in_place)
         else:
             counts = folded(plan, source, scratch, rows, columns, shards, runner_options, watch, span=span)
         _check_late(plan, counts)

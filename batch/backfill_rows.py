@@ -9,7 +9,7 @@ predict, ``prediction_id`` is the id that the stream gives the first model's pre
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,7 +28,7 @@ from shared_features.blocks import append_columns, block_schema
 from shared_features.errors import ConfigurationError
 from shared_features.fingerprint import canonical, check_same
 from shared_features.plan import Plan
-from shared_features.reactions import reaction_stages
+from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import results
 from streaming.job import predictor
 from streaming.messages import prediction_ids
@@ -112,13 +112,17 @@ class Predictions:
         self._clients = {} if asking is None else asking.clients(app)
         self._predict = {name: predictor(client) for name, client in self._clients.items()}
 
-    def of(self, block: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows with `streaming.results.with_results`, but for reactions that remember, and ``prediction_id``."""
+    def of(self, block: pa.RecordBatch, memories: Sequence[ReactionStage] = ()) -> pa.RecordBatch:
+        """The rows with `streaming.results.with_results` and ``prediction_id``.
+
+        Args:
+            memories: stages of reactions that remember; the columns of others are left out.
+        """
         app = self._app
         if not self._asked:
             return results.with_results(app, block, None, [])
         answers = {model.name: self._answer(model, block) for model in app.models}
-        block = results.with_results(app, block, answers, reaction_stages(app)[:1])
+        block = results.with_results(app, block, answers, [*reaction_stages(app)[:1], *memories])
         first = app.models[0].name
         ids = prediction_ids(
             block, app=app.name, fingerprint=app.fingerprint, model=first, model_version=answers[first].version
@@ -151,7 +155,10 @@ class ArchiveRows:
         self.schema = archive_schema(plan, predicted=settings.asking is not None)
         self.predictions = Predictions(plan.app, settings.asking)
 
-    def open(self, name: str) -> Bucket:
+    def memory(self, shard: int) -> None:
+        """Nothing is remembered."""
+
+    def open(self, name: str, memory: None = None) -> Bucket:  # noqa: ARG002
         """Begin a bucket."""
         return Bucket(self, name)
 

@@ -15,7 +15,8 @@ import apache_beam as beam
 from batch import runner
 from batch.counts import counted
 from batch.partitions import shards_for
-from batch.partitions_steps import Ended, Fold, Folded
+from batch.partitions_ended import Ended
+from batch.partitions_steps import Fold, Folded
 from batch.tables import History
 from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.plan import Plan

@@ -24,7 +24,8 @@ Where = tuple[int, str, int, int, bytes]
 """Bucket, file, offset and length of a piece; rows of it that are left out, as int32."""
 
 TOGETHER_BYTES = 32 << 20
-"""Buckets of fewer bytes are worked on with those that follow: a year of few rows a day costs what its rows cost."""
+"""Buckets of fewer bytes are worked on with those that follow: a year of few rows a day costs what its rows cost. At
+the end, where none follows, they are worked on with those before."""
 
 _LENGTH = 8
 _PLAIN = pa.ipc.IpcWriteOptions(compression=None)
@@ -63,23 +64,44 @@ def write_spill(
     Args:
         counts: counted while the pieces were made; read when they are all written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    index: list[tuple[int, int, int, int, int, int]] = []
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    spill = Spill(path)
     try:
-        with pa.OSFile(str(temporary), "wb") as sink:
-            for place, block in pieces:
-                offset = sink.tell()
-                with pa.ipc.new_stream(sink, block.schema, options=_PLAIN) as writer:
-                    writer.write_batch(block)
-                index.append((*place, offset, sink.tell() - offset, block.num_rows))
-            text = json.dumps({"pieces": index, "counts": dict(counts or {})}).encode("ascii")
-            sink.write(text + len(text).to_bytes(_LENGTH, "big"))
-        temporary.replace(path)
+        for place, block in pieces:
+            spill.write(place, block)
+        return spill.close(counts or {})
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        spill.discard()
         raise
-    return _spilled(path, index, counts or {})
+
+
+class Spill:
+    """A file that is being written; see `write_spill`."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._temporary = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        self._index: list[tuple[int, int, int, int, int, int]] = []
+        self._sink = pa.OSFile(str(self._temporary), "wb")
+
+    def write(self, place: Place, block: pa.RecordBatch) -> None:
+        """Add a piece."""
+        offset = self._sink.tell()
+        with pa.ipc.new_stream(self._sink, block.schema, options=_PLAIN) as writer:
+            writer.write_batch(block)
+        self._index.append((*place, offset, self._sink.tell() - offset, block.num_rows))
+
+    def close(self, counts: Mapping[str, int]) -> Spilled:
+        """Put the file in place."""
+        text = json.dumps({"pieces": self._index, "counts": dict(counts)}).encode("ascii")
+        self._sink.write(text + len(text).to_bytes(_LENGTH, "big"))
+        self._sink.close()
+        self._temporary.replace(self._path)
+        return _spilled(self._path, self._index, counts)
+
+    def discard(self) -> None:
+        """Leave nothing."""
+        self._sink.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def read_spill(path: Path) -> Spilled | None:
@@ -120,6 +142,9 @@ def by_bucket(wheres: Iterable[Where]) -> dict[int, list[Where]]:
             first, size = bucket, 0
         found.setdefault(first, []).append(where)
         newest, size = bucket, size + length
+    if size < TOGETHER_BYTES and len(found) > 1:
+        few = found.pop(first)
+        found[next(reversed(found))] += few
     return found
 
 

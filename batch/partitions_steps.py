@@ -15,10 +15,10 @@ rows only, not on splits, shards, buckets or the runner (contract C3).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -29,9 +29,10 @@ from batch.admission import admit, identities
 from batch.lateness import Lateness, arriving
 from batch.partitions import Place, columns_before, conformed, end_of, in_fold_order, route, without_key
 from batch.partitions_beam import SideBySide, tagged
+from batch.partitions_ended import Ended, Ending, Memory
 from batch.partitions_spans import Before, IntoSpans, Tails, in_order, rows_of
 from batch.partitions_spill import Spilled, Where, by_bucket, count, handed_on, read_piece, read_spill, write_spill
-from batch.partitions_state import load_checkpoint, save_checkpoint
+from batch.partitions_state import checkpoint_path, load_checkpoint, save_checkpoint
 from batch.partitions_twice import IDENTITY_BOUNDS, FindRows, FindTwice, LeaveOut, identities_of
 from batch.tables import read_split
 from shared_features.app import App
@@ -45,30 +46,6 @@ coders.register()
 
 ADMITTED = "admitted"
 """Folder of the identities, times and epochs of all events, in Arrow IPC streams: where `Fold.keep_state`."""
-
-
-class Ended(Protocol):
-    """What is done with rows that have passed all stages."""
-
-    def open(self, name: str) -> Ending:
-        """Begin a bucket; ``name`` is the bucket's, and the same each time the job runs."""
-        ...
-
-    def close(self) -> None:
-        """No bucket follows."""
-        ...
-
-
-class Ending(Protocol):
-    """One bucket of ended rows."""
-
-    def write(self, block: pa.RecordBatch) -> Iterable[tuple[Place, pa.RecordBatch]]:
-        """Take rows in fold order, with ``stage.*`` and ``feature.*``; what of them goes on to steps behind the end."""
-        ...
-
-    def close(self) -> Mapping[str, int]:
-        """Make durable what was taken, under the bucket's name; what is to be counted."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -181,29 +158,39 @@ class FoldShard(SideBySide):
         before, pieces = span[0] if span else Before(0, "", 0), by_bucket(wheres)
         buckets = list(pieces)
         folded = [read_spill(self._path(shard, bucket)) for bucket in buckets]
-        checkpoint = Path(self._fold.work, "state", f"{self._index}_{shard}{f'_{before.span}' if span else ''}.state")
-        first, state = self._resumed(checkpoint, buckets, folded, lambda: self._begun(shard, before))
+        checkpoint = checkpoint_path(self._fold.work, self._index, shard, before.span if span else None)
+        memory = self._ended.memory(shard)
+        first, state = self._resumed(checkpoint, buckets, folded, memory, lambda: self._begun(shard, before))
         for number, bucket in enumerate(buckets):
             spilled = folded[number] if number < first else None
             if spilled is None:
-                spilled = self._fold_bucket(shard, bucket, pieces[bucket], state)
+                spilled = self._fold_bucket(shard, bucket, pieces[bucket], state, memory)
                 if state is not None and (number + 1 < len(buckets) or self._fold.keep_state):
-                    save_checkpoint(checkpoint, bucket, state)
+                    save_checkpoint(checkpoint, bucket, state, [] if memory is None else memory.save())
             name = "rows without a key" if self._stage is None else f"fold by {self._stage.name}"
             runner.report(self._fold.token, spilled.counts.get(_FOLDED, 0), name)
             yield from outputs(spilled)
+        if not self._fold.keep_state:
+            checkpoint.unlink(missing_ok=True)
 
     def _resumed(
-        self, checkpoint: Path, buckets: list[int], folded: list[Spilled | None], begin: Callable[[], StageState]
+        self,
+        checkpoint: Path,
+        buckets: list[int],
+        folded: list[Spilled | None],
+        memory: Memory | None,
+        begin: Callable[[], StageState],
     ) -> tuple[int, StageState | None]:
         """How many buckets are done with, and the state after them."""
         done = folded.index(None) if None in folded else len(folded)
         if self._stage is None or (done == len(buckets) and not self._fold.keep_state):
             return done, None
         saved = load_checkpoint(checkpoint, self._stage)
-        if saved is None or saved[0] not in buckets[:done]:
+        if saved is None or saved.bucket not in buckets[:done]:
             return 0, begin()
-        return buckets.index(saved[0]) + 1, saved[1]
+        if memory is not None:
+            memory.load(saved.remembered)
+        return buckets.index(saved.bucket) + 1, saved.state
 
     def _begun(self, shard: int, before: Before) -> StageState:
         """The state with which a shard, or a span of it, begins."""
@@ -219,15 +206,17 @@ class FoldShard(SideBySide):
     def _path(self, shard: int, bucket: int) -> Path:
         return Path(self._fold.work, f"step-{self._index}", f"{shard}_{bucket}.arrow")
 
-    def _fold_bucket(self, shard: int, bucket: int, wheres: list[Where], state: StageState | None) -> Spilled:
+    def _fold_bucket(
+        self, shard: int, bucket: int, wheres: list[Where], state: StageState | None, memory: Memory | None
+    ) -> Spilled:
         counts: dict[str, int] = {}
-        pieces = self._folded(f"{self._index}_{shard}_{bucket}", wheres, state, counts)
-        return write_spill(self._path(shard, bucket), pieces, counts)
+        ending = self._ended.open(f"{self._index}_{shard}_{bucket}", memory)
+        return write_spill(self._path(shard, bucket), self._folded(ending, wheres, state, counts), counts)
 
     def _folded(
-        self, name: str, wheres: list[Where], state: StageState | None, counts: dict[str, int]
+        self, ending: Ending, wheres: list[Where], state: StageState | None, counts: dict[str, int]
     ) -> Iterator[tuple[Place, pa.RecordBatch]]:
-        end, ending = end_of(self._plan), self._ended.open(name)
+        end = end_of(self._plan)
         block = in_fold_order(self._read(wheres), "" if self._stage is None else self._stage.name)
         for start in range(0, block.num_rows, BLOCK_ROWS):
             part = block.slice(start, BLOCK_ROWS)

@@ -6,11 +6,14 @@ What is folded, and in which order, is what the live job does behind its predict
 archive go by their places in it, others by publish time. Between two stages rows lie in files of the work folder, as
 in `batch.partitions_steps`; a shard that is done is a file, which a run that was cut off finds. Each stage is a
 pipeline of its own: it begins when all rows of the one before are there.
+
+Where reactions remember by the key of the features' last stage, rows end in the shards and in the order in which the
+first stage of reactions takes them: then it folds them as they end, *in place*, and they need not wait on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,8 +29,9 @@ from batch.backfill_rows import Asking, Predictions
 from batch.counts import counted
 from batch.partitions import Place, bucket_of, cut, in_fold_order
 from batch.partitions_beam import SideBySide
-from batch.partitions_spill import Piece, count, read_piece, read_spill, write_spill
-from batch.partitions_steps import Ended
+from batch.partitions_ended import Ended, Ending
+from batch.partitions_spill import Piece, Spill, count, read_piece, read_spill, write_spill
+from batch.partitions_state import checkpoints, load_remembered
 from batch.tables import ARCHIVED_AT, History
 from shared_features.app import App
 from shared_features.blocks import append_columns
@@ -49,52 +53,100 @@ _MEMORY = b"R"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Of a plan the `Predicting`, in a worker: see there."""
+    """Of a plan the `Predicting`, in a worker.
+
+    Attributes:
+        work: the work folder.
+        shards: into how many shards keys go.
+        asking: where the models are.
+        in_place: whether `folds_in_place`.
+        ended: makes what takes the rows that have passed all stages of reactions.
+    """
 
     work: str
     shards: int
     asking: Asking
+    in_place: bool
+    ended: Callable[[Plan], Ended]
 
     def __call__(self, plan: Plan) -> Predicting:
         return Predicting(plan, self)
 
 
 class Predicting:
-    """Predicts ended rows and puts them where the first stage of reactions finds them.
+    """Predicts ended rows, folds the first stage of reactions if that goes in place, and hands the rows on.
 
     Args:
         plan: of the app.
-        settings: the work folder; into how many shards keys go; where the models are.
+        settings: see there.
     """
 
     def __init__(self, plan: Plan, settings: Predicted) -> None:
-        self.app, self.settings = plan.app, settings
-        self.predictions = Predictions(plan.app, settings.asking)
+        self._app, self._settings = plan.app, settings
+        self._predictions = Predictions(plan.app, settings.asking)
+        self._first = int(settings.in_place)
+        self._following = _memories(plan.app)[self._first :]
+        self._ended = settings.ended(plan)
 
-    def open(self, name: str) -> _Waiting:
+    def memory(self, shard: int) -> ReactionStage | None:
+        """The stage that is folded in place."""
+        return _memories(self._app, shard)[0] if self._settings.in_place else None
+
+    def open(self, name: str, memory: ReactionStage | None) -> _Predicted:
         """Begin a bucket."""
-        return _Waiting(self, name)
+        if not self._following:
+            return _Predicted(self._predictions, memory, self._ended.open(name, None))
+        path = _waiting(self._settings.work, self._first) / f"{name}.arrow"
+        return _Predicted(self._predictions, memory, _Waiting(self._following[0], self._settings.shards, Spill(path)))
 
     def close(self) -> None:
         """Let go of the model servers."""
-        self.predictions.close()
+        self._predictions.close()
+        self._ended.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """One bucket: rows are predicted, and go on to ``then``."""
+
+    predictions: Predictions
+    memory: ReactionStage | None
+    then: Ending
+
+    def write(self, block: pa.RecordBatch) -> Iterable[tuple[Place, pa.RecordBatch]]:
+        return self.then.write(self.predictions.of(block, [] if self.memory is None else [self.memory]))
+
+    def close(self) -> Mapping[str, int]:
+        return self.then.close()
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
-    """The rows of one bucket, by the place where each goes next."""
+    """The rows of one bucket, by the place where a stage finds them."""
 
-    def __init__(self, of: Predicting, name: str) -> None:
-        self._of, self._name = of, name
-        self._pieces: list[tuple[Place, pa.RecordBatch]] = []
+    stage: ReactionStage
+    shards: int
+    spill: Spill
 
     def write(self, block: pa.RecordBatch) -> tuple[()]:
-        of = self._of
-        self._pieces += _placed(_memories(of.app)[0], of.predictions.of(block), of.settings.shards)
+        for place, rows in _placed(self.stage, block, self.shards):
+            self.spill.write(place, rows)
         return ()
 
     def close(self) -> Mapping[str, int]:
-        write_spill(_waiting(self._of.settings.work, 0) / f"{self._name}.arrow", self._pieces)
+        self.spill.close({})
         return {}
+
+
+def folds_in_place(plan: Plan, source: History, span: int | None = None) -> bool:
+    """Whether rows end in the shards, and there in the order, in which the first stage of reactions takes them.
+
+    So it is where it goes by the key of the last stage of features: rows without that key take no part in either. Not
+    for an archive, where each stage has an order of its own, nor where spans of a shard are folded side by side.
+    """
+    key = _memories(plan.app)[0].key
+    at_the_end = bool(plan.stages) and key is not None and plan.stages[-1].key.name == key.name
+    return at_the_end and not source.archived and span is None
 
 
 def columns_for(app: App, source: History) -> list[str]:
@@ -112,16 +164,18 @@ def fold_reactions(
     options: Sequence[str],
     watch: runner.Progress,
     *,
+    in_place: bool,
     keep_memory: bool = False,
 ) -> dict[str, int]:
     """Fold what `Predicting` has put into a work folder; what was counted.
 
     Args:
         ended: makes, in a worker, what takes the rows that have passed all stages of reactions.
+        in_place: whether the first stage is folded already.
         keep_memory: whether `memories_of` shall find what is remembered at the end.
     """
     counts: dict[str, int] = {}
-    for number, stage in enumerate(_memories(app)):
+    for number, stage in list(enumerate(_memories(app)))[int(in_place) :]:
         by_shard: dict[int, list[Piece]] = {}
         for path in sorted(_waiting(work, number).glob("*.arrow")):
             spilled = read_spill(path)
@@ -130,7 +184,7 @@ def fold_reactions(
         fold = FoldReactions(app, str(work), shards, number, ended, keep_memory=keep_memory)
         watch(0.95, f"fold {stage.name}")
         found = counted(work / f"counts-{number}", options, _folding(list(by_shard.items()), fold))
-        counts |= found
+        count(counts, found)
     return counts
 
 
@@ -177,7 +231,7 @@ class FoldReactions(SideBySide):
         by_bucket = sorted(pieces, key=lambda piece: (piece.place.bucket, piece.file, piece.offset))
         for bucket, of_bucket in groupby(by_bucket, key=lambda piece: piece.place.bucket):
             block = _in_order([read_piece(piece.file, piece.offset, piece.length) for piece in of_bucket])
-            ending = self._ended.open(f"{stage.name}_{shard}_{bucket}")
+            ending = self._ended.open(f"{stage.name}_{shard}_{bucket}", None)
             for start in range(0, block.num_rows, BLOCK_ROWS):
                 part = block.slice(start, BLOCK_ROWS)
                 part = append_columns(part, results.reactions(self._app, [stage], part, results.ended_columns(part)))
@@ -194,9 +248,11 @@ class FoldReactions(SideBySide):
                     write_frame(file, _MEMORY, memory)
 
 
-def memories_of(app: App, work: Path, epoch: int) -> list[ReactionStage]:
+def memories_of(app: App, work: Path, epoch: int, *, in_place: bool) -> list[ReactionStage]:
     """The stages of an app's reactions with what all shards remember, at the first position of an epoch."""
     stages = reaction_stages(app, epoch)
+    for path in checkpoints(work, len(make_plan(app).stages) - 1) if in_place else ():
+        stages[1].take_over(load_remembered(path))
     for number, stage in enumerate(stages[1:]):
         for path in sorted(_memory(work, number, 0).parent.glob(f"{number}_*")):
             with path.open("rb") as file:

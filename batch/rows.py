@@ -157,7 +157,10 @@ class EndedRows:
         features = [(f"feature.{name}", name) for name in plan.app.features]
         self.columns, self.names = zip(*((name, name) for name in _ENVELOPE), *joins, *features, strict=True)
 
-    def open(self, name: str) -> Bucket:  # noqa: ARG002
+    def memory(self, shard: int) -> None:
+        """Nothing is remembered."""
+
+    def open(self, name: str, memory: None) -> Bucket:  # noqa: ARG002
         """Begin a bucket."""
         return Bucket(self)
 

@@ -19,10 +19,11 @@ from batch import runner
 from batch.backfill import locked
 from batch.backfill_rows import Asking
 from batch.parquet_files import opened, parquet_files
+from batch.partitions_ended import Ended
 from batch.partitions_run import folded, settled, starting
-from batch.partitions_state import load_checkpoint
-from batch.partitions_steps import ADMITTED, Ended
-from batch.reaction_steps import Predicted, columns_for, fold_reactions, memories_of
+from batch.partitions_state import checkpoints, load_checkpoint
+from batch.partitions_steps import ADMITTED
+from batch.reaction_steps import Predicted, columns_for, fold_reactions, folds_in_place, memories_of
 from batch.snapshot_merge import merged
 from batch.tables import History, open_history
 from shared_features.app import App
@@ -95,9 +96,12 @@ class Nothing:
     """What is done with rows behind the last stage: nothing, the state is wanted."""
 
     def __init__(self, plan: Plan) -> None:
-        """As `batch.partitions_steps.Ended` is made."""
+        """As `batch.partitions_ended.Ended` is made."""
 
-    def open(self, name: str) -> NoRows:  # noqa: ARG002
+    def memory(self, shard: int) -> None:
+        """Nothing is remembered."""
+
+    def open(self, name: str, memory: None = None) -> NoRows:  # noqa: ARG002
         """Begin a bucket."""
         return NoRows()
 
@@ -176,16 +180,18 @@ def snapshot(
         columns: list[str] = []
         source, shards = settled(scratch, source, shards)
         ended: Callable[[Plan], Ended] = Nothing
+        in_place = False
         if asking is not None:
-            ended = Predicted(str(scratch), shards, asking)
+            in_place = folds_in_place(plan, source)
+            ended = Predicted(str(scratch), shards, asking, in_place, Nothing)
             columns = columns_for(app, source)
         counts = folded(plan, source, scratch, ended, columns, shards, runner_options, watch, keep_state=True)
         if asking is not None:
-            fold_reactions(app, scratch, shards, Nothing, runner_options, watch, keep_memory=True)
+            fold_reactions(app, scratch, shards, Nothing, runner_options, watch, in_place=in_place, keep_memory=True)
         watch(0.97, "put states together")
         epoch, deduplicator = _identities(scratch, horizon_s)
         states = [_state(plan, scratch, index, epoch) for index in range(len(plan.stages))]
-        stages = memories_of(app, scratch, epoch)
+        stages = memories_of(app, scratch, epoch, in_place=in_place)
         write_snapshot(out, plan, states, deduplicator, cut_us, source.uri, stages=stages, epoch=epoch)
         summary = SnapshotSummary(
             **contents(out, states, stages, deduplicator),
@@ -270,10 +276,10 @@ def _batches(files: Sequence[Path]) -> Any:
 
 def _state(plan: Plan, scratch: Path, index: int, epoch: int) -> StageState:
     stage, found = plan.stages[index], []
-    for path in sorted((scratch / "state").glob(f"{index}_*.state")):
+    for path in checkpoints(scratch, index):
         saved = load_checkpoint(path, stage)
         assert saved is not None
-        found.append(saved[1])
+        found.append(saved.state)
     return merged(stage, found or [StageState(stage)], epoch)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from batch import partitions, reaction_steps, tables
+from batch import partitions, partitions_spill, partitions_steps, reaction_steps, tables
 from batch.backfill import BackfillSummary, backfill
 from batch.backfill_rows import Asking
 from batch.export import Export
@@ -21,7 +21,7 @@ from batch.verify import verify
 from batch.verify_backfill import BackfillReport, verify_backfill
 from batch.writers import Written
 from shared_features import App, Key, Reaction, Rule, mean, prediction
-from shared_features.errors import ConfigurationError
+from shared_features.errors import ConfigurationError, HistoryError
 from shared_features.plan import make_plan
 from streaming.archive import Archive, read_commits
 from streaming.snapshots import begin_from
@@ -121,6 +121,33 @@ def test_a_backfill_has_the_reactions_of_the_stream(tmp_path: Path) -> None:
     assert part.reactions_there == sum(part.reactions.values()) > 0
     again = run(folder, tmp_path / "part", 40, 70, shards=2, reactions=str(to))
     assert (again.reused, again.reactions_added, again.reactions_there) == (True, 0, part.reactions_there)
+
+
+def test_a_run_that_was_cut_off_goes_on_with_what_was_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are cut off in the midst of their buckets; what reactions remember there lies beside the state."""
+    monkeypatch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
+    folder = histories.write(tmp_path / "history", events(count=120))
+    step, steps = partitions_steps.step, list[int]()
+
+    def failing(state: Any, block: pa.RecordBatch) -> pa.RecordBatch:
+        steps.append(block.num_rows)
+        if len(steps) == 5:
+            raise HistoryError("cut off")
+        return step(state, block)
+
+    monkeypatch.setattr(partitions_steps, "step", failing)
+    with pytest.raises(HistoryError, match="cut off"):
+        backfill(app, folder, tmp_path / "out", asking=RULES, shards=2)
+    (work,) = (tmp_path / "out").glob("_work-*")
+    assert len(list(work.glob("step-0/*.arrow"))) >= 3
+    assert list(work.glob("state/0_*.state"))
+    folded = len(steps)
+    done = backfill(app, folder, tmp_path / "out", asking=RULES, shards=2)
+    assert len(steps) - folded <= 6  # of 8, each shard's newest may be folded again
+    report = verify_backfill(app, tmp_path / "out")
+    assert report == BackfillReport(sum(done.rows.values()), sum(done.rows.values()) * (len(KINDS) + 1))
 
 
 def test_what_was_backfilled_is_verified(tmp_path: Path) -> None:
