@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batch.attributions import Predict
 from batch.verify import PREDICTION_TOLERANCE
 from batch.why import Evidence, StageEvidence
+from batch.why_contributions import Compared, contributions
 from batch.why_windows import Around, WindowRows, window_rows
 from batch.why_words import over, said
 from serving.in_process import InputTensor
@@ -30,18 +32,28 @@ class Asked:
         version: that answered; 0 for a rule.
         outputs: output name to value.
         tensors: what it was given, by input; empty for a rule.
+        predict: asks it about other rows; None for a rule.
     """
 
     version: int
     outputs: dict[str, float]
     tensors: dict[str, InputTensor] = field(default_factory=dict)
+    predict: Predict | None = None
 
 
 Ask = Callable[[Model, int, pa.RecordBatch], Asked | None]
 """From a model, the version that was served and a block of features: the answer, or None if nobody can be asked."""
 
 
-def explain(app: App, prediction_id: str, evidence: Evidence, ask: Ask, *, events: int | None = None) -> dict[str, Any]:
+def explain(
+    app: App,
+    prediction_id: str,
+    evidence: Evidence,
+    ask: Ask,
+    *,
+    events: int | None = None,
+    compared: Compared | None = None,
+) -> dict[str, Any]:
     """All that is known of a prediction.
 
     Args:
@@ -50,6 +62,7 @@ def explain(app: App, prediction_id: str, evidence: Evidence, ask: Ask, *, event
         evidence: the row, the events of its windows, and its features computed again.
         ask: see `Ask`; rules are computed here.
         events: at most so many of each window's events, the latest; None for all.
+        compared: with which rows, for what features contributed; None leaves that out.
 
     Returns:
         JSON-able values. ``same`` is whether all of it came out again: features to the bit, predictions of models
@@ -58,7 +71,7 @@ def explain(app: App, prediction_id: str, evidence: Evidence, ask: Ask, *, event
     row = evidence.found.row
     differing = evidence.differing(app)
     windows = [one for stage in evidence.stages for one in _windows(app, stage, evidence, events)]
-    predictions = _predictions(app, evidence, ask)
+    predictions = _predictions(app, evidence, ask, compared)
     checked = [one["same"] for one in predictions if one["same"] is not None]
     return {
         "prediction_id": prediction_id,
@@ -199,17 +212,18 @@ def _events(
     return told
 
 
-def _predictions(app: App, evidence: Evidence, ask: Ask) -> list[dict[str, Any]]:
+def _predictions(app: App, evidence: Evidence, ask: Ask, compared: Compared | None) -> list[dict[str, Any]]:
     row, told = evidence.found.row, []
     if row.column("outcome")[0].as_py() != results.PREDICTED:
         return []
+    features = results.feature_block(app, evidence.again, np.zeros(1, np.int64))
     for model in results.models_of(app, row):
         version = int(row.column(f"version.{model.name}")[0].as_py())
         if isinstance(model, Rule):
             answer = results.apply_rule(app, model, evidence.again)
             asked: Asked | None = Asked(0, {name: float(values[0]) for name, values in answer.outputs.items()})
         else:
-            asked = ask(model, version, results.feature_block(app, evidence.again, np.zeros(1, np.int64)))
+            asked = ask(model, version, features)
         tolerance = 0.0 if isinstance(model, Rule) else PREDICTION_TOLERANCE
         outputs: list[dict[str, Any]] = []
         checked = asked is not None and asked.version == version
@@ -226,6 +240,9 @@ def _predictions(app: App, evidence: Evidence, ask: Ask) -> list[dict[str, Any]]
                 "outputs": outputs,
                 "same": all(one["apart"] <= tolerance for one in outputs) if checked else None,
                 "tensors": {} if asked is None else {name: _tensor(one) for name, one in asked.tensors.items()},
+                "contributions": None
+                if asked is None or asked.predict is None or compared is None
+                else contributions(model, asked.version, asked.predict, features, [*asked.tensors], compared),
             }
         )
     return told

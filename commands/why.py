@@ -14,9 +14,12 @@ from commands import options, output
 from commands.options import app_option, folder_option, json_option
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
+    from batch.why_contributions import Compared
     from batch.why_report import Ask, Asked
+    from serving.client import ModelClient
     from shared_features.app import Model
 
 SHOWN = 10
@@ -39,6 +42,16 @@ SHOWN = 10
     show_default=f"{SHOWN} in tables, all in JSON",
     help="At most so many events of each window.",
 )
+@click.option(
+    "--background",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    show_default="those kept with the version in --models",
+    help="Parquet file of training rows to compare the prediction with.",
+)
+@click.option(
+    "--background-rows", default=256, type=click.IntRange(0), help="Compare with so many; 0: without contributions."
+)
+@click.option("--log-odds", is_flag=True, help="Tell contributions to the logarithmic odds of the prediction.")
 @json_option
 @click.pass_context
 def why(
@@ -51,17 +64,23 @@ def why(
     event_id: str | None,
     day: datetime | None,
     events: int | None,
+    background: Path | None,
+    background_rows: int,
+    log_odds: bool,
     as_json: bool,
 ) -> None:
-    """Show what made a prediction: the events in each window, features, tensors; and compute all of it again.
+    """Show what made a prediction: events in each window, features, tensors; compute it again; what contributed to it.
 
-    Features must come out to the bit, predictions within 1e-6; exit code 1 if they do not.
+    Features must come out to the bit, predictions within 1e-6; exit code 1 if they do not. What each feature
+    contributed are Shapley values, against rows of training.
     """
     app = options.load(app_name)
     from batch.why import find_prediction, gather_evidence
     from batch.why_report import explain
 
     folder = archive or options.archive_folder(app)
+    home = models or options.models_folder(app)
+    compared = _compared(home, background, background_rows, log_odds=log_odds) if background_rows else None
     shown = SHOWN if events is None and not as_json else events
     with ExitStack() as stack:
         tell = stack.enter_context(output.progress("reading the archive"))
@@ -69,15 +88,27 @@ def why(
             app, folder, prediction_id, event_id=event_id, day=None if day is None else day.date(), progress=tell
         )
         evidence = gather_evidence(app, folder, found, progress=tell)
-        home = models or options.models_folder(app)
         ask = _of_server(stack, model_server) if model_server else _of_folder(stack, home)
-        told = explain(app, prediction_id, evidence, ask, events=shown)
+        told = explain(app, prediction_id, evidence, ask, events=shown, compared=compared)
     if as_json:
         output.print_json(told)
     else:
         _tell(told)
     if not told["same"]:
         ctx.exit(1)
+
+
+def _compared(home: Path, file: Path | None, most: int, *, log_odds: bool) -> Compared:
+    """With the rows of a file, or with those that the version keeps."""
+    from batch.why_contributions import Compared
+    from training.background import read_background
+
+    given = None if file is None else read_background(file)
+
+    def rows(model: Model, version: int) -> pa.Table:
+        return read_background(home / model.name / str(version)) if given is None else given
+
+    return Compared(rows, most, log_odds)
 
 
 def _of_folder(stack: ExitStack, home: Path) -> Ask:
@@ -93,7 +124,7 @@ def _of_folder(stack: ExitStack, home: Path) -> Ask:
         loaded = InProcessModel(model.name, version, folder)
         stack.callback(loaded.close)
         outputs = {name: float(values[0]) for name, values in loaded.predict(block).items()}
-        return Asked(version, outputs, loaded.tensors(block))
+        return Asked(version, outputs, loaded.tensors(block), loaded.predict)
 
     return ask
 
@@ -109,9 +140,19 @@ def _of_server(stack: ExitStack, target: str) -> Ask:
         client = stack.enter_context(ModelClient(target, model.name))
         answer = client.predict(block).result()
         outputs = {name: float(values[0]) for name, values in answer.outputs.items()}
-        return Asked(answer.model_version, outputs, input_tensors(model.name, client.metadata(), block))
+        tensors = input_tensors(model.name, client.metadata(), block)
+        return Asked(answer.model_version, outputs, tensors, lambda rows: _answered(client, rows))
 
     return ask
+
+
+def _answered(client: ModelClient, rows: pa.RecordBatch) -> Mapping[str, np.ndarray]:
+    from shared_features.errors import ConfigurationError
+
+    answer = client.predict(rows).result()
+    for reason in answer.refused.values():
+        raise ConfigurationError(f"model {client.model} refuses a row of mixed features: {reason}")
+    return answer.outputs
 
 
 # -- for people ---------------------------------------------------------------------------------------------
@@ -199,6 +240,31 @@ def _tell_prediction(one: Mapping[str, Any]) -> None:
             for name, tensor in one["tensors"].items()
         ]
         output.print_table(["input tensor", "dtype", "shape", "value"], tensors)
+    if one["contributions"] is not None:
+        _tell_contributions(one["model"], one["contributions"])
+
+
+def _tell_contributions(model: str, told: Mapping[str, Any]) -> None:
+    if "reason" in told:
+        click.echo(f"\nno contributions: {told['reason']}")
+        return
+    for one in told["outputs"]:
+        scale = "" if told["scale"] == "output" else f", as {told['scale']}"
+        click.echo(
+            f"\n{model}.{one['output']} is {one['base']:.4g} on average over {one['rows']:,} rows of training{scale}; "
+            f"features make it {one['prediction']:.4g}:"
+        )
+        lines = [
+            [
+                feature["feature"],
+                _short(feature["value"]),
+                _short(feature["usual"]),
+                f"{feature['contribution']:+.4f}",
+                "" if feature["standard_error"] is None else f"{feature['standard_error']:.4f}",
+            ]
+            for feature in one["features"]
+        ]
+        output.print_table(["feature", "value", "usual", "contribution", "standard error"], lines)
 
 
 def _short(value: Any) -> str:

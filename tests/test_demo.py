@@ -129,7 +129,7 @@ def test_why_shows_what_made_a_prediction_of_the_demo(demo: QuickDemo, tmp_path:
     fingerprint = app.fingerprint
     (prediction_id,) = prediction_ids(
         row, app=app.name, fingerprint=fingerprint, model="wide_and_deep", model_version=version
-    )
+    ).to_pylist()
     command = [sys.executable, "-P", "-m", "cli", "why", prediction_id, "--archive", str(run / "archive"), "--json"]
     command += ["--models", str(demo.folder / "var" / "models" / "flights")]
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
@@ -142,6 +142,11 @@ def test_why_shows_what_made_a_prediction_of_the_demo(demo: QuickDemo, tmp_path:
     assert told["reactions"] == ["rebook"]
     assert set(prediction["tensors"]) == set(app.features)
     assert prediction["tensors"]["carrier"]["values"] == [row.column("departed.carrier")[0].as_py()]
+    (contributions,) = prediction["contributions"]["outputs"]
+    summed = contributions["base"] + sum(one["contribution"] for one in contributions["features"])
+    assert summed == pytest.approx(contributions["prediction"], abs=1e-9)
+    assert contributions["prediction"] == pytest.approx(prediction["outputs"][0]["served"], abs=1e-6)
+    assert (contributions["rows"], contributions["features"][0]["feature"]) == (256, "departure_delay")
     delays = next(one for one in told["windows"] if "origin_delay_mean_1h" in one["features"])
     served = {one["feature"]: one["served"] for one in told["features"]}
     assert len(delays["events"]) == served["origin_departures_1h"] > 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from math import comb
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch.attributions import attribute
 from serving.in_process import InProcessModel
 from shared_features.errors import ConfigurationError
 from tests import training_rows
+from training.background import read_background
 from training.boosted_trees import BoostedTrees, BoostedTreesOptions
 from training.export import SavedModel, read_summary
 from training.rows import TrainingRows, open_rows
@@ -59,12 +63,34 @@ def test_what_is_served_is_what_the_library_says(rows: TrainingRows, fitted: Boo
     try:
         block = asked.combine_chunks().to_batches()[0]
         np.testing.assert_allclose(served.predict(block)["probability"], expected, atol=1e-6, rtol=0)
+        check_contributions(served, fitted, block.slice(0, 1), read_background(trained.path))
     finally:
         served.close()
     summary = read_summary(trained.path)
     assert summary["options"]["iterations"] == 25
     assert summary["statistics"]["rows"] == summary["trained_rows"] == 6_000
     assert trained.metrics["test"]["auc"] > 0.8
+
+
+def check_contributions(served: InProcessModel, fitted: BoostedTrees, row: pa.RecordBatch, others: pa.Table) -> None:
+    """Of the served model within their errors those of the definition, for which the library is asked."""
+    names = sorted(training_rows.FEATURES)
+    found = attribute(served.predict, row, others, names)["probability"]
+    own = pa.concat_tables([pa.Table.from_batches([row]).select(others.column_names).cast(others.schema)] * len(others))
+    worth = {}
+    for count in range(len(names) + 1):
+        for known in combinations(names, count):
+            mixed = pa.table({name: (own if name in known else others)[name] for name in names})
+            worth[frozenset(known)] = fitted.predict(mixed).mean()
+    for place, name in enumerate(names):
+        brings = [
+            (worth[known | {name}] - worth[known]) / comb(len(names) - 1, len(known))
+            for known in worth
+            if name not in known
+        ]
+        assert abs(found.contributions[place] - sum(brings) / len(names)) < 4 * found.errors[place] + 1e-6
+    assert found.base + found.contributions.sum() == pytest.approx(found.prediction, abs=1e-9)
+    assert np.abs(found.contributions).max() > 10 * found.errors.max() > 0
 
 
 def test_a_threshold_lies_between_the_same_float32_values() -> None:

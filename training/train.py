@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 
 from shared_features.errors import ConfigurationError, HistoryError
 from training import boosted_trees, polynomial_logistic
+from training.background import write_background
 from training.batches import ShuffledBatches
 from training.devices import DEVICES, use_device
 from training.event_log import UNLOGGED, EventLog
@@ -147,6 +148,7 @@ def train(
         metrics, predictions = _measure(rows, staged.folder)
         if "statistics" in made:
             write_sketches(staged.folder, rows, {"probability": predictions})
+        write_background(staged.folder, rows, made.get("statistics", {}).get("texts", {}))
         summary = {
             "app": rows.app,
             "model": model_name,
