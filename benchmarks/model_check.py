@@ -45,7 +45,8 @@ def measure(work: Path) -> dict[str, Any]:
     found = json.loads(done.stdout.splitlines()[-1])
     report = work / "reports" / found["model"] / str(found["version"]) / "evaluation.json"
     said = json.loads(report.read_text("utf-8"))
-    return {"figures": said["figures"], "kpis": said.get("kpis", {}), "fingerprint": said["fingerprint"]}
+    kpis = {name: one["value"] for name, one in said["kpis"].items() if one["rows"]}
+    return {"figures": said["figures"], "kpis": kpis, "fingerprint": said["fingerprint"]}
 
 
 def compare(head: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -93,8 +93,9 @@ def tell_report(report: dict[str, Any]) -> None:
     click.echo(f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}")
     output.print_table(headings, lines)
     tell_gate(report["gate"])
-    for name, value in report["kpis"].items():
-        click.echo(f"KPI {name}: {'no value' if value is None else f'{value:.6g}'}")
+    for name, one in report["kpis"].items():
+        told = f"{one['value']:.6g} ({one['low']:.6g} to {one['high']:.6g})" if one["rows"] else "no value"
+        click.echo(f"KPI {name}: {told}")
     for path in report["files"]:
         click.echo(path)
 

@@ -85,7 +85,9 @@ def test_commands_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     home = Path("var", "models", "flights", "wide_and_deep")
     assert len([path for path in home.iterdir() if path.name.isdecimal()]) >= 4
     assert Path("var", "tuning", "flights", "wide_and_deep", "tuning.html").is_file()
-    assert Path("var", "reports", "flights", "evaluation.html").is_file()
+    page = Path("var", "reports", "flights", "evaluation.html").read_text("utf-8")
+    assert "<h2>KPIs</h2>" in page
+    assert "<td>rebooked_in_vain</td>" in page
     assert (rows / "_statistics.npz").is_file()
 
 

@@ -32,6 +32,7 @@ def write_report(path: Path, report: Mapping[str, Any], labels: Array, judged: S
         f"<p>{text(period)}; {report['positives']:.1%} of them positive.</p>",
         _models(report),
         _gate(report),
+        _kpis(report),
         "<h2>Ranking and calibration</h2>",
         image(plot_ranking(labels, judged)),
         image(plot_calibration(labels, judged)),
@@ -61,6 +62,24 @@ def _gate(report: Mapping[str, Any]) -> str:
     lines = [[one["rule"], one["measured"], "kept" if one["passed"] else "broken"] for one in rules]
     verdict = "may be promoted" if report["gate"]["passed"] else '<span class="no">may not be promoted</span>'
     return f"<h2>Gate</h2><p>This version {verdict}.</p>" + table(["rule", "measured", "verdict"], lines)
+
+
+def _kpis(report: Mapping[str, Any]) -> str:
+    found = report["kpis"]
+    if not found:
+        return ""
+    lines = [
+        [name, *(_told(one[part]) for part in ("value", "low", "high")), f"{one['rows']:,}"]
+        for name, one in found.items()
+    ]
+    return (
+        "<h2>KPIs</h2><p>Means over the test rows, with their 95 % intervals; sameriver monitor tells the same of live "
+        f"predictions.</p>{table(['KPI', 'value', 'from', 'to', 'rows'], lines)}"
+    )
+
+
+def _told(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.6g}"
 
 
 def _costs(report: Mapping[str, Any], labels: Array, judged: Sequence[Judged], costs: Costs) -> str:
