@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from commands import options, output
-from commands.options import app_option, folder_option, json_option, pubsub_options
+from commands.options import app_option, folder_option, follow_options, json_option, pubsub_options
 
 
 @click.command()
@@ -23,15 +23,7 @@ from commands.options import app_option, folder_option, json_option, pubsub_opti
     show_default=True,
     help="Every event as it was folded; one row for each prediction; one for each reaction.",
 )
-@click.option("--follow", is_flag=True, help="Go on as the job goes on, until Ctrl-C.")
-@click.option(
-    "--every",
-    "every_s",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(0.1),
-    help="Seconds between two commits while following.",
-)
+@follow_options(10.0)
 @pubsub_options
 @json_option
 @click.pass_context

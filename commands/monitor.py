@@ -12,7 +12,7 @@ import click
 
 from commands import options, output
 from commands.monitoring_options import monitoring_options, monitoring_settings
-from commands.options import app_option, folder_option, json_option, pubsub_options
+from commands.options import app_option, folder_option, follow_options, json_option, pubsub_options
 from commands.signals import stop_signal
 from commands.view import view_publisher
 
@@ -29,8 +29,7 @@ SHOWN = 14
 @folder_option("--out", "the tables quality, drift and alarms", "var/monitor/<app>")
 @click.option("--window", default="1d", help="Length of the windows of time, such as 1h or 7d.")
 @click.option("--publish", is_flag=True, help="Publish alarms that go on or off on the topic <app>-view-alarms.")
-@click.option("--follow", is_flag=True, help="Go on with what a live job commits, until Ctrl-C.")
-@click.option("--every", "every_s", default=1.0, type=click.FloatRange(0.05), help="Seconds between two looks.")
+@follow_options(1.0)
 @monitoring_options
 @pubsub_options
 @json_option
@@ -86,7 +85,7 @@ def monitor(
                 found.write(tables)
             if not follow:
                 break
-            stop.asked.wait(every_s)
+            stop.pause(every_s)
     found.write(tables)
     _tell(found, tables, as_json=as_json)
 

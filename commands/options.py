@@ -58,6 +58,22 @@ def folder_option(name: str, what: str, default: str) -> Callable[[Command], Com
     )
 
 
+def follow_options(every_s: float) -> Callable[[Command], Command]:
+    """``--follow`` and ``--every``, as ``follow`` and ``every_s``: one look, or one after the other."""
+
+    def added(command: Command) -> Command:
+        command = click.option(
+            "--every",
+            "every_s",
+            default=every_s,
+            type=click.FloatRange(0.05),
+            help="Seconds between two looks while following.",
+        )(command)
+        return click.option("--follow", is_flag=True, help="Go on with what a live job commits, until Ctrl-C.")(command)
+
+    return added
+
+
 def pubsub_options(command: Command) -> Command:
     """``--project`` and ``--emulator``: where the topics are."""
     command = click.option(

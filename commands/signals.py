@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,12 @@ class StopSignal:
         self.drain = self.drain or (lambda: None)
         while not self.asked.wait(0.2):
             pass  # the kernel may hand the signal to another thread: only a main thread that wakes runs its handler
+
+    def pause(self, seconds: float) -> None:
+        """Return after so long, or when a signal has come; wakes now and then, as `wait` does."""
+        end_s = time.monotonic() + seconds
+        while not self.asked.is_set() and (left_s := end_s - time.monotonic()) > 0:
+            self.asked.wait(min(0.2, left_s))
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.asked.is_set():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from commands import options, output
-from commands.options import app_option, folder_option, json_option, pubsub_options
-from commands.signals import stop_signal
+from commands.options import app_option, folder_option, follow_options, json_option, pubsub_options
+from commands.signals import StopSignal, stop_signal
 
 if TYPE_CHECKING:
     from batch.views import ViewFollower, ViewPublisher
@@ -26,15 +25,7 @@ SHOWN = 10
 @folder_option("--archive", "the streaming job's archive", "var/archive/<app>")
 @click.option("--out", type=click.Path(path_type=Path), help="File of the table: .parquet or .csv.")
 @click.option("--publish", is_flag=True, help="Publish the rows that change on the topic <app>-view-<name>.")
-@click.option("--follow", is_flag=True, help="Go on with what a live job commits, until Ctrl-C.")
-@click.option(
-    "--every",
-    "every_s",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0.05),
-    help="Seconds between two looks while following.",
-)
+@follow_options(1.0)
 @pubsub_options
 @json_option
 def view(
@@ -64,7 +55,7 @@ def view(
         stop = stack.enter_context(stop_signal())
         stop.drain = stop.asked.set
         publisher = view_publisher(stack, app, follower, folder, project, emulator) if publish else None
-        _keep(follower, publisher, out, stop.asked, every_s if follow else None)
+        _keep(follower, publisher, out, stop, every_s if follow else None)
     rows = found.table().num_rows if out is None else write_table(found, out)
     if as_json:
         published = 0 if publisher is None else publisher.published
@@ -98,22 +89,22 @@ def _keep(
     follower: ViewFollower,
     publisher: ViewPublisher | None,
     out: Path | None,
-    asked: threading.Event,
+    stop: StopSignal,
     every_s: float | None,
 ) -> None:
     """Fold until all is folded; with ``every_s`` go on until asked to stop, and write the file whenever rows change."""
     from batch.views import write_table
 
-    while not asked.is_set():
+    while not stop.asked.is_set():
         changes = False
         for changed in follower.catch_up():
             changes = True
             if publisher is not None:
                 publisher.take(changed)
-            if asked.is_set():
+            if stop.asked.is_set():
                 return
         if every_s is None:
             return
         if changes and out is not None:
             write_table(follower.view, out)
-        asked.wait(every_s)
+        stop.pause(every_s)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shlex
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ from streaming.results import apply_rule, with_results
 from streaming.topics import OutgoingMessage
 from tests import repository
 from tests.histories import SECOND, START_US, block_of, event
+from tests.processes import Started, wait_until
+from tests.serving_steps import serve, to_messages
+from tests.shop.app import app as shop
 from tests.shop.app import sale, visit
+from tests.test_verify import sales
 from training.kpis import kpi_figures
 from training.metrics import calibration_error, log_loss, rank_auc
 from training.sketches import sketch_of
@@ -136,9 +141,11 @@ def test_quality_is_that_of_the_joined_labels_however_rows_are_cut(seed: int) ->
         assert row["log_loss"] == pytest.approx(log_loss(labels, scores), abs=1e-8)
         assert row["kpi.missed"] == (labels & (scores < 0.5)).mean()
         features = pa.table({"amount": scores, "units": pa.array([one[1] for one in labelled], pa.int64())})
-        assert {name: row[f"kpi.{name}"] for name in ("missed", "cost")} == kpi_figures(
-            app, "score", features, labels.astype(bool), scores
-        )
+        found = kpi_figures(app, "score", features, labels.astype(bool), scores)
+        assert {name: row[f"kpi.{name}"] for name in found} == {name: one["value"] for name, one in found.items()}
+        assert set(found) == {"missed", "cost"}
+        share, count = found["missed"]["value"], len(labelled)
+        assert found["missed"]["high"] - share == pytest.approx(1.96 * (share * (1 - share) / count) ** 0.5, rel=1e-4)
     assert monitor.quality.too_late["labels"] > 0 < monitor.quality.too_late["predictions"]
     assert sum(len(one or ()) for one in (monitor.quality._waiting, monitor.quality._labels)) < 150  # of 800
 
@@ -255,6 +262,27 @@ def test_after_restarts_it_is_the_same_and_nothing_is_published_twice(
     ]
     assert pq.read_table(tmp_path / "tables" / "alarms.parquet").num_rows == 2  # without a model's folder no drift
     assert "alarm off auc below 0.45" in CliRunner().invoke(main, ["monitor", *arguments]).output
+
+
+def test_a_process_follows_a_live_job_until_ctrl_c(tmp_path: Path, start_process: Callable[..., Started]) -> None:
+    folder, tables, sold = tmp_path / "archive", tmp_path / "tables", sales(60)
+    serve(shop, to_messages(shop, sold.slice(0, 30)), folder)
+    arguments = ["monitor", "--app", "tests/shop", "--archive", folder, "--out", tables, "--window", "20s", "--json"]
+    running = start_process(["-m", "cli", *arguments, "--follow", "--every", "0.05"], ready="metrics at http://")
+
+    def counted(rows: int) -> bool:
+        path = tables / "quality.parquet"
+        return path.exists() and sum(pq.read_table(path).column("predictions").to_pylist()) == rows
+
+    sold_first, all_sold = (sum(kind == "sale" for kind in sold["event_type"].to_pylist()[:rows]) for rows in (30, 60))
+    wait_until(lambda: counted(sold_first), what="the first rows")
+    serve(shop, to_messages(shop, sold.slice(30)), folder)
+    wait_until(lambda: counted(all_sold), what="what came while it followed")
+    assert running.stop(signal.SIGINT) == 0
+    told = json.loads(running.lines[-1])
+    again = CliRunner().invoke(main, [*map(str, arguments)], catch_exceptions=False)
+    assert json.loads(again.stdout.splitlines()[-1]) == told  # it folds the archive anew, and says the same
+    assert counted(all_sold)
 
 
 def test_what_cannot_be_is_said() -> None:
