@@ -69,9 +69,12 @@ class _Lines:
 
 
 def print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; the first is text, the others are right-aligned."""
+    """Aligned columns; the first and those without a heading are text, the others are right-aligned."""
     rows = [headings, *lines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            cell.rjust(width) if place and headings[place] else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         click.echo("  ".join(cells).rstrip())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVENT = "event"
 """In place of a key's name: events are shared out one by one."""
+ROLLBACK = "sameriver rollback"
+"""Why a state is as it is, that a rollback made."""
 
 
 @click.command()
@@ -126,7 +128,7 @@ def rollback(app_name: str, models: Path | None, model_name: str | None, as_json
         )
     ended = present is not None and present.candidate is not None
     previous = present.previous if present is not None and ended else None
-    after = change(home, Promotion(0, champion, previous=previous, why="sameriver rollback"))
+    after = change(home, Promotion(0, champion, previous=previous, why=ROLLBACK))
     write_server_config(home.parent, options.served_models(app))
     _tell(model, after, {"changed": True}, as_json)
 

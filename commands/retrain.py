@@ -21,6 +21,7 @@ from commands import options, output
 from commands.evaluate import evaluate_version, tell_gate, trained_model
 from commands.options import app_option, folder_option, json_option, model_option
 from commands.processes import Child
+from commands.promote import ROLLBACK, set_stage
 from commands.retrain_triggers import FILE, Triggers
 from commands.signals import stop_signal
 
@@ -82,8 +83,9 @@ def retrain(
 ) -> None:
     """Check the data, make training rows, train, evaluate, ask the gates, promote.
 
-    What is done is not done again: run it as often as you like, also after a kill. Exit code 1 if a gate is broken;
-    then the present champion goes on. --every and --on say when it is called for; otherwise it is now.
+    What is done is not done again: run it as often as you like, also after a kill. Exit code 1 if a gate is broken, or
+    if what would be promoted was rolled back; then the present champion goes on. --every and --on say when it is called
+    for; otherwise it is now.
     """
     if (watch or again) and not (every or kinds):
         raise click.UsageError("--watch and --again go with --every or --on: say when a retraining is called for")
@@ -102,7 +104,7 @@ def retrain(
     )
 
     def once() -> bool:
-        """One retraining; whether the gates let it through."""
+        """One retraining; whether what it made was promoted."""
         run = Retraining(
             app=app,
             model=model,
@@ -120,7 +122,7 @@ def retrain(
             gate = run.steps(tell, stage, share)
         triggers.answer(standing, datetime.now(UTC))
         _tell(run, gate, as_json=as_json)
-        return gate is None or bool(gate["passed"])
+        return run.promoted
 
     if not (every or kinds):
         ctx.exit(0 if once() else 1)
@@ -135,7 +137,7 @@ def retrain(
                 if not reasons:
                     _tell_idle(model.name, as_json=as_json)
                 ctx.exit(0 if passed else 1)
-            stop.asked.wait(look_s)
+            stop.pause(look_s)
 
 
 def _duration(text: str | None, option: str) -> timedelta | None:
@@ -302,12 +304,23 @@ class Retraining:
         return "found" if known else "done", f"AUC {report['auc']:.4f}{change}; {out / 'evaluation.html'}"
 
     def _promote(self, stage: Stage, share: float) -> tuple[str, str]:
-        from commands.promote import set_stage
-        from serving.promotion import read_promotion
+        """Forwards only: what somebody has rolled back or let further stays so."""
+        from serving.promotion import STAGES, read_history
 
-        before = read_promotion(self.home)
+        history = read_history(self.home)
+        before = history[-1] if history else None
+        places = [place for place, one in enumerate(history) if self.version in (one.champion, one.candidate)]
+        ended = history[places[-1] + 1 :][:1] if places else []
+        if ended and ended[0].why == ROLLBACK:
+            again = f"`sameriver promote --app {self.app.spec} --version {self.version}` promotes it all the same"
+            return "refused", f"version {self.version} was rolled back at {ended[0].changed_at}: {again}"
+        self.promoted = True
+        if before is not None and before.candidate == self.version:
+            wanted = STAGES.index(stage), share if stage == "canary" else 0.0
+            if (STAGES.index(before.stage), before.share) >= wanted:
+                return "found", f"version {self.version}: {before.stage}, revision {before.revision}"
         after = set_stage(self.app, self.home, self.version, stage, share, None, "sameriver retrain")
-        self.champion, self.promoted = after.champion, True
+        self.champion = after.champion
         said = f"version {self.version}: {stage if self.champion != self.version else 'full'}"
         return "found" if after == before else "done", f"{said}, revision {after.revision}"
 

@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli
-from serving.promotion import Promotion, change, read_history, read_promotion, server_config
+from commands.retrain import Retraining
+from serving.promotion import Promotion, Stage, change, read_history, read_promotion, server_config
 from shared_features.errors import ConfigurationError
 from streaming.archive import read_commits
 from tests.faults.flow import flow
@@ -108,6 +109,30 @@ def test_stages_of_a_promotion(tmp_path: Path, models: Path) -> None:
     assert rollback(tmp_path).champion == 2
     assert [one.revision for one in read_history(home)] == list(range(1, 10))
     assert (tmp_path / "models.config").read_text() == server_config(tmp_path, ["half"])
+
+
+def test_a_retraining_takes_no_step_back_and_no_rollback_for_a_mistake(tmp_path: Path) -> None:
+    home = tmp_path / "half"
+    for version in ("1", "2"):
+        (home / version).mkdir(parents=True)
+    change(home, Promotion(0, 1))
+
+    def retrained(stage: Stage, share: float = 0.1) -> tuple[str, Stage, bool]:
+        run = Retraining(app, app.models[0], "", tmp_path, home, tmp_path, tmp_path, [], accept_data=False, version=2)
+        outcome, _ = run._promote(stage, share)
+        present = read_promotion(home)
+        assert present is not None
+        return outcome, present.stage, run.promoted
+
+    assert retrained("shadow") == ("done", "shadow", True)
+    assert retrained("shadow") == ("found", "shadow", True)
+    assert retrained("canary", 0.2) == ("done", "canary", True)
+    assert retrained("canary", 0.1) == retrained("shadow") == ("found", "canary", True)
+    assert retrained("full") == ("done", "full", True)
+    assert rollback(tmp_path).champion == 1
+    assert retrained("shadow") == ("refused", "full", False)
+    change(home, Promotion(0, 1, "canary", 2, 0.1, why="sameriver promote"))  # somebody wants it after all
+    assert retrained("full") == ("done", "full", True)
 
 
 def test_training_promotes_only_over_a_champion_of_other_features(tmp_path: Path, models: Path) -> None:
