@@ -138,17 +138,18 @@ class _Positions:
             [self._keys[row].as_py(), round(float(self._latitude[row]), 4), round(float(self._longitude[row]), 4), one]
             for row, one in zip(last.tolist(), probability.round(4).tolist(), strict=True)
         ]
-        alerts = [self._alert(name, row) for name, row in tally.alerts(ALERTS_SHOWN)]
+        alerts = [self._alert(*alert) for alert in tally.alerts(ALERTS_SHOWN)]
         newest = pa.scalar(int(self._times[rows].max()), pa.timestamp("us", "UTC")).as_py() if len(rows) else None
         time = "waiting for the first position" if newest is None else f"{newest:%a %d %b %Y, %H:%M UTC}"
         return {"time": time, "vessels": vessels, "alerts": alerts, "predictions": tally.predictions()}
 
-    def _alert(self, reaction: str, row: int) -> dict[str, Any]:
+    def _alert(self, reaction: str, row: int, started: bool | None) -> dict[str, Any]:
         at = pa.scalar(int(self._times[row]), pa.timestamp("us", "UTC")).as_py()
         place = [float(value) if np.isfinite(value) else None for value in (self._latitude[row], self._longitude[row])]
         key = self._keys[row].as_py()
         return {
             "reaction": reaction,
+            "started": started,
             "vessel": key,
             "time": f"{at:%d %b, %H:%M}",
             "latitude": place[0],

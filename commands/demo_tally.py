@@ -58,7 +58,7 @@ class Tally:
         self.repeated = 0
         self.strangers = 0
         self.reaction_ids: set[str] = set()
-        self._alerts: deque[tuple[str, int]] = deque(maxlen=1_000)
+        self._alerts: deque[tuple[str, int, bool | None]] = deque(maxlen=1_000)
         self.killed_ns = NEVER
         self.failed = 0
         self.phases_done = 0
@@ -102,18 +102,18 @@ class Tally:
                 self._judge(row)
             self.changed_s = time.monotonic()
 
-    def reacted(self, reactions: Iterable[tuple[str, str, str]]) -> None:
-        """Reactions that the subscriber got: (reaction id, its name, event id)."""
+    def reacted(self, reactions: Iterable[tuple[str, str, str, bool | None]]) -> None:
+        """Reactions that the subscriber got: (reaction id, its name, event id, which end where both are told)."""
         with self._lock:
-            for reaction_id, name, event_id in reactions:
+            for reaction_id, name, event_id, started in reactions:
                 if reaction_id not in self.reaction_ids:
                     self.reaction_ids.add(reaction_id)
-                    self._alerts.append((name, self._row_of.get(event_id, NEVER)))
+                    self._alerts.append((name, self._row_of.get(event_id, NEVER), started))
 
-    def alerts(self, most: int) -> list[tuple[str, int]]:
-        """The latest reactions, the newest first: name, and row of the event."""
+    def alerts(self, most: int) -> list[tuple[str, int, bool | None]]:
+        """The latest reactions, the newest first: name, row of the event, and which end where both are told."""
         with self._lock:
-            return [(name, row) for name, row in reversed(self._alerts) if row != NEVER][:most]
+            return [alert for alert in reversed(self._alerts) if alert[1] != NEVER][:most]
 
     def killed(self) -> None:
         """The job has just been killed."""

@@ -4,9 +4,10 @@
         --reactions flights-reaction-rebook --dead-letters flights-dead-letters
 
 It makes topics and subscriptions, says ``{"ready": true}``, and prints what it got, some times a second:
-``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "reactions": [[id, name, event_id], …],
-"dead_letters": [reason, …]}``. Of several models' predictions only those of ``--model`` come.
-``received_ns`` is the machine's monotonic clock in the client's callback. SIGTERM ends it.
+``{"predictions": [[event_id, prediction_id, probability, received_ns], …], "dead_letters": [reason, …],
+"reactions": [[id, name, event_id, started], …]}``. Of several models' predictions only those of ``--model`` come.
+``received_ns`` is the machine's monotonic clock in the client's callback; ``started`` says at which end a reaction is
+told that is told at both, else it is null. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Received:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._predictions: list[tuple[str, str, float | None, int]] = []
-        self._reactions: list[tuple[str, str, str]] = []
+        self._reactions: list[tuple[str, str, str, bool | None]] = []
         self._reasons: list[str] = []
 
     def prediction(self, message: Any) -> None:
@@ -50,7 +51,8 @@ class _Received:
     def reaction(self, message: Any) -> None:
         record = json.loads(message.data)
         with self._lock:
-            self._reactions.append((record["reaction_id"], record["reaction"], record["event_id"]))
+            started = (record["payload"].get("started") or {}).get("boolean")
+            self._reactions.append((record["reaction_id"], record["reaction"], record["event_id"], started))
         message.ack()
 
     def dead_letter(self, message: Any) -> None:

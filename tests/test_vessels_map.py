@@ -42,7 +42,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DemoMap, T
     found.follow(tally)
     ids, vessels = block.column("event_id").to_pylist(), block.column("position.vessel").to_pylist()
     tally.got([(one, f"p-{one}", 0.9 if vessel % 2 == 0 else 0.1, 1) for one, vessel in zip(ids, vessels, strict=True)])
-    tally.reacted([("r", "protected_area", ids[-1]), ("r", "protected_area", ids[-1])])
+    tally.reacted([("r", "protected_area", ids[-1], None), ("r", "protected_area", ids[-1], None)])
+    tally.reacted([("s", "fishing", ids[-2], False)])
     yield found, tally
     found.stop()
 
@@ -77,8 +78,9 @@ def test_the_state_has_each_vessel_once_at_its_latest_place(shown: tuple[DemoMap
         row = rows[vessel, latest[vessel]]
         assert (latitude, longitude) == (round(row["position.latitude"], 4), round(row["position.longitude"], 4))
         assert probability == (0.9 if vessel % 2 == 0 else 0.1)
-    (alert,) = state["alerts"]
-    assert alert["reaction"] == "protected_area"
+    ended, alert = state["alerts"]
+    assert (ended["reaction"], ended["started"]) == ("fishing", False)
+    assert (alert["reaction"], alert["started"]) == ("protected_area", None)
     assert alert["vessel"] == block.column("position.vessel")[-1].as_py()
 
 
@@ -125,6 +127,6 @@ def test_a_browser_draws_every_vessel(shown: tuple[DemoMap, Tally], tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
     vessels = len(get(page, "state")["vessels"])
     assert f'data-vessels="{vessels}"' in done.stdout
-    assert "protected area" in done.stdout
+    assert all(said in done.stdout for said in ("protected area (example)", "fishing ends", "Natural Earth"))
     assert "CONSOLE" not in done.stderr, done.stderr
     assert picture.stat().st_size > 20_000

@@ -59,7 +59,8 @@ def picture(positions: pa.Table, path: Path) -> dict[str, Any]:
         grid["longitude"], grid["latitude"], c=np.asarray(grid["hours"]), s=9, marker="s", cmap="inferno_r", norm="log"
     )
     if grid.num_rows:
-        figure.colorbar(found, ax=axes, label=f"hours of fishing in a cell of {GRID_DEGREES:g}°", shrink=0.8)
+        label = f"hours of fishing in a cell of {GRID_DEGREES:g}°"
+        figure.colorbar(found, ax=axes, label=label, shrink=0.8, format="%g")
     axes.set(xlim=(-180, 180), ylim=(-70, 82), xlabel="degrees east", ylabel="degrees north")
     axes.set_title(f"SIMULATED vessels: {sum(hours):,.0f} hours of fishing predicted. Land: Natural Earth")
     path.parent.mkdir(parents=True, exist_ok=True)
