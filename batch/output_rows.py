@@ -57,7 +57,7 @@ def prediction_rows(app: App, block: pa.RecordBatch) -> pa.RecordBatch:
     for model in [model.name for model in results.models_of(app, done)] or [""]:
         versions = done.column(f"version.{model}") if model else pa.array(np.zeros(done.num_rows, np.int64))
         ids = prediction_ids(done, app=app.name, fingerprint=app.fingerprint, model=model, model_version=versions)
-        made = {"prediction_id": pa.array(ids, pa.string())}
+        made = {"prediction_id": ids}
         made |= {name: done.column(name) for name in _EVENT} | columns
         made |= {"model": _all(model, done), "model_version": versions, "late": pa.array(late_rows(done))}
         for name in outputs:

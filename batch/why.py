@@ -171,10 +171,11 @@ def _row_of(app: App, block: pa.RecordBatch, prediction_id: str, event_id: str |
     for model, column in versions.items():
         for version in column.filter(of_type).drop_null().unique().to_pylist():
             rows = pc.indices_nonzero(pc.and_(of_type, pc.equal(column, version)).fill_null(False))
-            ids = block.column("event_id").take(rows).to_pylist()
-            found = hashing.prediction_ids(app.name, [kind] * len(ids), ids, model, version, app.fingerprint)
-            if prediction_id in found:
-                return int(rows[found.index(prediction_id)].as_py()), model
+            ids = block.column("event_id").take(rows)
+            found = hashing.prediction_ids(app.name, kind, ids, model, version, app.fingerprint)
+            at = found.index(prediction_id).as_py()
+            if at >= 0:
+                return int(rows[at].as_py()), model
     return -1, ""
 
 

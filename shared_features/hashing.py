@@ -49,6 +49,11 @@ _FEW_CHARACTERS: Final = 64
 """Up to here Python hashes the texts of one row faster than Arrow hands them to compiled code."""
 
 
+_PREDICTION: Final = b"sameriver-pred"
+_FEW_IDS: Final = 32
+"""Up to here Python hashes ids faster than compiled code is called; most processes never need to load that."""
+
+
 def hash_bytes(data: bytes, seed: int = 0) -> int:
     """``fnv1a64_fmix`` of some bytes: the slow, obvious form that :func:`hash_column` agrees with.
 
@@ -301,8 +306,12 @@ def hash128_hex(*parts: bytes) -> str:
 
 def _framed(state: hashlib.blake2b, parts: Iterable[bytes]) -> hashlib.blake2b:
     for part in parts:
-        state.update(len(part).to_bytes(8, "little") + part)
+        state.update(_frame(part))
     return state
+
+
+def _frame(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
 
 
 def prediction_id(app: str, event_type: str, event_id: str, model: str, model_version: int, fingerprint: str) -> str:
@@ -311,24 +320,27 @@ def prediction_id(app: str, event_type: str, event_id: str, model: str, model_ve
     Returns:
         32 hexadecimal digits.
     """
-    return prediction_ids(app, [event_type], [event_id], model, model_version, fingerprint)[0]
+    begun = hashlib.blake2b(
+        _begun(app, event_type, model, model_version, fingerprint), digest_size=16, person=_PREDICTION
+    )
+    return _framed(begun, (event_id.encode(),)).hexdigest()
 
 
 def prediction_ids(
-    app: str,
-    event_types: Iterable[str],
-    event_ids: Iterable[str],
-    model: str,
-    model_version: int,
-    fingerprint: str,
-) -> list[str]:
-    """:func:`prediction_id` of many events of one model; the parts that they share are hashed once."""
-    shared = [app.encode(), model.encode(), str(int(model_version)).encode(), fingerprint.encode()]
-    prefix = _framed(hashlib.blake2b(digest_size=16, person=b"sameriver-pred"), shared)
-    ids = []
-    for event_type, event_id in zip(event_types, event_ids, strict=True):
-        ids.append(_framed(prefix.copy(), (event_type.encode(), event_id.encode())).hexdigest())
-    return ids
+    app: str, event_type: str, event_ids: pa.StringArray, model: str, model_version: int, fingerprint: str
+) -> pa.StringArray:
+    """:func:`prediction_id` of many events of one type and one model."""
+    if len(event_ids) <= _FEW_IDS:
+        few = [prediction_id(app, event_type, one, model, model_version, fingerprint) for one in event_ids.to_pylist()]
+        return pa.array(few, pa.string())
+    from shared_features.blake2b import hex_digests  # brings the compiler
+
+    return hex_digests(_begun(app, event_type, model, model_version, fingerprint), event_ids, person=_PREDICTION)
+
+
+def _begun(app: str, event_type: str, model: str, model_version: int, fingerprint: str) -> bytes:
+    """What the ids of one model's predictions begin with."""
+    return b"".join(_frame(part.encode()) for part in (app, model, str(int(model_version)), fingerprint, event_type))
 
 
 def reaction_id(prediction_id: str, reaction: str) -> str:

@@ -43,7 +43,7 @@ def message_schema(name: str) -> dict[str, Any]:
 
 def prediction_ids(
     block: pa.RecordBatch, *, app: str, fingerprint: str, model: str = "", model_version: int | pa.Array = 0
-) -> list[str]:
+) -> pa.StringArray:
     """The id of each row's prediction (promise C7).
 
     Args:
@@ -51,19 +51,20 @@ def prediction_ids(
         model: empty in collect mode.
         model_version: of all rows, or int64 of each.
     """
-    types, ids = block.column("event_type").to_pylist(), block.column("event_id").to_pylist()
-    versions = _each(model_version, block.num_rows)
-    if len(set(versions)) <= 1:
-        return hashing.prediction_ids(app, types, ids, model, next(iter(versions), 0), fingerprint)
-    return [
-        hashing.prediction_id(app, event_type, event_id, model, version, fingerprint)
-        for event_type, event_id, version in zip(types, ids, versions, strict=True)
-    ]
+    types, ids = block.column("event_type"), block.column("event_id")
+    versions = [model_version] if isinstance(model_version, int) else pc.unique(model_version).to_pylist()
+    kinds = pc.unique(types).to_pylist()
+    if len(kinds) == len(versions) == 1:
+        return hashing.prediction_ids(app, kinds[0], ids, model, versions[0], fingerprint)
+    each = zip(types.to_pylist(), ids.to_pylist(), _each(model_version, block.num_rows), strict=True)
+    return pa.array(
+        [hashing.prediction_id(app, kind, one, model, version, fingerprint) for kind, one, version in each], pa.string()
+    )
 
 
 def prediction_messages(
     block: pa.RecordBatch,
-    prediction_ids: Sequence[str],
+    prediction_ids: pa.StringArray,
     *,
     app: str,
     fingerprint: str,
@@ -99,7 +100,9 @@ def prediction_messages(
     fired = named_where(reactions or {}, block.num_rows)
     outputs_rows = _rows({name: values.to_pylist() for name, values in outputs.items()}, block.num_rows)
     messages = []
-    for row, (prediction_id, key) in enumerate(zip(prediction_ids, _keys(keys, block.num_rows), strict=True)):
+    for row, (prediction_id, key) in enumerate(
+        zip(prediction_ids.to_pylist(), _keys(keys, block.num_rows), strict=True)
+    ):
         event_type, event_id, event_time, publish_time = envelope[row]
         record = {
             "prediction_id": prediction_id,

@@ -43,7 +43,7 @@ def outgoing(
     make = prediction_block_messages if as_blocks else prediction_messages
     predictions: list[OutgoingMessage] = []
     sent = {topic(app.name, "predictions"): predictions}
-    first_ids: list[str] = []
+    all_ids: list[pa.StringArray] = []
     for name in [model.name for model in results.models_of(app, done)] or [""]:
         versions = done.column(f"version.{name}") if name else 0
         ids = prediction_ids(done, app=app.name, fingerprint=app.fingerprint, model=name, model_version=versions)
@@ -55,10 +55,10 @@ def outgoing(
             keys=keys,
             model=name,
             model_version=versions,
-            reactions={} if first_ids else fired,
+            reactions={} if all_ids else fired,
             with_features=with_features or not name,
         )
-        first_ids = first_ids or ids
+        all_ids.append(ids)
     for reaction in app.reactions:
         if reaction.name not in fired or not fired[reaction.name].true_count:
             continue
@@ -66,7 +66,7 @@ def outgoing(
         told = done.take(rows)
         sent[topic(app.name, f"reaction-{reaction.name}")] = reaction_messages(
             told,
-            [first_ids[row] for row in rows.to_pylist()],
+            all_ids[0].take(rows).to_pylist(),
             app=app.name,
             reaction=reaction.name,
             keys={key: values.take(rows) for key, values in keys.items()},

@@ -5,7 +5,7 @@ For those who take predictions by the hundred thousand a second; everything else
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ _MAX_BYTES: Final = 4_000_000
 
 def prediction_block_messages(
     block: pa.RecordBatch,
-    prediction_ids: Sequence[str],
+    prediction_ids: pa.StringArray,
     *,
     app: str,
     fingerprint: str,
@@ -41,7 +41,7 @@ def prediction_block_messages(
         model_version: of all rows, or int64 of each.
     """
     columns: dict[str, pa.Array] = {
-        "prediction_id": pa.array(prediction_ids, pa.string()),
+        "prediction_id": prediction_ids,
         **{name: block.column(name) for name in ("event_type", "event_id", "event_time", "publish_time")},
         "late": pa.array(late_rows(block)),
         "model_version": pa.array([model_version] * block.num_rows, pa.int64())

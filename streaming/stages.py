@@ -104,7 +104,7 @@ class KeyedStage(beam.DoFn):
         token.write(fresh)
         job.states.put(self.number, fresh, state)
         step(work, f"stage {state.stage.name}", began_ns)
-        yield job_id, replace(work, added=work.added | added, stages=(*work.stages, state.stage))
+        yield job_id, replace(work, added=work.added | added)
 
 
 class Features(beam.DoFn):
@@ -115,12 +115,9 @@ class Features(beam.DoFn):
         assert work.block is not None
         began_ns = time.time_ns()
         features = feature_columns(runtime.get(job_id).plan, work.evaluator())
-        # Aggregates are columns only where the work has crossed to another process.
-        kept = [name for name in work.block.schema.names if not name.startswith("aggregate.")]
-        before = work.block if len(kept) == work.block.num_columns else work.block.select(kept)
-        block = append_columns(before, work.added | features)
+        block = append_columns(work.block, work.added | features)
         step(work, "features", began_ns)
-        yield job_id, replace(work, block=block, added={}, known=None, stages=())
+        yield job_id, replace(work, block=block, added={}, known=None)
 
 
 class Deliver(beam.DoFn):

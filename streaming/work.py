@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 import pyarrow as pa
 
-from shared_features.blocks import append_columns, from_ipc, to_ipc
 from shared_features.columns import Evaluator
-from shared_features.kernel import aggregate_columns
-from shared_features.plan import Stage
 from streaming.topics import Message
 from streaming.tracing import WorkTrace
 
@@ -61,7 +56,6 @@ class Work:
         events: number of events that the messages brought.
         added: columns that the stages have appended; put together with the block once, at the end.
         known: what the stages have computed over the block, so that no step does it again.
-        stages: the stages passed, whose aggregates are among what is known.
         trace: its spans, where traces are asked for; they stay in this process.
     """
 
@@ -73,7 +67,6 @@ class Work:
     events: int = 0
     added: dict[str, pa.Array] = field(default_factory=dict)
     known: Evaluator | None = field(default=None, compare=False, repr=False)
-    stages: tuple[Stage, ...] = ()
     trace: WorkTrace | None = field(default=None, compare=False, repr=False)
 
     def evaluator(self) -> Evaluator:
@@ -83,55 +76,19 @@ class Work:
             self.known = Evaluator(self.block)
         return self.known
 
-    def whole_block(self) -> pa.RecordBatch:
-        """The block with all that the stages have added, aggregates among it: what another process needs."""
-        assert self.block is not None
-        return append_columns(self.block, self.added | aggregate_columns(self.stages, self.evaluator()))
-
 
 class WorkCoder(beam.coders.Coder):
-    """JSON header, then the block as an Arrow IPC stream. Fused stages in one process never call it.
+    """A work stays in the process that pulled it: the runner fuses all steps, which a test holds it to."""
 
-    The block travels with the columns that the stages added, aggregates among them.
-    """
+    def encode(self, value: Work) -> bytes:  # noqa: ARG002
+        raise TypeError("a work is not sent to another process: run the job's steps fused, on its own runner")
 
-    def encode(self, value: Work) -> bytes:
-        header = {
-            "messages": [
-                {
-                    "data": base64.b64encode(message.data).decode("ascii"),
-                    "attributes": dict(message.attributes),
-                    "message_id": message.message_id,
-                    "publish_time_us": message.publish_time_us,
-                    "ack_id": message.ack_id,
-                    "ordering_key": message.ordering_key,
-                }
-                for message in value.messages
-            ],
-            "rows": value.rows,
-            "refused": [
-                {**asdict(one), "event": None if one.event is None else base64.b64encode(one.event).decode("ascii")}
-                for one in value.refused
-            ],
-            "duplicates": value.duplicates,
-            "events": value.events,
-        }
-        text = json.dumps(header).encode("utf-8")
-        return len(text).to_bytes(4, "big") + text + (b"" if value.block is None else to_ipc(value.whole_block()))
+    def decode(self, encoded: bytes) -> Work:  # noqa: ARG002
+        raise TypeError("a work does not come from another process: run the job's steps fused, on its own runner")
 
-    def decode(self, encoded: bytes) -> Work:
-        length = int.from_bytes(encoded[:4], "big")
-        header = json.loads(encoded[4 : 4 + length])
-        messages = [Message(**{**message, "data": base64.b64decode(message["data"])}) for message in header["messages"]]
-        rest = encoded[4 + length :]
-        return Work(
-            messages,
-            from_ipc(rest) if rest else None,
-            header["rows"],
-            [Refused(**{**one, "event": one["event"] and base64.b64decode(one["event"])}) for one in header["refused"]],
-            header["duplicates"],
-            header["events"],
-        )
+    def estimate_size(self, value: Work) -> int:
+        """Bytes of what was pulled. Beam asks now and then, and would encode the work if this did not answer."""
+        return sum(len(message.data) for message in value.messages)
 
     def is_deterministic(self) -> bool:
         return False

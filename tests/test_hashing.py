@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared_features.blake2b import hex_digests
 from shared_features.errors import DefinitionError
 from shared_features.hashing import (
     HASH_NAME,
@@ -177,8 +179,32 @@ def test_ids_differ_in_every_part_and_agree_in_bulk() -> None:
     ids = [prediction_id(*parts) for parts in [base, *others]]
     assert len(set(ids)) == len(ids)
     assert all(len(each) == 32 for each in ids)
-    assert prediction_ids("flights", ["departed"] * 2, ["UA1", "UA2"], "wide", 3, "ab") == [ids[0], ids[4]]
+    assert prediction_ids("flights", "departed", pa.array(["UA1", "UA2"]), "wide", 3, "ab").to_pylist() == [
+        ids[0],
+        ids[4],
+    ]
     assert reaction_id(ids[0], "rebook") != reaction_id(ids[0], "rebooks") != reaction_id(ids[1], "rebook")
+
+
+@pytest.mark.parametrize("begun", [0, 1, 119, 120, 121, 127, 128, 129, 255, 256, 300])
+def test_a_column_of_texts_has_the_digests_of_hashlib(begun: int) -> None:
+    """Around every edge of BLAKE2b's blocks of 128 bytes, in a slice whose bytes do not begin at its first."""
+    start, texts = (
+        bytes(range(1, 251)) * 2,
+        ["left out", "", "a", "é" * 9, *("b" * n for n in (111, 112, 113, 120, 121, 300))],
+    )
+    expected = []
+    for text in texts[1:]:
+        data = text.encode()
+        framed = start[:begun] + len(data).to_bytes(8, "little") + data
+        expected.append(hashlib.blake2b(framed, digest_size=16, person=b"test").hexdigest())
+    assert hex_digests(start[:begun], pa.array(texts)[1:], person=b"test").to_pylist() == expected
+
+
+def test_ids_of_many_are_those_of_each() -> None:
+    ids = [f"UA{number}" for number in range(100)]
+    column = prediction_ids("flights", "departed", pa.array(ids), "wide", 3, "ab")
+    assert column.to_pylist() == [prediction_id("flights", "departed", one, "wide", 3, "ab") for one in ids]
 
 
 def test_another_process_gives_the_same_hashes() -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import apache_beam as beam
-import pyarrow as pa
+import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns, python_urns
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.translations import Stage
 
-from shared_features.kernel import feature_columns, fold
 from shared_features.plan import make_plan
-from shared_features.state import StageState
 from streaming.job import build
 from streaming.source import PullTracker
 from streaming.topics import Message
-from streaming.work import Refused, Work, WorkCoder
+from streaming.work import Work, WorkCoder
 from tests.shop.app import app
-from tests.test_verify import sales
 
 
 def make_pipeline() -> beam.Pipeline:
@@ -66,32 +61,11 @@ def test_elements_between_steps_have_explicit_coders() -> None:
         assert used[1].spec.urn != python_urns.PICKLED_CODER or b"WorkCoder" in used[1].spec.payload, step
 
 
-def test_a_work_survives_its_coder() -> None:
-    messages = [Message(b"{\xff", {"event_type": "sale"}, "m1", 17, "a1", "k"), Message(b"", {}, "m2", 18)]
-    block = pa.RecordBatch.from_pydict({"n": [1, None]})
-    work = Work(
-        messages,
-        block,
-        [1, 0],
-        [Refused(0, "malformed_json", "text", b"\xff", 4, "x"), Refused(1, "oversized", "t")],
-        3,
-        9,
-    )
-    again = WorkCoder().decode(WorkCoder().encode(work))
-    assert again == work
-    assert WorkCoder().decode(WorkCoder().encode(Work(messages))) == Work(messages)
-
-
-def test_a_work_between_stages_can_change_process() -> None:
-    """A block that crosses to another process after each stage ends with the same features."""
-    plan, block = make_plan(app), sales(30)
-    here, there = Work([], block), Work([], block)
-    for stage in plan.stages:
-        states = StageState(stage), StageState(stage)
-        here = replace(here, added=here.added | fold(states[0], here.evaluator()), stages=(*here.stages, stage))
-        there = replace(there, added=there.added | fold(states[1], there.evaluator()), stages=(*there.stages, stage))
-        there = WorkCoder().decode(WorkCoder().encode(there))
-    assert feature_columns(plan, there.evaluator()) == feature_columns(plan, here.evaluator())
+def test_a_work_is_sized_without_being_encoded() -> None:
+    work = Work([Message(b"1234", {}, "m1", 17), Message(b"12", {}, "m2", 18)])
+    assert WorkCoder().estimate_size(work) == 6
+    with pytest.raises(TypeError, match="fused"):
+        WorkCoder().encode(work)
 
 
 def test_the_tracker_hands_over_what_is_live_once() -> None:

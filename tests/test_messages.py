@@ -101,7 +101,7 @@ def test_a_prediction_follows_its_schema() -> None:
     )
     keys = {"origin": pa.array(["JFK", None]), "route": pa.array([7, 8])}
     ids = prediction_ids(rows, app="flights", fingerprint=FINGERPRINT, model="wide", model_version=3)
-    assert ids == [prediction_id("flights", "departed", f"UA{n}", "wide", 3, FINGERPRINT) for n in range(2)]
+    assert ids.to_pylist() == [prediction_id("flights", "departed", f"UA{n}", "wide", 3, FINGERPRINT) for n in range(2)]
     messages = prediction_messages(
         rows,
         ids,
@@ -124,7 +124,7 @@ def test_a_prediction_follows_its_schema() -> None:
     assert messages[0].attributes == {
         "schema": "prediction/2",
         "encoding": "json",
-        "prediction_id": ids[0],
+        "prediction_id": ids[0].as_py(),
         "event_type": "departed",
         "event_id": "UA0",
         "model": "wide",
@@ -136,7 +136,7 @@ def test_a_prediction_follows_its_schema() -> None:
 def test_features_stay_at_home_unless_asked_for() -> None:
     rows = block(1, feature__delay=pa.array([3.0]), prediction__m__p=pa.array([0.5]))
     (message,) = prediction_messages(
-        rows, ["id"], app="flights", fingerprint=FINGERPRINT, keys={}, model="m", model_version=1
+        rows, pa.array(["id"]), app="flights", fingerprint=FINGERPRINT, keys={}, model="m", model_version=1
     )
     assert read("prediction", message.data)["features"] == {}
 
@@ -153,7 +153,7 @@ def test_each_row_has_its_own_model_version() -> None:
     rows = block(3, prediction__m__p=pa.array([0.5, 0.5, 0.5]))
     versions = pa.array([1, 1, 2])
     ids = prediction_ids(rows, app="a", fingerprint="f", model="m", model_version=versions)
-    assert ids == [prediction_id("a", "departed", f"UA{n}", "m", v, "f") for n, v in enumerate([1, 1, 2])]
+    assert ids.to_pylist() == [prediction_id("a", "departed", f"UA{n}", "m", v, "f") for n, v in enumerate([1, 1, 2])]
     messages = prediction_messages(rows, ids, app="a", fingerprint="f", keys={}, model="m", model_version=versions)
     assert [read("prediction", message.data)["model_version"] for message in messages] == [1, 1, 2]
     assert [message.attributes["model_version"] for message in messages] == ["1", "1", "2"]
@@ -179,7 +179,7 @@ def test_equal_rows_give_equal_bytes_in_any_block() -> None:
 def test_a_failed_prediction_is_never_published(value: float | None) -> None:
     rows = block(1, prediction__m__p=pa.array([value], pa.float64()))
     with pytest.raises(ValueError, match="must be finite"):
-        prediction_messages(rows, ["id"], app="a", fingerprint="f", keys={}, model="m", model_version=1)
+        prediction_messages(rows, pa.array(["id"]), app="a", fingerprint="f", keys={}, model="m", model_version=1)
 
 
 def test_a_reaction_follows_its_schema() -> None:
