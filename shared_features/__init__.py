@@ -23,6 +23,7 @@ from shared_features.aggregates import (
     variance,
 )
 from shared_features.app import App, load_app
+from shared_features.areas import Areas, area_of, inside
 from shared_features.choices import coalesce, maximum, minimum, where
 from shared_features.clean import Clean
 from shared_features.compute import compute
@@ -49,6 +50,7 @@ from shared_features.sun import sun_above_horizon, sun_elevation_deg
 __all__ = [
     "Alarm",
     "App",
+    "Areas",
     "Between",
     "Clean",
     "EventType",
@@ -62,6 +64,7 @@ __all__ = [
     "Raster",
     "Reaction",
     "Rule",
+    "area_of",
     "bearing_deg",
     "bearing_from_last_deg",
     "coalesce",
@@ -75,6 +78,7 @@ __all__ = [
     "first",
     "great_circle_m",
     "grid_cell",
+    "inside",
     "lag",
     "last",
     "last_values",

@@ -14,7 +14,7 @@ from tests import repository
 
 GUIDE = Path("docs/features.md")
 NOT_FEATURES = {"App", "Clean", "EventType", "Gate", "Key", "Label", "Model", "Prediction", "Reaction", "Rule"}
-NOT_FEATURES |= {"Alarm", "Between", "External", "Kpi", "compute", "load_app"}
+NOT_FEATURES |= {"Alarm", "Areas", "Between", "External", "Kpi", "compute", "load_app"}
 OF_RULES = {"outcome", "prediction"}  # what a model gave and what came of it: no features
 OF_THE_ENGINE = {"arrow_type", "evaluate", "key", "parts", "walk"}
 

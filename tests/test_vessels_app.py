@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.vessels.areas import MOST_EDGES, Area, area_of, inside, read_areas
+from apps.vessels.areas import MOST_EDGES, read_areas
 from apps.vessels.effort import LONGEST_GAP_US, half_us, on_grid
 from apps.vessels.published import WINDOWS_S, published_model
 from shared_features import App, compute, load_app
-from shared_features.columns import Evaluator
 from shared_features.compute import compute_block, to_block
 from shared_features.errors import ConfigurationError
 from shared_features.plan import make_plan
@@ -171,49 +170,16 @@ def test_a_missing_position_starts_no_alert() -> None:
 
 
 # -- areas --------------------------------------------------------------------------------------------------
-SQUARE = ((0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0), (0.0, 0.0))
-HOLE = ((4.0, 4.0), (6.0, 4.0), (6.0, 6.0), (4.0, 6.0), (4.0, 4.0))
-
-
-def asked(area: Area, places: Sequence[tuple[float | None, float | None]]) -> list[bool | None]:
-    """Whether places, (longitude, latitude), lie in an area."""
-    block = to_block(app, events([(0.0, 1, latitude, longitude, None, None) for longitude, latitude in places]))
-    position = app.predict_on
-    found: list[bool | None] = Evaluator(block).array(inside(area, position.latitude, position.longitude)).to_pylist()
-    return found
-
-
-def test_holes_and_edges() -> None:
-    area = Area("with a hole", (SQUARE, HOLE))
-    places = [(1.0, 1.0), (5.0, 5.0), (11.0, 5.0), (0.0, 5.0), (10.0, 5.0), (5.0, 0.0), (5.0, 10.0), (None, 5.0)]
-    assert asked(area, places) == [True, False, False, True, False, True, False, None]
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=3, max_size=8, unique=True),
-    st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10)), min_size=1, max_size=20),
-)
-def test_any_polygon_as_by_crossings(corners: list[tuple[int, int]], places: list[tuple[float, float]]) -> None:
-    ring = tuple((float(x), float(y)) for x, y in [*corners, corners[0]])
-    area = Area("any", (ring,))
-    if all(a[1] == b[1] for a, b in pairwise(ring)):
-        return
-    for (x, y), found in zip(places, asked(area, places), strict=True):
-        crossings = 0
-        for one, other in pairwise(ring):
-            (west, south), (east, north) = sorted((one, other), key=lambda place: place[1])
-            crossings += south <= y < north and x < west + (y - south) * ((east - west) / (north - south))
-        assert found == (crossings % 2 == 1)
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "JSONDecodeError"),
         ('{"type": "Point"}', "KeyError"),
         ('{"features": [{"geometry": {"type": "Point", "coordinates": [0, 0]}}]}', "feature 1 is a Point"),
-        ('{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1]]]}}]}', "not closed"),
+        (
+            '{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1]]]}}]}',
+            "area 1.* not closed",
+        ),
         (
             '{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[9, 0], [-179, 0], [9, 1], [9, 0]]]}}]}',
             "crosses the antimeridian",
@@ -232,12 +198,11 @@ def test_areas_with_too_many_edges(tmp_path: Path) -> None:
     shape = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
     path = tmp_path / "areas.geojson"
     path.write_text(json.dumps({"features": [{"geometry": shape}]}))
-    with pytest.raises(ConfigurationError, match="501 edges, wanted at most 500"):
+    with pytest.raises(ConfigurationError, match="100,001 edges, wanted at most 100,000"):
         read_areas(path)
 
 
 def test_other_areas_need_no_other_model(tmp_path: Path) -> None:
-    assert area_of([], *(app.predict_on.latitude, app.predict_on.longitude)).dtype == "string"
     same = App(
         app.name,
         event_types=list(app.event_types.values()),

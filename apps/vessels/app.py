@@ -1,10 +1,11 @@
 """Say of every position that a vessel reports whether the vessel is fishing there."""
 
-from apps.vessels.areas import area_of, inside_any, read_areas
+from apps.vessels.areas import read_areas
 from apps.vessels.published import published_features, published_model
 from apps.vessels.shore import SHORE
 from shared_features import (
     App,
+    Areas,
     Clean,
     EventType,
     Key,
@@ -12,10 +13,12 @@ from shared_features import (
     Model,
     Raster,
     Reaction,
+    area_of,
     count,
     distance_from_last_m,
     first,
     great_circle_m,
+    inside,
     last,
     prediction,
     seconds_since_last,
@@ -54,8 +57,8 @@ gap_s = seconds_since_last(position.vessel, by=by_vessel, over="24h", include_se
 start_3h = first(here[0], by=by_vessel, over="3h"), first(here[1], by=by_vessel, over="3h")
 last_course = last(position.course, by=by_vessel, over="24h", include_self=False)
 slow = (position.speed > 1.5) & (position.speed < 5.5)
-areas = read_areas()
-protected = inside_any(areas, *here)
+areas = Areas(read_areas())
+protected = inside(*here, areas)
 fishing = prediction()
 
 app = App(
@@ -104,7 +107,7 @@ app = App(
             by=by_vessel,
             payload={
                 "vessel": position.vessel,
-                "area": area_of(areas, *here),
+                "area": area_of(*here, areas),
                 "latitude": here[0],
                 "longitude": here[1],
             },

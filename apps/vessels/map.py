@@ -27,10 +27,10 @@ def shapes() -> dict[str, Any]:
     features = [
         {
             "type": "Feature",
-            "properties": {"name": area.name},
-            "geometry": {"type": "Polygon", "coordinates": [[list(place) for place in ring] for ring in area.rings]},
+            "properties": {"name": name},
+            "geometry": {"type": "Polygon", "coordinates": [[[east, north] for north, east in ring] for ring in rings]},
         }
-        for area in read_areas()
+        for name, rings in read_areas()
     ]
     return {"type": "FeatureCollection", "features": features, "examples": read_areas() == read_areas(EXAMPLES)}
 
