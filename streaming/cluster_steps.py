@@ -35,7 +35,7 @@ from streaming.pieces import Outbox, Piece, decode_piece, encode_piece
 from streaming.results import Answer
 from streaming.source import portions
 
-IMPULSE_MS = 20
+IMPULSE_MS = 50
 ARCHIVE = b"archive"
 Keyed = tuple[bytes, Piece]
 
@@ -58,14 +58,15 @@ class _Step(beam.DoFn):
         self.outbox = Outbox()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        ends = self.following == "archive"
         for shard, piece in self.outbox.empty():
-            name = ARCHIVE if self.following == "archive" else self.worker.names[shard]
-            yield GlobalWindows.windowed_value((name, piece))
+            name = ARCHIVE if ends else self.worker.names[shard]
+            yield GlobalWindows.windowed_value((name, self.worker.ended(piece) if ends else piece))
 
     def send(self, piece: Piece) -> None:
         """Put a piece into the outbox, rows by the key of the following step."""
         if self.following == "archive":
-            self.outbox.put(self.worker.ended(piece))
+            self.outbox.put(piece)
         elif piece.block is None or not piece.block.num_rows:
             self.outbox.put(piece.with_block(None))
         else:

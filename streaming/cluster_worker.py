@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from shared_features.app import App, Rule
 from shared_features.columns import Evaluator
-from shared_features.compute import warm_up
-from shared_features.plan import make_plan
+from shared_features.compute import to_block, warm_up
+from shared_features.plan import Plan, make_plan
 from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import results
 from streaming.archive import Archive, read_commits
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 WORK_BYTES = 1 << 20
 HELD_MESSAGES, HELD_BYTES = 1_000_000, 1 << 30
-PULL_S = 0.02
 BEAT_S = 1.0
 NOTICE_S = 0.25
 
@@ -79,7 +78,7 @@ class Worker:
         self.job = job
         self.app, self.settings = read_description(job.description)
         self.plan = make_plan(self.app)
-        warm_up(self.plan)
+        load_machine_code(self.app, self.plan)
         first, *remembering = reaction_stages(self.app)
         self.reactions: ReactionStage = first
         self.keys = {f"stage {number}": stage.key for number, stage in enumerate(self.plan.stages)}
@@ -240,12 +239,11 @@ class Source:
         self._draining = False
 
     def pull(self) -> list[Message]:
-        """What has come, about `WORK_BYTES` of it; nothing after a moment, or when the job drains."""
+        """What has come, about `WORK_BYTES` of it; nothing when the job drains."""
         if self._is_draining():
-            time.sleep(PULL_S)
             return []
         most = max(1, min(self._worker.settings.max_messages, int(WORK_BYTES / self._message_bytes)))
-        messages = self._subscriber.pull(most, PULL_S)
+        messages = self._subscriber.pull(most, 0)
         if messages:
             size = sum(len(message.data) for message in messages) / len(messages)
             self._message_bytes += (size - self._message_bytes) / 4
@@ -299,6 +297,16 @@ DRAIN_FILE = "draining"
 
 _WORKERS: dict[ClusterJob, Worker] = {}
 _OPENING = threading.Lock()
+
+
+def load_machine_code(app: App, plan: Plan) -> None:
+    """Compile or load what the steps of an app call (seconds); a process that is forked afterwards has it."""
+    warm_up(plan)
+    event = {"event_type": [app.predict_on.name], "event_id": [""], "event_time": pa.array([0])}
+    block = to_block(app, pa.table(event))
+    Deduplication(app, 1).fold(Piece(block))
+    for stage in plan.stages:
+        hashes_of(stage.key, block)
 
 
 def steps_of(app: App, settings: JobSettings) -> tuple[list[str], list[str]]:

@@ -42,3 +42,19 @@ def mended() -> Iterator[None]:
         with _patching:
             fn_runner.consolidate_monitoring_infos = original
             sampler.__defaults__ = defaults
+
+
+def without_sampling() -> None:
+    """Let no bundle of this process start a thread that samples in which step time passes, and wait for its end.
+
+    In a worker of a cluster each bundle would wait a tenth of its length for it.
+    """
+
+    def start(sampler: Any) -> None:
+        statesampler.set_current_tracker(sampler)
+
+    def stop(_sampler: Any) -> None:
+        statesampler.set_current_tracker(None)
+
+    sampling: Any = statesampler.StateSampler
+    sampling.start, sampling.stop_if_still_running = start, stop

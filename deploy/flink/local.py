@@ -47,6 +47,8 @@ TASK_MANAGER_SETTINGS = {
     "taskmanager.memory.jvm-overhead.min": "192m",
     "taskmanager.memory.jvm-overhead.max": "192m",
 }
+JOB_SETTINGS = "execution.buffer-timeout.interval: 0 ms"
+"""What goes from step to step is sent at once: it is blocks, few; Flink's default waits 100 ms for more."""
 FIRST_JAVA = 17
 
 
@@ -103,10 +105,14 @@ def settings(host: str, port: object, more: Mapping[str, object]) -> list[str]:
 
 
 def settings_folder() -> Path:
-    """A folder without settings: all are arguments."""
+    """The folder of what the job server gives each job; all other settings are arguments."""
     folder = JARS / "conf"
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").touch()
+    file, wanted = folder / "config.yaml", f"{JOB_SETTINGS}\n"
+    if not file.exists() or file.read_text("utf-8") != wanted:
+        temporary = folder / f"config.{os.getpid()}"
+        temporary.write_text(wanted, "utf-8")
+        temporary.replace(file)
     return folder
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+STATE_CACHE_BYTES = 1 << 18
+"""Enough for the heads of all shards, which each bundle reads; bags are read once."""
 
 
 def main() -> None:
@@ -59,7 +61,8 @@ def serve(port: int) -> None:
         def StopWorker(self, _request: Any, _context: Any) -> Any:  # noqa: N802
             return beam_fn_api_pb2.StopWorkerResponse()
 
-    forked.stdout.readline()  # it has imported everything
+    if not forked.stdout.readline():  # it has imported everything
+        sys.exit("the process that workers are forked of has ended")
     server = grpc.server(thread_pool_executor.shared_unbounded_instance())
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(Pool(), server)
     server.add_insecure_port(f"[::]:{port}")
@@ -73,7 +76,14 @@ def fork_workers() -> None:
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
     import streaming.cluster_steps  # noqa: F401
+    from shared_features import load_app
+    from shared_features.plan import make_plan
+    from streaming.cluster_worker import load_machine_code
+    from streaming.runner import without_sampling
 
+    app = load_app("flights")  # any: most of the machine code is that of all apps
+    load_machine_code(app, make_plan(app))
+    without_sampling()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -84,7 +94,10 @@ def fork_workers() -> None:
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
-            SdkHarness(endpoint, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=-1).run()
+            harness = SdkHarness(
+                endpoint, worker_id=worker_id, state_cache_size=STATE_CACHE_BYTES, data_buffer_time_limit_ms=-1
+            )
+            harness.run()
             code = 0
         except Exception as error:  # the usual end: the task manager has closed the connection
             print(f"worker {os.getpid()} ends: {error}".replace("\n", " ")[:300], file=sys.stderr)
