@@ -31,7 +31,6 @@ import numpy as np
 import pyarrow as pa
 
 from batch.files import open_files
-from batch.follow import follow_commits
 from batch.output_rows import ARCHIVE, KINDS, MARKS, archive_id, shape_of
 from batch.writers import Destination, PieceGoneError, Shape, Written, open_destination
 from shared_features.app import App
@@ -41,6 +40,7 @@ from shared_features.whole_files import replace_text
 from streaming import archive as archives
 from streaming.archive_log import Commit
 from streaming.archive_parquet import COMMIT_COLUMN, ROW_COLUMN
+from streaming.following import follow_commits
 from streaming.locks import take_lock
 from streaming.naming import topic
 from streaming.outgoing import row_letter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -18,12 +18,11 @@ from prometheus_client.registry import Collector
 from batch.replay import CHUNK_ROWS, numbered
 from batch.verify import Predict, Promotions, Verifier, VerifyReport
 from shared_features.app import App
-from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.errors import ConfigurationError
 from shared_features.plan import make_plan
 from streaming import archive as archives
-from streaming import archive_log, archive_parquet
-from streaming.archive_log import Commit
 from streaming.deduplication import Deduplicator
+from streaming.following import follow_commits
 from streaming.locks import take_lock
 from streaming.routes import EachVersion
 from streaming.saved_state import is_worth_it, load_state, save_state
@@ -36,77 +35,6 @@ FOLDER = "verify"
 """Where a follower remembers, in the archive, how far it is."""
 
 log = logging.getLogger(__name__)
-
-
-def follow_commits(
-    folder: Path, after: int = -1, marked: Callable[[int], None] | None = None
-) -> Iterator[Commit | None]:
-    """Every commit of an archive, oldest first, without end: None whenever there is no further one yet.
-
-    The newest segment is read on where it was left; a commit that is being written is taken once it is whole. Each
-    commit has ``published`` as False: who follows does not wait for marks.
-
-    Args:
-        after: commits up to this one are left out; of those before its segment nothing is read.
-        marked: is told, as they are read, up to which commit all have been published.
-
-    Raises:
-        HistoryError: there is no archive, it is damaged, or commits are missing.
-    """
-    archives.identity(folder)
-    begins = (int(path.stem) for path in archives.segments(folder))
-    expected = max((first for first in begins if first <= after + 1), default=0)
-    while True:
-        path = _segment_from(folder, expected)
-        if path is None:
-            yield None
-            continue
-        for commit in _segment(folder, path, expected, marked):
-            if commit is not None:
-                if commit.sequence != expected:
-                    raise HistoryError(
-                        f"archive {folder} has commit {commit.sequence} where commit {expected} was wanted: a segment "
-                        "is missing; restore it from a copy"
-                    )
-                expected += 1
-            if commit is None or commit.sequence > after:
-                yield commit
-
-
-def _segment_from(folder: Path, expected: int) -> Path | None:
-    """The segment that begins with the expected commit; None if it is not there yet."""
-    found = {int(path.stem): path for path in archives.segments(folder)}
-    if expected not in found and any(first > expected for first in found):
-        raise HistoryError(f"archive {folder} lacks the segment of commit {expected}: restore it from a copy")
-    return found.get(expected)
-
-
-def _segment(folder: Path, path: Path, first: int, marked: Callable[[int], None] | None) -> Iterator[Commit | None]:
-    if path.suffix == ".parquet":
-        if marked is not None:
-            marked(archive_parquet.read_index(path).last)  # only what has been published becomes Parquet
-        yield from archive_parquet.read_segment(folder, first)
-        return
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:  # it became Parquet meanwhile: it is looked for again
-        return
-    with file:
-        yield from _log(folder, archive_log.SegmentReader(file, published=-1, marked=marked), first)
-
-
-def _log(folder: Path, reader: archive_log.SegmentReader, first: int) -> Iterator[Commit | None]:
-    """A segment of the log until the next one begins."""
-    while True:
-        is_last = all(int(path.stem) <= first for path in archives.segments(folder))
-        came = False
-        for commit in reader.further(is_last=is_last):
-            came = True
-            yield commit
-        if not is_last:
-            return
-        if not came:
-            yield None
 
 
 class Follower:

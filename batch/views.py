@@ -25,8 +25,9 @@ from batch.follow import follow_commits
 from batch.replay import CHUNK_ROWS
 from shared_features.app import App, load_beside
 from shared_features.blocks import concat_blocks
-from shared_features.errors import ConfigurationError
+from shared_features.errors import ConfigurationError, FingerprintError
 from shared_features.whole_files import replace_text
+from streaming import archive as archives
 from streaming.archive_log import Commit
 from streaming.naming import topic
 from streaming.topics import OutgoingMessage
@@ -65,8 +66,10 @@ def view_of(app: App, name: str | None) -> View:
     made = [] if module is None else [make(app) for make in module.VIEWS]
     found: list[View] = [view for view in made if name in (None, view.name)]
     if len(found) != 1:
-        names = ", ".join(view.name for view in made) or "none: they stand in views.py beside app.py"
-        raise ConfigurationError(f"app {app.name!r} has no one view {name or ''!r}; its views: {names}")
+        if not made:
+            raise ConfigurationError(f"app {app.name!r} has no views: wanted some in {MODULE}.py beside its app.py")
+        names = ", ".join(view.name for view in made)
+        raise ConfigurationError(f"app {app.name!r} has the views {names}: name one of them, got {name or 'none'!r}")
     return found[0]
 
 
@@ -76,13 +79,24 @@ class ViewFollower:
     Args:
         view: not yet folded into.
         archive: folder of the archive.
+        app: whose view it is.
 
     Attributes:
         revision: number of the last commit folded; -1 before the first.
         rows: of the archive, folded so far.
+
+    Raises:
+        FingerprintError: the archive was written by another app, or with other features.
+        HistoryError: there is no archive.
     """
 
-    def __init__(self, view: View, archive: Path) -> None:
+    def __init__(self, view: View, archive: Path, app: App) -> None:
+        written = archives.identity(archive)
+        if written["fingerprint"] != app.fingerprint:
+            raise FingerprintError(
+                f"archive {archive} was written by fingerprint {written['fingerprint']}, app {app.name!r} has "
+                f"{app.fingerprint}: give the app's own archive"
+            )
         self.view, self.revision, self.rows = view, -1, 0
         self._commits = follow_commits(archive)
         self._next: Commit | None = None

@@ -131,7 +131,10 @@ def _tell(name: str, found: Mapping[str, Any]) -> None:
         )
     if found["running"] and found["newest_event_time"]:
         newest = datetime.fromtimestamp(found["newest_event_time"], UTC)
-        click.echo(
-            f"newest event {newest:%Y-%m-%d %H:%M:%S} UTC; state {found['state_bytes'] / 1e6:,.1f} MB; "
-            f"{found['identities']:,} identities; {found['held_messages']:,} messages held"
+        size = (
+            f"newest checkpoint {found['checkpoint_bytes'] / 1e6:,.1f} MB; started from one {found['restarts']:,} times"
+            if "checkpoint_bytes" in found
+            else f"state {found['state_bytes'] / 1e6:,.1f} MB; {found['identities']:,} identities; "
+            f"{found['held_messages']:,} messages held"
         )
+        click.echo(f"newest event {newest:%Y-%m-%d %H:%M:%S} UTC; {size}")

@@ -20,7 +20,7 @@ from commands.signals import stop_signal
 
 if TYPE_CHECKING:
     from shared_features.app import App
-    from streaming.job import JobSettings, StreamingJob
+    from streaming.job import JobSettings
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -151,11 +151,11 @@ def stream(
             from streaming.flink import FlinkJob
 
             on_flink = FlinkJob(app, settings, flink_settings(others))
-            job, run, stop.drain = None, on_flink.run, on_flink.stop
+            run, stop.drain, watched, recovered = on_flink.run, on_flink.stop, on_flink.monitoring_url, None
         else:
             job = StreamingJob(app, settings)
-            run, stop.drain = job.run, job.stop
-        _tell_ready(app, settings, job, as_json)
+            run, stop.drain, watched, recovered = job.run, job.stop, job.monitoring_url, job.recovered.rows
+        _tell_ready(app, settings, recovered, watched, as_json)
         started_s = time.monotonic()
         done = run()
         totals = asdict(done)
@@ -174,7 +174,7 @@ def _tell_totals(totals: dict[str, Any]) -> None:
     )
 
 
-def _tell_ready(app: App, settings: JobSettings, job: StreamingJob | None, as_json: bool) -> None:
+def _tell_ready(app: App, settings: JobSettings, recovered: int | None, watched: str | None, as_json: bool) -> None:
     from streaming.naming import subscription_of, topics_of
 
     model = "no model: collecting features" if settings.collect else ", ".join(one.name for one in app.models)
@@ -188,16 +188,16 @@ def _tell_ready(app: App, settings: JobSettings, job: StreamingJob | None, as_js
                 "app": app.name,
                 "fingerprint": app.fingerprint,
                 "model": model,
-                "recovered_rows": None if job is None else job.recovered.rows,
+                "recovered_rows": recovered,
                 "subscription": settings.subscription or subscription_of(app),
                 "topics": topics_of(app),
-                "monitoring": None if job is None else job.monitoring_url,
+                "monitoring": watched,
             }
         )
         return
-    watched = "" if job is None or job.monitoring_url is None else f"; {job.monitoring_url}/metrics"
-    recovered = f", {job.recovered.rows:,} events recovered" if job is not None and job.recovered.rows else ""
+    at = "" if watched is None else f"; {watched}/metrics"
+    again = f", {recovered:,} events recovered" if recovered else ""
     click.echo(
         f"streaming {app.name}: {topics_of(app)['events']} at {where}, project {settings.endpoint.project}; {model}; "
-        f"archive {settings.archive}{recovered}{watched}; Ctrl-C drains and ends"
+        f"archive {settings.archive}{again}{at}; Ctrl-C drains and ends"
     )

@@ -28,10 +28,13 @@ from streaming.archive import read_counts, segments
 from streaming.cluster_steps import build_cluster
 from streaming.cluster_worker import DRAIN_FILE, ClusterJob
 from streaming.delivery import Totals
+from streaming.flink_monitoring import FlinkMonitoring
 from streaming.flink_rest import UnreachableError, local_path, reach
 from streaming.job import JobSettings, connect_models, create_topics
 from streaming.job_description import describe_job
 from streaming.key_groups import KEY_GROUPS, MAX_SHARDS
+from streaming.monitoring_access import write_address
+from streaming.monitoring_server import MonitoringServer
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +102,20 @@ class FlinkJob:
         settings.archive.mkdir(parents=True, exist_ok=True)
         (settings.archive / DRAIN_FILE).unlink(missing_ok=True)
         self._commits = _commits(settings.archive)
+        self.monitoring = FlinkMonitoring(app, settings.archive, self._commits, self.rest)
+        self.monitoring.readiness.fingerprint_matched = True
         self.job_id = self._running() or self._submit(flink.start_from or self._newest())
+        self._served = None
+        if settings.monitoring_port is not None:
+            self._served = MonitoringServer(
+                self.monitoring, settings.monitoring_host, settings.monitoring_port, settings.monitoring_access
+            )
+            write_address(settings.archive, self._served.url, settings.monitoring_access)
+
+    @property
+    def monitoring_url(self) -> str | None:
+        """Where /metrics, /healthz, /readyz and /status are; None if nowhere."""
+        return None if self._served is None else self._served.url
 
     def stop(self) -> None:
         """Ask the job to drain. Safe in a signal handler."""
@@ -114,12 +130,17 @@ class FlinkJob:
         Returns:
             Counts of what was committed meanwhile.
         """
-        while not self._stopping.wait(POLL_S):
-            if self._is_lost():
-                log.warning("Flink has lost the job: it is submitted again")
-                self._submit_again()
-            self._note_checkpoints()
-        self._drain()
+        try:
+            while not self._stopping.wait(POLL_S):
+                if self._is_lost():
+                    log.warning("Flink has lost the job: it is submitted again")
+                    self._submit_again()
+                self._note_checkpoints()
+                self.monitoring.look(self.job_id)
+            self._drain()
+        finally:
+            if self._served is not None:
+                self._served.close()
         return self.totals()
 
     def totals(self) -> Totals:
@@ -150,19 +171,25 @@ class FlinkJob:
         mark = self.settings.archive / DRAIN_FILE
         mark.touch()
         try:
-            done = self._completed() + DRAIN_CHECKPOINTS
-            until = time.monotonic() + self.flink.start_s
+            done, until = self._completed() + DRAIN_CHECKPOINTS, time.monotonic() + self.flink.start_s
             while self._completed() < done and time.monotonic() < until:
                 time.sleep(POLL_S / 5)
             self.savepoint(cancel=True)
             until = time.monotonic() + CONNECT_S * 4
-            while self.rest.state(self.job_id) not in ("CANCELED", "FINISHED") and time.monotonic() < until:
+            while not self._has_ended() and time.monotonic() < until:
                 time.sleep(POLL_S / 5)
         finally:
             mark.unlink(missing_ok=True)
 
     def _completed(self) -> int:
         return int(self.rest.checkpoints(self.job_id)["counts"]["completed"])
+
+    def _has_ended(self) -> bool:
+        try:
+            return self.rest.state(self.job_id) in ("CANCELED", "FINISHED")
+        except UnreachableError as error:
+            log.warning("%s", error)
+            return False
 
     def _is_lost(self) -> bool:
         """Whether the job manager answers and does not have the job at work."""

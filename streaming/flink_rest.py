@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from shared_features.errors import ConfigurationError, SameriverError
 
-CALL_S = 10.0
+CALL_S = 30.0
 SAVEPOINT_S = 300.0
 POLL_S = 0.2
 

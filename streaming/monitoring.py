@@ -104,9 +104,9 @@ class Monitoring:
             self.counts.messages += messages
             self.counts.received += events
 
-    def committed(self, counts: Mapping[str, Any], blocks: Iterable[pa.RecordBatch]) -> None:
-        """A commit is archived, published and acknowledged."""
-        now_us = time.time_ns() // 1000
+    def committed(self, counts: Mapping[str, Any], blocks: Iterable[pa.RecordBatch], at_us: int | None = None) -> None:
+        """A commit is archived, published and acknowledged; now, or at ``at_us`` (microseconds since 1970)."""
+        now_us = at_us or time.time_ns() // 1000
         waits, late, newest = [], 0, 0
         blocks = list(blocks)
         for block in blocks:
@@ -133,7 +133,7 @@ class Monitoring:
 
     def status(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
-        readiness, job = self._ready(), self._job
+        readiness = self._ready()
         with self._lock:
             found = self.counts
             status: dict[str, Any] = {
@@ -158,13 +158,23 @@ class Monitoring:
                 "latency_buckets": list(found.latency),
                 **self.predictions.as_dict(),
             }
-        status["in_flight"] = 0 if job is None else job.in_flight()
-        status["waiting_works"] = 0 if job is None else job.delivery.waiting
-        status["held_messages"] = 0 if job is None else job.subscriber.held
-        status["state_bytes"] = 0 if job is None else job.states.nbytes()
-        status["identities"] = 0 if job is None else len(job.deduplicator)
-        status["identity_bytes"] = 0 if job is None else job.deduplicator.nbytes
-        return status
+        return status | self.parts()
+
+    def parts(self) -> dict[str, Any]:
+        """What the parts of the job hold."""
+        job = self._job
+        return {
+            "in_flight": 0 if job is None else job.in_flight(),
+            "waiting_works": 0 if job is None else job.delivery.waiting,
+            "held_messages": 0 if job is None else job.subscriber.held,
+            "state_bytes": 0 if job is None else job.states.nbytes(),
+            "identities": 0 if job is None else len(job.deduplicator),
+            "identity_bytes": 0 if job is None else job.deduplicator.nbytes,
+        }
+
+    def further(self) -> Iterable[Metric]:
+        """Families that only this kind of job has."""
+        return ()
 
     def metrics(self) -> bytes:
         """Prometheus' text format."""
@@ -198,7 +208,9 @@ class _Families(Collector):
             "sameriver_job", "The running job", value={"app": status["app"], "fingerprint": status["fingerprint"]}
         )
         for name, text in _COUNTERS.items():
-            yield CounterMetricFamily(f"sameriver_{name}", text, value=status[name.rpartition("events_")[2]])
+            key = name.rpartition("events_")[2]
+            if key in status:
+                yield CounterMetricFamily(f"sameriver_{name}", text, value=status[key])
         ends = CounterMetricFamily("sameriver_events", "Events by how they ended", labels=["end"])
         for end in ENDS:
             ends.add_metric([end], status[end])
@@ -208,7 +220,8 @@ class _Families(Collector):
             reasons.add_metric([reason], number)
         yield reasons
         for name, (key, text) in _GAUGES.items():
-            yield GaugeMetricFamily(f"sameriver_{name}", text, value=float(status[key]))
+            if key in status:
+                yield GaugeMetricFamily(f"sameriver_{name}", text, value=float(status[key]))
         yield from families(status)
         total, buckets = 0, []
         for edge, number in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), status["latency_buckets"], strict=True):
@@ -220,6 +233,7 @@ class _Families(Collector):
             buckets=buckets,
             sum_value=status["latency_seconds_sum"],
         )
+        yield from self._of.further()
 
 
 _COUNTERS: Final = {

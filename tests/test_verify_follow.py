@@ -15,13 +15,14 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
-from batch.follow import Follower, FollowMonitoring, follow_commits
+from batch.follow import Follower, FollowMonitoring
 from cli import main
 from serving.promotion import Promotion
 from shared_features.errors import ConfigurationError, HistoryError
 from streaming import archive as archives
 from streaming.archive import Archive, Commit, compact_archive, read_commits
 from streaming.compaction import Compactor, compact
+from streaming.following import follow_commits
 from tests import repository
 from tests.processes import REPOSITORY, Started, wait_until
 from tests.serving_steps import serve, to_messages
