@@ -212,11 +212,15 @@ def _names_of(path: Path) -> list[str]:
 
 
 def _nested(columns: Mapping[str, None]) -> str:
-    """Dotted columns as fields of structs, so that ``departed.origin`` needs no quotes; others as they are."""
+    """Dotted columns as fields of structs, so that ``departed.origin`` needs no quotes; others as they are.
+
+    So is a column that others go on from: ``shadow.late``, a version, beside ``shadow.late.probability``.
+    """
     tree: dict[str, Any] = {}
     for name in columns:
         node = tree
-        *parents, leaf = name.split(".")
+        is_begin = any(other.startswith(f"{name}.") for other in columns)
+        *parents, leaf = [name] if is_begin else name.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = quoted(name)

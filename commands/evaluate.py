@@ -63,6 +63,8 @@ def evaluate(
     app = options.load(app_name)
     model = trained_model(app, model_name)
     home = models or options.models_folder(app)
+    for number in (version, champion):
+        require_version(home / model.name, number)
     folder = home / model.name / str(version) if version is not None else latest_version(home, model.name)
     reigning = champion or champion_of(home, model.name)
     more = [f"--slice={name}" for name in slices]
@@ -104,6 +106,18 @@ def tell_gate(gate: dict[str, Any]) -> None:
     """The verdict of the gates, a line each."""
     for one in gate["rules"]:
         click.echo(f"gate {'kept  ' if one['passed'] else 'BROKEN'} {one['rule']}: {one['measured']}")
+
+
+def require_version(home: Path, version: int | None) -> None:
+    """ConfigurationError unless a model's folder has a version of this number; None asks for nothing."""
+    from shared_features.errors import ConfigurationError
+    from training.export import versions
+
+    if version is not None and not (home / str(version) / "saved_model.pb").is_file():
+        known = ", ".join(map(str, versions(home))) or "none"
+        raise ConfigurationError(
+            f"model {home.name!r} has no version {version} in {home}, it has {known}: name another"
+        )
 
 
 def champion_of(home: Path, name: str) -> int | None:

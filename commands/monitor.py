@@ -62,7 +62,7 @@ def monitor(
     folder, tables = archive or options.archive_folder(app), out or options.VAR / "monitor" / app.name
     reference = partial(_reference, models or options.models_folder(app))
     found = Monitor(app, reference, duration_us(window, "--window"))
-    follower = ViewFollower(found, folder)
+    follower = ViewFollower(found, folder, app)
     settings = monitoring_settings(monitoring)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signal())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands import options, output
-from commands.evaluate import evaluate_version, tell_gate, trained_model
+from commands.evaluate import evaluate_version, require_version, tell_gate, trained_model
 from commands.options import app_option, folder_option, json_option, model_option
 
 if TYPE_CHECKING:
@@ -146,12 +146,10 @@ def reigning(home: Path, candidate: int) -> int | None:
 
 def check_candidate(app: App, home: Path, version: int) -> None:
     """Raise unless there is such a version, made of the app's present features: others cannot be asked."""
-    from shared_features.errors import ConfigurationError
     from shared_features.fingerprint import check_same
     from training.export import read_summary
 
-    if not (home / str(version) / "saved_model.pb").is_file():
-        raise ConfigurationError(f"model {home.name!r} has no version {version} in {home}: name one with --version")
+    require_version(home, version)
     summary = read_summary(home / str(version))
     if summary["fingerprint"] != app.fingerprint:
         check_same(app.definitions, summary["definitions"], f"version {version} of model {home.name!r}", app.spec)

@@ -126,8 +126,16 @@ def retrain(
 
     if not (every or kinds):
         ctx.exit(0 if once() else 1)
+    if kinds and not triggers.alarms.is_file():
+        click.echo(f"no alarms in {triggers.alarms} so far: `sameriver monitor` writes them", err=True)
     with stop_signal() as stop:
-        stop.drain = stop.asked.set
+        reasons = list[str]()
+
+        def drain() -> None:
+            if reasons:
+                click.echo("stopping once this retraining has ended; Ctrl-C again stops at once", err=True)
+
+        stop.drain = drain
         while not stop.asked.is_set():
             reasons = triggers.due(datetime.now(UTC))
             if reasons:
@@ -137,6 +145,7 @@ def retrain(
                 if not reasons:
                     _tell_idle(model.name, as_json=as_json)
                 ctx.exit(0 if passed else 1)
+            reasons = []
             stop.pause(look_s)
 
 

@@ -138,7 +138,8 @@ def _tell_ready(app: App, live: Live, as_json: bool) -> None:
         )
         return
     model = f" The model: {model_server}." if model_server else ""
-    lines = "\n".join(f"  {role:<18}{name}" for role, name in topics.items())
+    width = max(map(len, topics)) + 2
+    lines = "\n".join(f"  {role:<{width}}{name}" for role, name in topics.items())
     click.echo(
         f"""{app.name} is up. Any Pub/Sub client on this machine reaches it with
 

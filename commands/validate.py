@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands import options, output
-from commands.evaluate import trained_model, version_option
+from commands.evaluate import require_version, trained_model, version_option
 from commands.options import app_option, folder_option, json_option, model_option, pubsub_options
 
 if TYPE_CHECKING:
@@ -83,19 +83,13 @@ def validate(
 
 def _statistics(app: App, home: Path, name: str | None, version: int | None) -> Mapping[str, Any]:
     """What a version of a model says of its training data; its features must be the app's."""
-    from shared_features.errors import ConfigurationError
     from shared_features.fingerprint import check_same
-    from training.export import read_summary, versions
+    from training.export import latest_version, read_summary
     from training.sketches import read_reference
 
     model = trained_model(app, name)
-    there = versions(home / model.name)
-    if not there or (version is not None and version not in there):
-        got = f"it has {', '.join(map(str, sorted(there)))}" if there else "there is none"
-        raise ConfigurationError(
-            f"model {model.name!r} in {home} has no version {version or ''}: {got}; train one with `sameriver train`"
-        )
-    folder = home / model.name / str(version or max(there))
+    require_version(home / model.name, version)
+    folder = home / model.name / str(version) if version is not None else latest_version(home, model.name)
     check_same(app.definitions, read_summary(folder)["definitions"], f"model {model.name}", app.spec)
     return read_reference(folder)
 

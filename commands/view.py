@@ -50,7 +50,7 @@ def view(
     app = options.load(app_name)
     folder = archive or options.archive_folder(app)
     found = view_of(app, name)
-    follower = ViewFollower(found, folder)
+    follower = ViewFollower(found, folder, app)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signal())
         stop.drain = stop.asked.set

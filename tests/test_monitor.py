@@ -232,7 +232,7 @@ def test_after_restarts_it_is_the_same_and_nothing_is_published_twice(
     for begin, rows in ((0, 700), (700, 400), (1100, 0), (1100, 900)):  # each time a new process
         archived(folder, app, [block.slice(begin, rows)] if rows else [])
         monitor = watching(app)
-        follower = ViewFollower(monitor, folder)
+        follower = ViewFollower(monitor, folder, app)
         publisher = ViewPublisher(app, follower, folder / "views" / "monitor.json", publish)
         for changed in follower.catch_up():
             publisher.take(changed)
@@ -249,7 +249,7 @@ def test_after_restarts_it_is_the_same_and_nothing_is_published_twice(
     assert 'sameriver_alarm{alarm="auc below 0.45",model="score",of=""} 0.0' in said
     assert monitoring.status()["ready"] is True
     compact_archive(folder)
-    follower = ViewFollower(again := watching(app), folder)
+    follower = ViewFollower(again := watching(app), folder, app)
     assert sum(changed.num_rows for changed in follower.catch_up()) == len(sent)
     assert list(again.quality.rows()) == list(monitor.quality.rows())
     monkeypatch.setattr("commands.options.load", lambda *_: app)
@@ -283,6 +283,10 @@ def test_a_process_follows_a_live_job_until_ctrl_c(tmp_path: Path, start_process
     again = CliRunner().invoke(main, [*map(str, arguments)], catch_exceptions=False)
     assert json.loads(again.stdout.splitlines()[-1]) == told  # it folds the archive anew, and says the same
     assert counted(all_sold)
+    other = CliRunner().invoke(main, ["monitor", "--app", "flights", "--archive", str(folder), "--out", str(tables)])
+    assert other.exit_code == 2
+    assert "app 'flights' has" in other.output
+    assert "give the app's own archive" in other.output
 
 
 def test_what_cannot_be_is_said() -> None:

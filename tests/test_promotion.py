@@ -161,6 +161,8 @@ def test_training_promotes_only_over_a_champion_of_other_features(tmp_path: Path
             "has no key 'plane': wanted one of meter, event",
         ),
         (["rollback"], "has no version to go back to"),
+        (["evaluate", "--version", "9"], ", it has 1, 2, 4: name another"),
+        (["evaluate", "--champion", "9"], "model 'half' has no version 9"),
     ],
 )
 def test_what_cannot_be_promoted_is_said_in_one_sentence(

@@ -228,6 +228,15 @@ def test_bigquery_answers_the_same_command(sql: Callable[..., Result], dataset: 
     assert json.loads(kept.stdout)["rows"] == [{"n": 3}]
 
 
+def test_a_column_that_others_go_on_from_keeps_its_name(tmp_path: Path) -> None:
+    """As an archive has them while a version is in the shadow."""
+    pq.write_table(pa.table({"shadow.m.probability": [0.5], "shadow.m": [2], "version.m": [1]}), tmp_path / "x.parquet")
+    table = parquet_table("x", tmp_path)
+    assert table is not None
+    with opened([table]) as found:
+        assert answer(found, 'SELECT "shadow.m", shadow.m.probability, version.m FROM x') == [(2, 0.5, 1)]
+
+
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no")
     table = parquet_table("x", tmp_path)

@@ -219,7 +219,7 @@ def test_the_command_says_what_is_wrong(var: Path) -> None:
     assert validate("--topic", "x").exit_code == 2
     missing = validate("--version", 2)
     assert missing.exit_code == 2
-    assert "has no version 2: it has 3" in missing.output
+    assert ", it has 3: name another" in missing.output
     path = var / "models" / "shop" / "big" / "3" / "assets.extra" / "sameriver.json"
     path.write_text(json.dumps({"definitions": app.definitions}))
     assert "tells nothing of its training data" in validate().output

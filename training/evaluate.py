@@ -117,6 +117,8 @@ def evaluate(
     before, reigning = _champion(champion_folder, rows, test)
     if before is not None:
         judged.append(before)
+    cut = list(rows.texts) if slices is None else list(slices)
+    sliced = slice_figures(test, cut, labels, probabilities, None if before is None else before.probabilities)
     progress(Progress("evaluate", 0.2, "the baselines"))
     # Where other processes want the cores too, threads that wait by spinning make fitting three times as slow.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -151,9 +153,7 @@ def evaluate(
         "seed": seed,
         "files": [str(path) for path in files],
     }
-    cut = list(rows.texts) if slices is None else list(slices)
-    champion_said = None if before is None else before.probabilities
-    report["slices"] = slice_figures(test, cut, labels, probabilities, champion_said)
+    report["slices"] = sliced
     if before is not None and reigning is not None:
         reigning["figures"] = by_name[before.name]
         reigning["differences"] = differences(labels, probabilities, before.probabilities)

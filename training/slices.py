@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from shared_features.errors import ConfigurationError
 from training.intervals import auc_difference, auc_interval, mean_interval, row_losses
 from training.metrics import calibration_error
+from training.rows import ENVELOPE, LABEL
 
 Array = npt.NDArray[Any]
 
@@ -103,9 +104,10 @@ def _texts(test: pa.Table, feature: str) -> pa.Array:
     """The values of a feature as texts; null is missing."""
     if feature == MONTH:
         return pc.strftime(test["event_time"], "%Y-%m").combine_chunks()
-    if feature not in test.column_names:
+    known = [name for name in test.column_names if name not in (*ENVELOPE, LABEL)]
+    if feature not in known:
         raise ConfigurationError(
-            f"A slice needs a feature, but {feature!r} is none of {', '.join(test.column_names)}: name another."
+            f"A slice needs a feature, but {feature!r} is none of {', '.join(known)}: name another."
         )
     column = test[feature].combine_chunks()
     plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

@@ -74,7 +74,7 @@ class Year:
             app, lambda name, version: read_reference(work / "models" / name / str(version)), WEEK_US
         )
         self.alone = Monitor(app, lambda *_: None, WEEK_US)
-        self._follower = ViewFollower(self.monitor, work / "archive")
+        self._follower = ViewFollower(self.monitor, work / "archive", app)
         self.retrainings: list[dict[str, Any]] = []
         self.triggers = Triggers(
             self.model,
