@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from batch.follow import follow_commits
 from batch.replay import CHUNK_ROWS
 from shared_features.app import App, load_beside
 from shared_features.blocks import concat_blocks
@@ -29,6 +28,7 @@ from shared_features.errors import ConfigurationError, FingerprintError
 from shared_features.whole_files import replace_text
 from streaming import archive as archives
 from streaming.archive_log import Commit
+from streaming.following import follow_commits
 from streaming.naming import topic
 from streaming.topics import OutgoingMessage
 
