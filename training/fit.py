@@ -126,10 +126,11 @@ def signature_of(rows: TrainingRows) -> tuple[Any, Any, Any]:
 
 
 def optimizer_of(options: WideAndDeepOptions, steps: int, steps_of_epoch: int) -> keras.optimizers.Optimizer:
-    """AdamW with a rate that rises and falls, and with a moving average of the weights, which is what will be judged.
+    """AdamW with a rate that rises and falls, and with a moving average of the weights (Polyak and Juditsky, 1992).
 
-    Early stopping compares epochs of which the first are trained at a high rate: by their last weights one of them
-    wins that fits the validation split by luck. The average reaches back an epoch, or a quarter of a short training.
+    The average is what is judged. Early stopping compares epochs of which the first are trained at a high rate: by
+    their last weights one of them wins that fits the validation split by luck. The average reaches back an epoch, or a
+    quarter of a short training.
     """
     warmup = min(max(1, steps_of_epoch // 2), max(1, steps - 1))
     rate = keras.optimizers.schedules.CosineDecay(
