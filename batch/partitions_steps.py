@@ -100,7 +100,7 @@ class Scatter(SideBySide):
         runner.report(self._fold.token, spilled.counts.get("events.read", 0), "read")
         yield from outputs(spilled)
         if not self._fold.archived and spilled.pieces:
-            found = np.load(identities_of(path), mmap_mode="r")
+            found = np.memmap(identities_of(path), np.uint64, "r")
             bounds = np.searchsorted(found, IDENTITY_BOUNDS).tolist()
             for shard, (begin, end) in enumerate(zip([0, *bounds], [*bounds, len(found)], strict=True)):
                 yield tagged("identities", (shard, (str(path), begin, end)))
@@ -124,7 +124,7 @@ class Scatter(SideBySide):
             yield from route(self._plan, admitted, -1, self._fold.shards, self._fold.ending)
         if not self._fold.archived:
             known.parent.mkdir(parents=True, exist_ok=True)
-            np.save(known, np.sort(np.concatenate(hashes)))
+            np.sort(np.concatenate(hashes)).tofile(known)
         if kept:
             path = Path(self._fold.work, ADMITTED, f"{known.stem}.arrow")
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """Identities that come more than once in a history: of each the first row counts, the others are left out (C5).
 
-Hashes of all identities are sorted, a shard of them at a time; only rows of those that come twice are looked at.
+Hashes of all identities are sorted, a shard of them at a time; only rows of those that come twice are looked at. They
+lie in files as they are, 8 bytes each: NumPy's own files begin with Python text, which two threads cannot parse side by
+side (CPython 3.11: "AST constructor recursion depth mismatch").
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from batch.admission import DUPLICATE, first_of_each, identities
@@ -28,7 +31,11 @@ _AT = "at."
 
 
 def identities_of(path: Path) -> Path:
-    return path.parent.with_name("identities") / f"{path.stem}.npy"
+    return path.parent.with_name("identities") / f"{path.stem}.hashes"
+
+
+def _hashes(path: Path, first: int = 0, number: int = -1) -> npt.NDArray[np.uint64]:
+    return np.fromfile(path, np.uint64, number, offset=first * 8)
 
 
 class FindTwice(SideBySide):
@@ -39,13 +46,13 @@ class FindTwice(SideBySide):
 
     def work(self, element: tuple[int, Iterable[tuple[str, int, int]]]) -> Iterator[str]:
         shard, ranges = element
-        parts = [np.load(identities_of(Path(path)), mmap_mode="r")[begin:end] for path, begin, end in ranges]
+        parts = [_hashes(identities_of(Path(path)), begin, end - begin) for path, begin, end in ranges]
         hashes = np.sort(np.concatenate(parts))
         twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
         if len(twice):
-            path = Path(self._work, "twice", f"{shard}.npy")
+            path = Path(self._work, "twice", f"{shard}.hashes")
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, twice)
+            twice.tofile(path)
             yield str(path)
 
 
@@ -55,7 +62,7 @@ class FindRows(beam.DoFn):
     def process(self, element: str, twice: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         if not twice:
             return
-        sought = np.concatenate([np.load(path) for path in sorted(twice)])
+        sought = np.concatenate([_hashes(Path(path)) for path in sorted(twice)])
         spilled = read_spill(Path(element))
         for piece in spilled.pieces if spilled else ():
             block = read_piece(piece.file, piece.offset, piece.length)

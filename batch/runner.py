@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from shared_features import errors
+from shared_features.app import App
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and the step at work."""
@@ -39,14 +43,36 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
     settings = PipelineOptions(list(options))
     named = any(option.partition("=")[0] == "--runner" for option in options)
     pipeline = beam.Pipeline(options=settings) if named else beam.Pipeline(FnApiRunner(), options=settings)
-    build(pipeline)
+    here = _here.set(not options)
     try:
+        build(pipeline)
         with _workers_find_our_packages():
             result = pipeline.run()
             if result is not None:
                 result.wait_until_finish()
     except Exception as error:
         raise _expected(error) from error
+    finally:
+        _here.reset(here)
+
+
+_here: ContextVar[bool] = ContextVar("_here", default=False)
+_apps: WeakValueDictionary[int, App] = WeakValueDictionary()
+
+
+def _app_of(number: int) -> App:
+    return _apps[number]
+
+
+def _reduced(app: App) -> Any:
+    """What Beam writes of an app: to steps in this process a number. It writes each step several times, with bz2."""
+    if not _here.get():
+        return object.__reduce_ex__(app, 2)
+    _apps[id(app)] = app
+    return _app_of, (id(app),)
+
+
+copyreg.pickle(App, _reduced)
 
 
 @contextmanager
