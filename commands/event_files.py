@@ -37,13 +37,22 @@ _SUFFIXES = {
     ".parquet": "parquet",
 }
 CHUNK = 1_000
+SHOWN_BYTES = 60
+"""Of a line that is no event."""
 
 
 class Row(NamedTuple):
-    """One event of a file: the line (JSON lines, CSV) or row (Avro, Parquet) from 1 on, and its message."""
+    """One event of a file.
+
+    Attributes:
+        number: the line (JSON lines, CSV, an app's format) or row (Avro, Parquet) from 1 on.
+        message: of the event.
+        wrong: what an app's reader found wrong with it, if anything.
+    """
 
     number: int
     message: OutgoingMessage
+    wrong: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +167,8 @@ class EventFile:
         """By the app's own reader."""
         for number, event in self._readers[self.format](file):
             if isinstance(event, bytes):
-                yield Row(
-                    number, self._message(event, next(iter(self._app.event_types)))
-                )  # malformed: any type says so
+                wrong = f"The line is nothing that format {self.format} takes: {event[:SHOWN_BYTES]!r}."
+                yield Row(number, self._message(event, next(iter(self._app.event_types))), wrong)
             else:
                 values = dict(event)
                 event_type = values.pop("event_type", None)
@@ -200,7 +208,10 @@ class EventFile:
         if self.source == "-":
             return [pa.BufferReader(stdin.read())]
         path = Path(self.source)
-        return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not files:
+            raise ConfigurationError(f"folder {path} has no Parquet files: name one that has, or a file of events")
+        return files
 
     def _plain_rows(self, batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         """Rows by field name; a history's, with one struct per type, become those of their own type."""
@@ -223,7 +234,9 @@ class EventFile:
 def check_rows(decoder: Decoder, rows: list[Row], now_us: int) -> tuple[list[Row], list[BadRow]]:
     """Rows that the job would take if they were published at ``now_us``, and the others with the reason."""
     rejected = decoder.decode(as_received(rows, now_us)).rejected
-    bad = {one.index: BadRow(rows[one.index].number, one.reason, one.detail) for one in rejected}
+    bad = {
+        one.index: BadRow(rows[one.index].number, one.reason, rows[one.index].wrong or one.detail) for one in rejected
+    }
     return [row for index, row in enumerate(rows) if index not in bad], [bad[index] for index in sorted(bad)]
 
 

@@ -78,11 +78,22 @@ class Examples:
                 f"app {self._app.name!r} has no example history: define {FUNCTION}(folder, progress) in {MODULE}.py "
                 f"beside its app.py, or put its events as Parquet into {options.history_folder(self._app)}"
             )
-        known = [one.name for one in signature(self._write).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
-        for name in settings or {}:
+        parameters = signature(self._write).parameters.values()
+        known = {one.name: one.default for one in parameters if one.kind is Parameter.KEYWORD_ONLY}
+        for name, value in (settings or {}).items():
+            if name in known and not _suits(value, known[name]):
+                wanted = "a whole number" if isinstance(known[name], int) else "a number"
+                raise ConfigurationError(f"setting {name!r} got {value!r}: wanted {wanted}, such as {known[name]}")
             if name not in known:
                 raise ConfigurationError(
                     f"the history of app {self._app.name!r} has no setting {name!r}, only {', '.join(known) or 'none'}"
                 )
         summary: dict[str, Any] = self._write(folder, tell, **(settings or {})).as_dict()
         return summary
+
+
+def _suits(value: Any, default: Any) -> bool:
+    """Whether a setting is of the kind of its default: a number, and a whole one where that is."""
+    if not isinstance(default, int | float):
+        return True
+    return isinstance(value, int) or (isinstance(value, float) and isinstance(default, float))

@@ -36,6 +36,7 @@ def test_data_takes_the_settings_of_the_app_s_history(tmp_path: Path) -> None:
         ("vessels", "vessels", "--with got 'vessels': wanted NAME=VALUE"),
         ("vessels", "ships=3", "has no setting 'ships', only vessels, hours, seed, rated"),
         ("flights", "vessels=3", "has no setting 'vessels', only none"),
+        ("vessels", "vessels=two", "setting 'vessels' got 'two': wanted a whole number, such as 300"),
         ("vessels", "hours=0", "wanted 1 to 900,000 vessels, up to 2,400 hours"),
     ],
 )

@@ -102,6 +102,10 @@ def test_lines_that_are_no_sentences_are_told_with_their_number(tmp_path: Path) 
     good, bad = check_rows(Decoder(app.event_types), rows, RECEIVED_S * 1_000_000)
     assert [row.number for row in good] == [2, 6]
     assert [(one.number, one.reason) for one in bad] == [(3, "malformed_json"), (5, "malformed_json")]
+    assert bad[0].detail == "The line is nothing that format nmea takes: b'hello'."
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match="empty has no Parquet files"):
+        list(EventFile(app, str(tmp_path / "empty")).rows(sys.stdin.buffer))
     with pytest.raises(ConfigurationError, match="'flights' reads no format 'nmea'"):
         EventFile(load_app("flights"), str(path), file_format="nmea")
 
