@@ -16,8 +16,8 @@ Arguments are numbers or arrays of any shape, taken as float64; the result is a 
 and an argument where the function has no value, gives NaN; too large a result is infinite, too small a one 0.
 A feature never sees either: expressions turn what is not finite into null.
 
-The first call of a function compiles it (0.1 to 0.3 s, and 0.3 s more for the first thing that Numba compiles in a
-process). After that a call for one value takes 1 to 2 µs, a value in a large array 2 (exp) to 30 ns (asin).
+The first call of a function on a machine compiles it (0.1 to 0.8 s); in later processes it is loaded (`machine_code`).
+After that a call for one value takes 1 to 2 µs, a value in a large array 2 (exp) to 30 ns (asin).
 
 The methods are told in `exponential` and `trigonometry`, which hold the functions of one double.
 """
@@ -27,21 +27,22 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from shared_features import exponential, trigonometry
+from shared_features.machine_code import kept
 
 Float64Array = npt.NDArray[np.float64]
 
-_IN = numba.types.Array(numba.types.float64, 1, "C", readonly=True)
-_OUT = numba.types.Array(numba.types.float64, 1, "C")
+_IN, _OUT = "Array(float64, 1, 'C', readonly=True)", "float64[::1]"
 
 
 @cache
 def loop(scalar: Any, inputs: int) -> Any:
     """``scalar``, a compiled function of one to four doubles, over arrays: f(input, …, output), each float64 [n].
+
+    ``scalar`` has to be in this package, because `machine_code.kept` looks there for what has changed.
 
     Raises:
         KeyError: ``inputs`` is not 1 to 4.
@@ -64,7 +65,10 @@ def loop(scalar: Any, inputs: int) -> Any:
             out[i] = scalar(a[i], b[i], c[i], d[i])
 
     body = {1: over_one, 2: over_two, 3: over_three, 4: over_four}[inputs]
-    return numba.njit(numba.void(*[_IN] * inputs, _OUT), nogil=True, error_model="numpy")(body)
+    package, _, module = scalar.__module__.rpartition(".")
+    assert package == __package__, scalar.__module__
+    body.__name__ = f"over_{module}_{scalar.__name__}"
+    return kept(f"void({', '.join([_IN] * inputs)}, {_OUT})")(body)
 
 
 def map_scalar(scalar: Any, *inputs: npt.ArrayLike) -> Float64Array:

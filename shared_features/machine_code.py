@@ -9,6 +9,7 @@ Where nothing can be kept, each process compiles anew.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -20,23 +21,22 @@ import threading
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import binding as llvm
-from numba.core import cgutils, sigutils
-from numba.core.errors import TypingError
+from numba import _dynfunc  # type: ignore[attr-defined]  # a module in C
+from numba.core import sigutils
+from numba.core.registry import cpu_target
+from numba.core.runtime.nrt import rtsys
 
-from shared_features.exact import compiled, intrinsic
+from shared_features.exact import compiled
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "__pycache__"
 
 _normalized: Any = sigutils.normalize_signature  # untyped, as the rest of Numba's toolbox
-_tools: Any = cgutils
-
-_engines: list[Any] = []
-"""What holds loaded machine code; it must live as long as the process."""
 
 
 class Kept:
@@ -67,25 +67,32 @@ class Kept:
         if kept is None:
             kept = self._compiled(argument_types)
             _write(path, *kept)
-        symbol, code = kept
-        _load(symbol, code)
-        return _caller(symbol, return_type, argument_types)
+        dispatcher = compiled()(self._function)
+        entry = SimpleNamespace(signature=return_type(*argument_types), objectmode=False)
+        entry.entry_point = _load(self._function, *kept)
+        dispatcher.add_overload(entry)
+        dispatcher.disable_compile()
+        return dispatcher
 
     def _compiled(self, argument_types: Any) -> tuple[str, bytes]:
-        """The name of the function in an object file, and the file."""
+        """The names of the function for Python and of its environment in an object file, and the file."""
+        symbols, module = self._module(argument_types)
+        return symbols, _machine().emit_object(module)
+
+    def _module(self, argument_types: Any) -> tuple[str, Any]:
+        """These names, and all that the object file is made of."""
         dispatcher = compiled()(self._function)
         dispatcher.compile(argument_types)
         (overload,) = dispatcher.overloads.values()
-        symbol = overload.fndesc.mangled_name
+        symbols = [overload.fndesc.llvm_cpython_wrapper_name, overload.fndesc.env_name]
         module = llvm.parse_assembly(dispatcher.inspect_llvm(overload.signature.args))
-        for function in module.functions:  # what Python would call is not needed, and would need Python's symbols
-            if not function.is_declaration and function.name != symbol:
+        for function in module.functions:
+            if not function.is_declaration and function.name not in symbols:
                 function.linkage = "internal"
-        machine = _machine()
         passes = llvm.create_new_module_pass_manager()
         passes.add_global_dead_code_eliminate_pass()
-        passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
-        return symbol, machine.emit_object(module)
+        passes.run(module, llvm.create_pass_builder(_machine(), llvm.create_pipeline_tuning_options()))
+        return " ".join(symbols), module
 
 
 def kept(signature: str) -> Any:
@@ -93,10 +100,15 @@ def kept(signature: str) -> Any:
     return lambda function: Kept(function, signature)
 
 
+def _processor() -> tuple[str, str]:
+    """Name and features of what Numba compiles for."""
+    of: Any = cpu_target.target_context.codegen()
+    return of._get_host_cpu_name(), of._get_host_cpu_features()
+
+
 def _machine() -> Any:
-    features = llvm.get_host_cpu_features().flatten()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+    name, features = _processor()
+    return llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features, opt=3, jit=True)
 
 
 def _key(signature: str) -> str:
@@ -111,7 +123,7 @@ def _surroundings() -> bytes:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         found.update(path.name.encode() + path.read_bytes())
     versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
-    processor = [llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    processor = [llvm.get_default_triple(), *_processor()]
     found.update(json.dumps([sys.version, versions, processor]).encode())
     return found.digest()
 
@@ -148,45 +160,21 @@ def _write(path: Path, symbol: str, code: bytes) -> None:
         log.info("compiled code is not kept in %s (%s): each process compiles anew", path.parent, error.strerror)
 
 
-def _load(symbol: str, code: bytes) -> None:
-    """Make the function in an object file known to compiled code under its symbol."""
+def _load(function: Any, symbols: str, code: bytes) -> Any:
+    """The function in an object file, as Python calls it, without a look at its arguments' types."""
     _make_symbols_known()
-    empty = llvm.parse_assembly("")
-    engine = llvm.create_mcjit_compiler(empty, _machine())
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    llvm.add_symbol(symbol, engine.get_function_address(symbol))
-    _engines.append(engine)
+    wrapper, environment_name = symbols.split()
+    environment = _dynfunc.Environment(function.__globals__)
+    ctypes.c_void_p.from_address(engine.get_global_value_address(environment_name)).value = id(environment)
+    address = engine.get_function_address(wrapper)
+    module = sys.modules[function.__module__]
+    return _dynfunc.make_function(module, function.__name__, function.__doc__ or "", address, environment, (engine,))
 
 
 @cache
 def _make_symbols_known() -> None:
-    """Numba tells LLVM what its code refers to when it first compiles."""
-    compiled()(lambda: 0)()
-
-
-def _caller(symbol: str, return_type: Any, argument_types: Any) -> Any:
-    """A compiled function that hands its arguments to the symbol, by Numba's calling convention."""
-
-    @intrinsic
-    def call(typing_context, arguments):  # type: ignore[no-untyped-def]  # noqa: ARG001
-        if tuple(arguments) != tuple(argument_types):
-            raise TypingError(f"wanted {argument_types}, got {arguments}")
-
-        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            convention = context.call_conv
-            kind = convention.get_function_type(return_type, argument_types)
-            function = _tools.get_or_insert_function(builder.module, kind, symbol)
-            unpacked = _tools.unpack_tuple(builder, values[0])
-            status, result = convention.call_function(builder, function, return_type, argument_types, unpacked)
-            with _tools.if_unlikely(builder, status.is_error):
-                convention.return_user_exc(builder, MemoryError, ())
-            return result
-
-        return return_type(arguments), generate
-
-    @compiled()
-    def caller(*arguments):  # type: ignore[no-untyped-def]
-        return call(arguments)
-
-    return caller
+    """Tell LLVM what Numba's code refers to: Python's functions, and those that allocate."""
+    rtsys.initialize(cpu_target.target_context)

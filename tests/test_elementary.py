@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from shared_features import elementary, exponential, trigonometry
+from shared_features import elementary, exponential, machine_code, trigonometry
 from tests.elementary_arguments import arguments, result_hash
 from tests.elementary_reference import ERROR
 from tests.repository import ROOT
@@ -81,10 +82,12 @@ def test_bits_are_those_of_every_other_machine() -> None:
     assert {function: result_hash(function) for function in FUNCTIONS} == GOLDEN
 
 
-def test_bits_are_the_same_from_code_for_the_plainest_cpu() -> None:
+def test_bits_are_the_same_from_code_for_the_plainest_cpu(tmp_path: Path) -> None:
     """Without AVX, FMA or anything else that a newer CPU has."""
     code = (
-        "import json; from tests.elementary_arguments import result_hash; "
+        "import json, pathlib; from shared_features import machine_code; "
+        f"machine_code.FOLDER = pathlib.Path({str(tmp_path)!r}); "
+        "from tests.elementary_arguments import result_hash; "
         f"print(json.dumps({{f: result_hash(f) for f in {FUNCTIONS!r}}}))"
     )
     plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
@@ -95,8 +98,9 @@ def test_bits_are_the_same_from_code_for_the_plainest_cpu() -> None:
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_machine_code_fuses_nothing_and_calls_no_mathematics(function: str) -> None:
     scalar = getattr(exponential, f"scalar_{function}", None) or getattr(trigonometry, f"scalar_{function}")
-    compiled = elementary.loop(scalar, len(arguments(function)))
-    assembly = compiled.inspect_asm(compiled.signatures[0])
+    loop = elementary.loop(scalar, len(arguments(function)))
+    argument_types, _ = machine_code._normalized(loop._signature)
+    assembly = machine_code._machine().emit_assembly(loop._module(argument_types)[1])
     instructions = [line.split() for line in assembly.splitlines() if line.startswith("\t")]
     assert any("sd" in words[0] or words[0].startswith("f") for words in instructions)  # it reads the right thing
     fused = ("vfmadd", "vfmsub", "vfnmadd", "vfnmsub", "fmadd", "fmsub", "fnmadd", "fmla", "fmls")
