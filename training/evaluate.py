@@ -111,6 +111,9 @@ def evaluate(
     labels = number_column(test[LABEL]) > 0.5
     progress(Progress("evaluate", 0.0, "the model"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of CPU instructions helps nobody
+    # Where other processes want the cores too, threads that wait by spinning make fitting the baselines three times
+    # as slow. OpenMP reads this when it is loaded, which Keras does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     model = SavedModel(version_folder)
     probabilities = model.probabilities(test).astype(np.float64)
     judged = [Judged(summary["model"], probabilities, probabilities)]
@@ -120,8 +123,6 @@ def evaluate(
     cut = list(rows.texts) if slices is None else list(slices)
     sliced = slice_figures(test, cut, labels, probabilities, None if before is None else before.probabilities)
     progress(Progress("evaluate", 0.2, "the baselines"))
-    # Where other processes want the cores too, threads that wait by spinning make fitting three times as slow.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     statistics = compute_statistics(rows, min_rows=1)
     if baseline_feature is not None:
         judged.append(Judged(f"{baseline_feature} alone", *OneFeature(rows, baseline_feature).predict(test)))
