@@ -36,6 +36,8 @@ def test_it_tells_how_far_it_is_and_what_came_out(trained: Trained) -> None:
     assert result["fingerprint"] == training_rows.FINGERPRINT
     assert result["metrics"]["test"]["auc"] > 0.8
     assert result["metrics"]["test"]["rows"] == 2_000
+    best = min(one["validate_log_loss"] for one in result["epochs"])  # of averaged weights, which are exported
+    assert result["metrics"]["validate"]["log_loss"] == pytest.approx(best, abs=1e-6)
 
 
 def test_the_same_command_gives_the_same_model(trained: Trained) -> None:
@@ -158,8 +160,12 @@ def test_a_row_alone_is_predicted_as_in_its_block(trained: Trained) -> None:
     assert trained.model.probabilities(block.slice(0, 0)).shape == (0,)
 
 
-def test_the_report_sets_the_model_beside_its_baselines(trained: Trained, tmp_path: Path) -> None:
+def test_the_report_sets_the_model_beside_its_baselines(
+    trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from sklearn.metrics import log_loss, roc_auc_score
+
+    from training import evaluate
 
     rule = pa.table(
         {"event_id": trained.test["event_id"], "late already": pa.array(number_column(trained.test["delay"]) > 15)}
@@ -169,10 +175,9 @@ def test_the_report_sets_the_model_beside_its_baselines(trained: Trained, tmp_pa
     arguments: list[str | Path] = ["--rows", trained.rows_folder, "--version", trained.version]
     arguments += ["--champion", trained.homes[1] / "wide_and_deep" / "1", "--gates", GATES]
     arguments += ["--baseline-feature", "delay", "--miss", "4", "--purpose", "Parcels & their <delays>."]
-    code, lines, complaints = end(
-        start("training.evaluate", *arguments, "--rules", rules, "--out", tmp_path / "report", "--resamples", "100")
-    )
-    assert code == 0, complaints
+    arguments += ["--rules", rules, "--out", tmp_path / "report", "--resamples", "100", "--json"]
+    assert evaluate.main([str(one) for one in arguments]) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     report = lines[-1]
     done = [line["progress"]["done"] for line in lines[:-1]]
     assert (done[0], done[-1], done) == (0.0, 0.95, sorted(done))
@@ -292,21 +297,25 @@ def test_rows_of_one_outcome_teach_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "models" / "wide_and_deep").iterdir()) == []
 
 
-def test_a_training_that_is_ended_leaves_nothing_behind(trained: Trained, tmp_path: Path) -> None:
-    process = start(
-        "training.train", "--rows", trained.rows_folder, "--models", tmp_path, "--options", '{"epochs": 900}'
-    )
+def test_two_million_rows_train_in_a_part_of_the_memory_and_an_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    """22 million rows are allowed 3 GB, of which TensorFlow takes 0.6; the long test is in test_training_batches."""
+    rows = training_rows.write_often(tmp_path / "rows", training_rows.table(100_000, 1), times=20)
+    options = json.dumps({"epochs": 900, "batch_rows": 16_384, "units": [8]})
+    process = start("training.train", "--rows", rows, "--models", tmp_path / "models", "--options", options)
+    home = tmp_path / "models" / "wide_and_deep"
     assert process.stdout is not None
     try:
-        while json.loads(process.stdout.readline())["progress"]["stage"] != "train":
+        while not json.loads(process.stdout.readline())["progress"]["detail"].startswith("epoch 1 of 900: validation"):
             pass
-        assert {path.name[0] for path in (tmp_path / "wide_and_deep").iterdir()} == {"."}
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        assert {path.name[0] for path in home.iterdir()} == {"."}
         process.terminate()
     finally:
         code, _, complaints = end(process)
     assert code == 143, complaints
-    left = [path.name for path in (tmp_path / "wide_and_deep").iterdir()]
-    assert [name for name in left if not name.startswith(".checkpoint-")] == []
+    assert [path.name for path in home.iterdir() if not path.name.startswith(".checkpoint-")] == []
+    assert peak is not None
+    assert int(peak[1]) * 1024 < 1_200_000_000
 
 
 def test_tensorflow_reads_the_records_that_traindata_writes(tmp_path: Path) -> None:
