@@ -37,6 +37,8 @@ from streaming.work import Work
 log = logging.getLogger(__name__)
 
 MAX_GROUP_ROWS = 20_000
+MAX_WAITING_ROWS = 200_000
+"""A row of many features takes a kilobyte or two while it waits."""
 
 Keys = Callable[[str], pa.Array]
 """From the name of a key its value on each row asked about; from "" the rows' identities."""
@@ -88,7 +90,8 @@ class Delivery:
         predict: by the name of each model that a server holds: starts a prediction of a feature block. A rule needs
             none. Where a served model is not in it, features are only collected.
         archive, publish, acknowledge: where commits, outgoing messages and acknowledgements go.
-        max_waiting: works in the queue before `submit` blocks, which stops the pull (back-pressure).
+        max_waiting: works in the queue before `submit` blocks, which stops the pull (back-pressure); it does so too
+            where they have `MAX_WAITING_ROWS`.
         with_features: whether prediction messages carry the features.
         collect: record features only, whatever models the app names.
         as_blocks: whether predictions go as blocks.
@@ -122,7 +125,7 @@ class Delivery:
         self.totals = Totals()
         self._queue: deque[_Waiting] = deque()  # the archived ones first, until they are published
         self._archived: deque[_Archived] = deque()
-        self._archived_works = 0
+        self._archived_works = self._rows_waiting = 0
         self._all_archived = False
         self._changed = threading.Condition()
         self._closing = False
@@ -154,10 +157,14 @@ class Delivery:
         """Take one folded work; returns when the queue has room. Raises what made the committing thread fail."""
         answers = self._ask(work, work.block) if work.block is not None and work.block.num_rows else {}
         with self._changed:
-            self._changed.wait_for(lambda: len(self._queue) < self.max_waiting or self._failure is not None)
+            self._changed.wait_for(lambda: self._has_room() or self._failure is not None)
             self._raise_failure()
             self._queue.append(_Waiting(work, answers))
+            self._rows_waiting += _rows(self._queue[-1])
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._queue) < self.max_waiting and self._rows_waiting < MAX_WAITING_ROWS
 
     def wait_until_empty(self) -> bool:
         """Wait until everything that was submitted is committed and published; False if that cannot be."""
@@ -269,7 +276,7 @@ class Delivery:
                     self._archived.popleft()
                     self._archived_works -= len(commit.works)
                     for _ in commit.works:
-                        self._queue.popleft()
+                        self._rows_waiting -= _rows(self._queue.popleft())
                 self._changed.notify_all()
 
     def _next_archived(self) -> list[_Archived]:
