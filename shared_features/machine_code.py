@@ -10,6 +10,7 @@ Where nothing can be kept, each process compiles anew.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,6 +19,8 @@ import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -65,8 +68,11 @@ class Kept:
         path = FOLDER / f"{self.__name__}.{_key(self._signature)}.o"
         kept = _read(path)
         if kept is None:
-            kept = self._compiled(argument_types)
-            _write(path, *kept)
+            with _alone(path):
+                kept = _read(path)
+                if kept is None:
+                    kept = self._compiled(argument_types)
+                    _write(path, *kept)
         dispatcher = compiled()(self._function)
         entry = SimpleNamespace(signature=return_type(*argument_types), objectmode=False)
         entry.entry_point = _load(self._function, *kept)
@@ -126,6 +132,17 @@ def _surroundings() -> bytes:
     processor = [llvm.get_default_triple(), *_processor()]
     found.update(json.dumps([sys.version, versions, processor]).encode())
     return found.digest()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Processes that start together wait for the first one's code, not for each other's cores."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            lock = stack.enter_context((path.parent / f"{path.name.partition('.')[0]}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _read(path: Path) -> tuple[str, bytes] | None:

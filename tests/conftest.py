@@ -28,19 +28,31 @@ settings.load_profile("ci" if os.environ.get("CI") else "person")
 
 
 LONGEST_FIRST = (
-    "test_streaming.py",
     "test_demo.py",
     "test_new.py",
-    "test_gateway_live.py",
-    "test_up.py",
+    "test_flink.py",
+    "test_streaming.py",
     "test_training_model.py",
+    "test_up.py",
+    "test_promotion.py",
+    "test_traindata.py",
     "test_environment.py",
+    "test_gateway_live.py",
+    "test_serving_memory.py",
     "test_readme.py",
+    "test_skew.py",
+    "test_project.py",
+    "test_fault_job.py",
+    "test_fault_model.py",
+    "test_batch_pipeline.py",
+    "test_serving_lifecycle.py",
+    "test_broker_process.py",
+    "test_backfill.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take a minute or more come first, so that two workers end at about the same time."""
+    """Files that take long come first, the longest before the others, so that all workers end together."""
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 

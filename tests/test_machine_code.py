@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,15 @@ def use() -> int:
 
 def test_the_second_one_is_loaded(folder: Path, compilations: list[str]) -> None:
     assert (use(), use(), compilations) == (18, 18, ["total"])
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.o")
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_of_some_that_start_together_one_compiles(folder: Path, compilations: list[str]) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(lambda _: use(), range(3))) == [18] * 3
+    assert compilations == ["total"]
+    assert len(list(folder.glob("*.o"))) == 1
 
 
 def test_other_sources_or_types_are_other_code(
@@ -61,13 +69,13 @@ def test_other_sources_or_types_are_other_code(
     monkeypatch.setattr(machine_code, "_key", lambda _: "another source")
     assert use() == 18
     assert compilations == ["total"] * 3
-    assert len(list(folder.iterdir())) == 1  # former ones go
+    assert len(list(folder.glob("*.o"))) == 1  # former ones go
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_what_is_not_whole_is_compiled_again(folder: Path, compilations: list[str], damage: str) -> None:
     use()
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.o")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes({"flip": bytes(data), "cut": bytes(data[:-100]), "empty": b""}[damage])
@@ -80,7 +88,7 @@ def test_what_others_could_have_written_is_left_aside(
     folder: Path, compilations: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     use()
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.o")
     file.chmod(0o666)
     assert use() == 18
     assert compilations == ["total"] * 2
