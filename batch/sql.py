@@ -216,11 +216,11 @@ def _nested(columns: Mapping[str, None]) -> str:
 
     So is a column that others go on from: ``shadow.late``, a version, beside ``shadow.late.probability``.
     """
+    begins = {name[:end] for name in columns for end, character in enumerate(name) if character == "."}
     tree: dict[str, Any] = {}
     for name in columns:
         node = tree
-        is_begin = any(other.startswith(f"{name}.") for other in columns)
-        *parents, leaf = [name] if is_begin else name.split(".")
+        *parents, leaf = [name] if name in begins else name.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = quoted(name)
