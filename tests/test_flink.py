@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,10 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from batch.snapshot import snapshot
 from batch.verify import verify
 from streaming.archive import read_commits
+from tests import histories
 from tests.faults.jobs import Job, Jobs
 from tests.flink_cluster import FETCH_S, FlinkCluster, flink_cluster
 from tests.processes import REPOSITORY, Started, wait_until
@@ -62,6 +66,11 @@ def archived_predictions(archive: Path) -> dict[str, float]:
     }
 
 
+def metrics(job: Job) -> set[str]:
+    """The lines of what the job tells Prometheus."""
+    return set(httpx.get(f"{job.wait_ready()['monitoring']}/metrics").text.splitlines())
+
+
 @pytest.mark.timeout(FETCH_S + 3 * COME_BACK_S)
 def test_a_kill_a_savepoint_and_held_outputs(
     cluster: FlinkCluster, start_process: Start, warm_jobs: Jobs, tmp_path: Path
@@ -84,6 +93,9 @@ def test_a_kill_a_savepoint_and_held_outputs(
     progress(job, archived)
     first = history.slice(0, ROWS)
     wait_until(lambda: bench.ids() == sale_ids(first), COME_BACK_S, "every sale is predicted")
+    counted = f'sameriver_events_total{{end="predicted"}} {ROWS * 3 // 4}.0'
+    wait_until(lambda: counted in metrics(job), COME_BACK_S, "the metrics count every sale")
+    assert {"sameriver_flink_restores_total 0.0", "sameriver_ready 1.0"} & metrics(job) == {"sameriver_ready 1.0"}
     totals = job.drain(timeout_s=COME_BACK_S)
     assert totals["outcomes"] == {"predicted": ROWS * 3 // 4, "folded": ROWS // 4}
     revisions = newest_revisions(bench)
@@ -96,3 +108,18 @@ def test_a_kill_a_savepoint_and_held_outputs(
     report = verify(app, bench.archive)
     assert (report.events, report.predictions, report.mismatches) == (ROWS + 200, (ROWS + 200) * 3 // 4, 0)
     bench.close()
+
+
+@pytest.mark.soak
+def test_a_snapshot_made_on_the_cluster_is_that_made_in_process(
+    cluster: FlinkCluster, warm_jobs: Jobs, tmp_path: Path
+) -> None:
+    folder = histories.write(tmp_path / "history", sales(ROWS), row_group_rows=200)
+    cut, (here, there) = "2023-11-14T22:20:00", (tmp_path / "here.state", tmp_path / "there.state")
+    snapshot(app, folder, here, cut=dt.datetime.fromisoformat(f"{cut}+00:00"))
+    options = ["--app=tests/shop", f"--source={folder}", f"--at={cut}", f"--out={there}", "--collect", "--runner=flink"]
+    options.append(f"--beam=--job_endpoint={cluster.places['job-endpoint']}")
+    options.append(f"--beam=--environment_config={cluster.places['worker-pool']}")
+    job = warm_jobs.start(["snapshot", *options, "--json"])
+    assert job.wait(2 * COME_BACK_S) == 0, job.log.read_text("utf-8")
+    assert here.read_bytes() == there.read_bytes()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from streaming.flink import STATE_FILE
 from tests.faults import served
 from tests.faults.jobs import Jobs
 from tests.faults.model_server import FILE, ModelServer, put
@@ -22,6 +25,7 @@ EVENTS = 200_000
 ROUNDS = ("task-manager", "broker", "worker", "job-manager", "model server") * 2
 CHECKPOINT_MS = 2_000
 COME_BACK_S = 300
+CALM_S, SAMPLE_S = 600, 20
 IN_FLIGHT = 2_000
 """Published right before each kill, so that some are under way when it comes."""
 
@@ -87,4 +91,35 @@ def test_ten_kills_lose_nothing_and_state_stays_exact(
         again.drain(timeout_s=COME_BACK_S)
         report = rig.verified()
         assert (report["events"], report["mismatches"]) == (EVENTS + 1_000, 0)
+        rig.close()
+
+
+@pytest.mark.soak
+def test_checkpoints_do_not_grow_in_ten_calm_minutes(
+    start_process: Start, warm_jobs: Jobs, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """The source goes on asking, checkpoints are taken and finalizers called: nothing of that stays in the state."""
+    broker = Broker(start_process, tmp_path / "broker", free_port())
+    with flink_cluster(tmp_path / "cluster") as cluster:
+        rig = Rig(warm_jobs, broker.address, tmp_path)
+        job = rig.start_job(*cluster.options, f"--checkpoint-ms={CHECKPOINT_MS}", wait=False)
+        job.wait_ready(COME_BACK_S)
+        rig.publish(20_000)
+        wait_until(lambda: rig.archived() == len(rig.published), COME_BACK_S, "all events are archived")
+        number = json.loads((rig.archive / STATE_FILE).read_text("utf-8"))["job"]
+
+        def checkpoint() -> tuple[int, int]:
+            found = cluster.rest.checkpoints(number)["latest"]["completed"]
+            return found["id"], found["state_size"]
+
+        first = checkpoint()[0]
+        wait_until(lambda: checkpoint()[0] > first + 3, COME_BACK_S, "what was archived has left the state")
+        begin, sizes = time.monotonic(), dict([checkpoint()])
+        while time.monotonic() - begin < CALM_S:
+            time.sleep(SAMPLE_S)
+            sizes.update([checkpoint()])
+        assert len(sizes) > CALM_S / SAMPLE_S / 2
+        assert max(sizes.values()) - min(sizes.values()) < 1_000, sizes
+        print(f"checkpoints of {min(sizes.values()):,} to {max(sizes.values()):,} bytes in {CALM_S} s")
+        assert job.drain(timeout_s=COME_BACK_S)["received"] == len(rig.published)
         rig.close()
