@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from batch import partitions, partitions_spill, partitions_steps, reaction_steps, tables
+from batch import partitions, partitions_spill, reaction_steps, tables
 from batch.backfill import BackfillSummary, backfill
 from batch.backfill_rows import Asking
 from batch.export import Export
@@ -22,6 +22,7 @@ from batch.verify_backfill import BackfillReport, verify_backfill
 from batch.writers import Written
 from shared_features import App, Key, Reaction, Rule, mean, prediction
 from shared_features.errors import ConfigurationError, HistoryError
+from shared_features.kernel import step
 from shared_features.plan import make_plan
 from streaming.archive import Archive, read_commits
 from streaming.snapshots import begin_from
@@ -129,7 +130,7 @@ def test_a_run_that_was_cut_off_goes_on_with_what_was_remembered(
     """Shards are cut off in the midst of their buckets; what reactions remember there lies beside the state."""
     monkeypatch.setattr(partitions_spill, "TOGETHER_BYTES", 1)
     folder = histories.write(tmp_path / "history", events(count=120))
-    step, steps = partitions_steps.step, list[int]()
+    steps = list[int]()
 
     def failing(state: Any, block: pa.RecordBatch) -> pa.RecordBatch:
         steps.append(block.num_rows)
@@ -137,7 +138,7 @@ def test_a_run_that_was_cut_off_goes_on_with_what_was_remembered(
             raise HistoryError("cut off")
         return step(state, block)
 
-    monkeypatch.setattr(partitions_steps, "step", failing)
+    monkeypatch.setattr("batch.partitions_steps.step", failing)
     with pytest.raises(HistoryError, match="cut off"):
         backfill(app, folder, tmp_path / "out", asking=RULES, shards=2)
     (work,) = (tmp_path / "out").glob("_work-*")
