@@ -230,30 +230,24 @@ def string_buffers(
 
 @cache
 def _kernels() -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
-    """Compiles the three loops at their first use (1 s): those who never hash do not pay for it.
-
-    No on-disk cache: Numba's is made of pickles.
-    """
-    import numba
-    from numba import types
+    """The three loops, loaded at their first use: those who never hash do not pay for it."""
+    from shared_features.exact import compiled
+    from shared_features.machine_code import kept
 
     prime, null_length = np.uint64(_FNV_PRIME), np.uint64(_NULL_LENGTH)
     fmix_1, fmix_2 = np.uint64(_FMIX_1), np.uint64(_FMIX_2)
     byte, eight = np.uint64(0xFF), np.uint64(8)
-    readonly_bytes = types.Array(types.uint8, 1, "C", readonly=True)
-    readonly_int64 = types.Array(types.int64, 1, "C", readonly=True)
-    readonly_bool = types.Array(types.boolean, 1, "C", readonly=True)
-    states_type = types.Array(types.uint64, 1, "C")
+    integers, octets, flags = (f"Array({name}, 1, 'C', readonly=True)" for name in ("int64", "uint8", "boolean"))
 
-    @numba.njit(types.uint64(types.uint64, types.uint64, types.int64), inline="always")
-    def absorb_integer(state: Any, number: Any, width: Any) -> Any:
+    @compiled(forceinline=True)
+    def absorb_integer(state, number, width):  # type: ignore[no-untyped-def]
         for _ in range(width):
             state = (state ^ (number & byte)) * prime
             number = number >> eight
         return state
 
-    @numba.njit(types.void(readonly_int64, readonly_bytes, readonly_bool, types.boolean, states_type), nogil=True)
-    def absorb_strings(offsets: Any, data: Any, nulls: Any, framed: Any, states: Any) -> None:
+    @kept(f"void({integers}, {octets}, {flags}, boolean, uint64[::1])")
+    def absorb_strings(offsets, data, nulls, framed, states):  # type: ignore[no-untyped-def]
         for row in range(len(states)):
             state = states[row]
             begin, end = offsets[row], offsets[row + 1]
@@ -266,8 +260,8 @@ def _kernels() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
                 state = (state ^ np.uint64(data[position])) * prime
             states[row] = state
 
-    @numba.njit(types.void(readonly_int64, readonly_bool, types.boolean, types.int64, states_type), nogil=True)
-    def absorb_integers(numbers: Any, nulls: Any, framed: Any, width: Any, states: Any) -> None:
+    @kept(f"void({integers}, {flags}, boolean, int64, uint64[::1])")
+    def absorb_integers(numbers, nulls, framed, width, states):  # type: ignore[no-untyped-def]
         for row in range(len(states)):
             state = states[row]
             if framed:
@@ -277,8 +271,8 @@ def _kernels() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
                 state = absorb_integer(state, np.uint64(width), 4)
             states[row] = absorb_integer(state, np.uint64(numbers[row]), width)
 
-    @numba.njit(types.void(states_type), nogil=True)
-    def finish(states: Any) -> None:
+    @kept("void(uint64[::1])")
+    def finish(states):  # type: ignore[no-untyped-def]
         for row in range(len(states)):
             state = states[row]
             state = (state ^ (state >> np.uint64(33))) * fmix_1
