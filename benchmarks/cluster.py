@@ -69,10 +69,10 @@ def run(*, events: int = 300_000, rule: bool = False, progress: Progress | None 
         tell(0.2, "blocks")
         result: dict[str, Any] = {"events": events, "model_server": not rule, "checkpoint_ms": CHECKPOINT_MS}
         result |= bench.throughput("", _block_messages(blocks), events)
-        tell(0.5, "live")
+        tell(0.5, "calm")
+        result |= bench.growth()  # what is not archived yet of the blocks would keep the next events waiting
+        tell(0.6, "live")
         result |= bench.live("live", LIVE_PER_S, _single_messages(live, duplicated=False))
-        tell(0.6, "calm")
-        result |= bench.growth()
         tell(0.7, "kill")
         result["recovery_s"] = bench.restart(_single_messages(last, duplicated=False))
         result["lost"] = len(bench.wanted - bench.receiver.seen())
