@@ -92,6 +92,7 @@ def test_ten_kills_lose_nothing_and_state_stays_exact(
         report = rig.verified()
         assert (report["events"], report["mismatches"]) == (EVENTS + 1_000, 0)
         rig.close()
+        models.process.kill()
 
 
 @pytest.mark.soak
