@@ -182,6 +182,7 @@ class DemoRun:
         with self._stage("live") as stage:
             stage.detail = "starting model server and streaming job"
             live.start_model_server(self._models)
+            live.start_job(self._folder / "archive")
             replay = make_replay(self.app, preparation.history, self._settings.replay(since, preparation.replay))
             replay.write(self.app, self._folder / "replay.arrow")
             tally = Tally(self.app, replay)
@@ -200,8 +201,6 @@ class DemoRun:
                 on_record=lambda record: _receive(tally, record),
             )
             self._stack.callback(subscriber.stop, 5)
-            live.start_job(self._folder / "archive")
-            live.job_ready()
             target = [f"--project={options.PROJECT}", f"--topic={topic(self.app.name, 'events')}"]
             publisher = Child(
                 "publisher",
@@ -213,6 +212,7 @@ class DemoRun:
             self._stack.callback(publisher.stop, 5)
             subscriber.wait_ready(60)
             publisher.wait_ready(60)
+            live.job_ready()
             stage.detail = "broker, model server, streaming job; official publisher and subscriber"
             if self.map is not None:
                 stage.detail = f"{stage.detail}; map at {self.map.url}"

@@ -75,54 +75,58 @@ class Preparation:
         self._app, self._app_name, self._quick = app, app_name, quick
         self._models, self._logs, self._tell = models, logs, tell
         self.training = var / "training" / app.name
-        self.running: Child | None = None
+        self.running: list[Child] = []
 
     def data(self) -> dict[str, Any]:
         """The history's summary; only ``reused`` where it is one that the app did not make."""
         if not self._examples.exist:
             return {"reused": True}
-        return self._run("data", ["data", self._app_name, "--out", str(self.history)])
+        (summary,) = self._run("data", {"data": ["data", self._app_name, "--out", str(self.history)]})
+        return summary
 
     def rows(self) -> dict[str, Any]:
         """The training rows' summary."""
         arguments = ["--app", self._app_name, "--history", str(self.history), "--out", str(self.training)]
-        return self._run("training rows", ["traindata", *arguments])
+        (summary,) = self._run("training rows", {"training-rows": ["traindata", *arguments]})
+        return summary
 
     def model(self) -> dict[str, Any]:
-        """The summary of the app's first model, with ``version`` and ``reused``; its other models are there, too."""
+        """The summary of the app's first model, with ``version`` and ``reused``; its other models are there, too.
+
+        They are trained side by side: much of the time of each is that TensorFlow is loaded.
+        """
         names = options.served_models(self._app)
         if not names:
             raise ConfigurationError(f"app {self._app.name!r} has no model to train: add Model(...) to its file")
-        first, *_ = [self._model(name) for name in names]
-        return first
-
-    def _model(self, name: str) -> dict[str, Any]:
-        found = fitting_model(self._app, self._models, name, self.training, quick=self._quick)
-        if found is not None:
-            return {**found, "reused": True}
-        arguments = ["--app", self._app_name, "--rows", str(self.training), "--models", str(self._models)]
-        arguments += ["--model", name]
-        trained = self._run("model", ["train", *arguments, *(["--quick"] if self._quick else [])])
-        return {**trained, "reused": False}
+        found = {name: fitting_model(self._app, self._models, name, self.training, quick=self._quick) for name in names}
+        missing = [name for name in names if found[name] is None]
+        arguments = ["train", "--app", self._app_name, "--rows", str(self.training), "--models", str(self._models)]
+        arguments += ["--quick"] if self._quick else []
+        trained = self._run("model", {f"model-{name}": [*arguments, "--model", name] for name in missing})
+        summaries = {name: {**one, "reused": True} for name, one in found.items() if one is not None}
+        summaries |= {name: {**one, "reused": False} for name, one in zip(missing, trained, strict=True)}
+        return summaries[names[0]]
 
     def stop(self) -> None:
         """Stop the step at work, if any."""
-        if self.running is not None:
-            self.running.stop(5)
+        for child in self.running:
+            child.stop(5)
 
-    def _run(self, step: str, arguments: list[str]) -> dict[str, Any]:
+    def _run(self, step: str, commands: dict[str, list[str]]) -> list[dict[str, Any]]:
+        """The results of commands, by the names of their logs, that run side by side."""
+
         def note(record: dict[str, Any]) -> None:
             if "progress" in record:
                 told = record["progress"]
                 self._tell(step, float(told.get("done", 0.0)), str(told.get("detail", "")))
 
-        log = self._logs / f"{step.replace(' ', '-')}.log"
-        self.running = Child(step, ["cli", *arguments, "--json"], log, on_record=note)
         try:
-            return self.running.wait()
+            for log, command in commands.items():
+                self.running.append(Child(step, ["cli", *command, "--json"], self._logs / f"{log}.log", on_record=note))
+            return [child.wait() for child in self.running]
         finally:
-            self.running.stop(5)
-            self.running = None
+            self.stop()
+            self.running = []
 
 
 def make_quick_models(app: App, app_name: str, models: Path) -> None:
