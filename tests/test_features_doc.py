@@ -1,4 +1,4 @@
-"""docs/features.md has every feature that can be written: a row in a table, and an example that runs."""
+"""The guides have every feature that can be written: a row in a table, and an example that runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shared_features
 from shared_features.expressions import Expression
 from tests import repository
 
-GUIDE = Path("docs/features.md")
+GUIDES = (Path("docs/features.md"), Path("docs/places.md"))
 NOT_FEATURES = {"App", "Clean", "EventType", "Gate", "Key", "Label", "Model", "Prediction", "Reaction", "Rule"}
 NOT_FEATURES |= {"Alarm", "Areas", "Between", "External", "Kpi", "compute", "load_app"}
 OF_RULES = {"outcome", "prediction"}  # what a model gave and what came of it: no features
@@ -25,12 +25,12 @@ METHODS = [name for name in METHODS if inspect.isfunction(getattr(Expression, na
 
 def _table_cells() -> str:
     """The first cell of every row of a table: what is said about it stands in the others."""
-    rows = re.findall(r"^\| (`.*?`) \|", repository.text(GUIDE), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?`) \|", "\n".join(map(repository.text, GUIDES)), re.MULTILINE)
     return "\n".join(rows)
 
 
 def _examples() -> str:
-    return "\n".join(block.code for block in repository.code_blocks("python") if block.path == GUIDE)
+    return "\n".join(block.code for block in repository.code_blocks("python") if block.path in GUIDES)
 
 
 def test_the_lists_are_what_they_seem() -> None:
@@ -41,8 +41,8 @@ def test_the_lists_are_what_they_seem() -> None:
 @pytest.mark.parametrize("name", [*FUNCTIONS, *(f".{method}" for method in METHODS)])
 def test_every_feature_has_a_row_and_an_example(name: str) -> None:
     call = re.compile(rf"(?<!\w){re.escape(name)}\(" if name in FUNCTIONS else rf"{re.escape(name)}\(")
-    assert call.search(_table_cells()), f"{name}: no table of {GUIDE} says what it takes and gives"
-    assert call.search(_examples()), f"{name}: no example of {GUIDE} uses it"
+    assert call.search(_table_cells()), f"{name}: no table of the guides says what it takes and gives"
+    assert call.search(_examples()), f"{name}: no example of the guides uses it"
 
 
 def test_the_guide_names_nothing_that_is_not_there() -> None:
