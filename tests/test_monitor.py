@@ -23,6 +23,7 @@ from batch.monitor_metrics import MonitorMonitoring
 from batch.scores import Scores
 from batch.views import ViewFollower, ViewPublisher
 from cli import main
+from commands.retrain import Retraining
 from commands.retrain_triggers import Triggers
 from shared_features import Alarm, App, Kpi, Label, Rule, outcome, prediction, where
 from shared_features.compute import compute_block
@@ -342,7 +343,12 @@ def test_what_calls_for_a_retraining(tmp_path: Path) -> None:
 def test_a_retraining_that_nothing_calls_for_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     called = list[str]()
-    monkeypatch.setattr("commands.retrain.Retraining.steps", lambda run, *_: called.append(run.model.name))
+
+    def steps(run: Retraining, *_: object) -> None:
+        called.append(run.model.name)
+        run.promoted = True
+
+    monkeypatch.setattr(Retraining, "steps", steps)
     command = ["retrain", "--app", "flights", "--every", "7d", "--on", "drift"]
     first, second = (CliRunner().invoke(main, command, catch_exceptions=False) for _ in range(2))
     assert (first.exit_code, called) == (0, ["wide_and_deep"])
