@@ -353,7 +353,7 @@ def test_a_retraining_that_nothing_calls_for_is_none(tmp_path: Path, monkeypatch
     first, second = (CliRunner().invoke(main, command, catch_exceptions=False) for _ in range(2))
     assert (first.exit_code, called) == (0, ["wide_and_deep"])
     assert "retraining: the first time" in first.output
-    assert (second.exit_code, second.output) == (0, "nothing calls for a retraining of wide_and_deep\n")
+    assert (second.exit_code, second.stdout) == (0, "nothing calls for a retraining of wide_and_deep\n")
     assert CliRunner().invoke(main, ["retrain", "--watch"]).exit_code == 2
 
 
