@@ -62,12 +62,14 @@ class FindRows(beam.DoFn):
     def process(self, element: str, twice: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         if not twice:
             return
-        sought = np.concatenate([_hashes(Path(path)) for path in sorted(twice)])
+        sought = np.sort(np.concatenate([_hashes(Path(path)) for path in twice]))
         spilled = read_spill(Path(element))
         for piece in spilled.pieces if spilled else ():
             block = read_piece(piece.file, piece.offset, piece.length)
             hashes = identities(block)
-            rows = np.flatnonzero(np.isin(hashes, sought))
+            # isin() would sort all that is sought again for each of thousands of pieces.
+            near = np.minimum(np.searchsorted(sought, hashes), len(sought) - 1)
+            rows = np.flatnonzero(sought[near] == hashes)
             if len(rows):
                 found = block.take(pa.array(rows))
                 columns = {"row": rows.astype(np.int64)}
