@@ -54,11 +54,12 @@ def rig(warm_jobs: Jobs, broker: Started, proxy: Proxy, tmp_path: Path) -> Itera
 def test_kills_of_the_job_lose_nothing(rig: Rig, kills: int, events: int, mean_s: float) -> None:
     done, tries, archived, in_flight = 0, 0, 0, []
     with flow(rig, 1_000_000) as flowing:
-        while done < kills and tries < 2 * kills:
+        while done < kills and tries < 6 * kills:
             tries += 1
             job = rig.start_job()
             kill_clock(rig, archived, mean_s)
             assert flowing.running, "the work was done before the kill"
+            wait_until(lambda: len(rig.published) > rig.archived(), 30, "something is on its way")
             published = len(rig.published)
             job.kill()
             archived = rig.archived()
