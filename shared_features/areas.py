@@ -35,11 +35,17 @@ class Areas:
     Args:
         areas: name and rings of each.
 
+    Attributes:
+        outlines: these.
+        names: of the areas, strings.
+        digest: hexadecimal; areas of the same names and edges have the same one.
+
     Raises:
         DefinitionError: a ring is not closed, out of range or crosses the antimeridian.
     """
 
     def __init__(self, areas: Sequence[tuple[str, Sequence[Ring]]]) -> None:
+        self.outlines = areas
         edges: list[tuple[float, float, float, float]] = []
         boxes, ends = np.empty((len(areas), 4)), np.empty(len(areas), np.int64)
         for number, (name, rings) in enumerate(areas):

@@ -314,22 +314,23 @@ def prediction_id(app: str, event_type: str, event_id: str, model: str, model_ve
     Returns:
         32 hexadecimal digits.
     """
-    begun = hashlib.blake2b(
-        _begun(app, event_type, model, model_version, fingerprint), digest_size=16, person=_PREDICTION
-    )
-    return _framed(begun, (event_id.encode(),)).hexdigest()
+    return _id_after(_begun(app, event_type, model, model_version, fingerprint), event_id)
 
 
 def prediction_ids(
     app: str, event_type: str, event_ids: pa.StringArray, model: str, model_version: int, fingerprint: str
 ) -> pa.StringArray:
     """:func:`prediction_id` of many events of one type and one model."""
+    begun = _begun(app, event_type, model, model_version, fingerprint)
     if len(event_ids) <= _FEW_IDS:
-        few = [prediction_id(app, event_type, one, model, model_version, fingerprint) for one in event_ids.to_pylist()]
-        return pa.array(few, pa.string())
+        return pa.array([_id_after(begun, one) for one in event_ids.to_pylist()], pa.string())
     from shared_features.blake2b import hex_digests  # brings the compiler
 
-    return hex_digests(_begun(app, event_type, model, model_version, fingerprint), event_ids, person=_PREDICTION)
+    return hex_digests(begun, event_ids, person=_PREDICTION)
+
+
+def _id_after(begun: bytes, event_id: str) -> str:
+    return hashlib.blake2b(begun + _frame(event_id.encode()), digest_size=16, person=_PREDICTION).hexdigest()
 
 
 def _begun(app: str, event_type: str, model: str, model_version: int, fingerprint: str) -> bytes:

@@ -38,12 +38,12 @@ from streaming.outgoing import dead_letter, dead_letter_of_row, outgoing
 from streaming.pieces import Piece
 from streaming.results import Answer
 from streaming.routes import RoutedModel
+from streaming.source import WORK_BYTES
 from streaming.stages import take_events
 from streaming.topics import Message, OutgoingMessage, Publisher, Subscriber
 
 log = logging.getLogger(__name__)
 
-WORK_BYTES = 1 << 20
 HELD_MESSAGES, HELD_BYTES = 1_000_000, 1 << 30
 BEAT_S = 1.0
 NOTICE_S = 0.25

@@ -125,7 +125,7 @@ class Delivery:
         self.totals = Totals()
         self._queue: deque[_Waiting] = deque()  # the archived ones first, until they are published
         self._archived: deque[_Archived] = deque()
-        self._archived_works = self._rows_waiting = 0
+        self._archived_works = 0
         self._all_archived = False
         self._changed = threading.Condition()
         self._closing = False
@@ -160,11 +160,10 @@ class Delivery:
             self._changed.wait_for(lambda: self._has_room() or self._failure is not None)
             self._raise_failure()
             self._queue.append(_Waiting(work, answers))
-            self._rows_waiting += _rows(self._queue[-1])
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        return len(self._queue) < self.max_waiting and self._rows_waiting < MAX_WAITING_ROWS
+        return len(self._queue) < self.max_waiting and sum(map(_rows, self._queue)) < MAX_WAITING_ROWS
 
     def wait_until_empty(self) -> bool:
         """Wait until everything that was submitted is committed and published; False if that cannot be."""
@@ -276,7 +275,7 @@ class Delivery:
                     self._archived.popleft()
                     self._archived_works -= len(commit.works)
                     for _ in commit.works:
-                        self._rows_waiting -= _rows(self._queue.popleft())
+                        self._queue.popleft()
                 self._changed.notify_all()
 
     def _next_archived(self) -> list[_Archived]:

@@ -5,7 +5,6 @@ from apps.vessels.published import published_features, published_model
 from apps.vessels.shore import SHORE
 from shared_features import (
     App,
-    Areas,
     Clean,
     EventType,
     Key,
@@ -57,7 +56,7 @@ gap_s = seconds_since_last(position.vessel, by=by_vessel, over="24h", include_se
 start_3h = first(here[0], by=by_vessel, over="3h"), first(here[1], by=by_vessel, over="3h")
 last_course = last(position.course, by=by_vessel, over="24h", include_self=False)
 slow = (position.speed > 1.5) & (position.speed < 5.5)
-areas = Areas(read_areas())
+areas = read_areas()
 protected = inside(*here, areas)
 fishing = prediction()
 

@@ -22,7 +22,7 @@ Rings = list[list[tuple[float, float]]]
 """Closed rings of (latitude, longitude), outer ones and holes alike."""
 
 
-def read_areas(path: Path | None = None) -> list[tuple[str, Rings]]:
+def read_areas(path: Path | None = None) -> Areas:
     """The areas of a GeoJSON file: a FeatureCollection of Polygons and MultiPolygons (RFC 7946) with ``name``.
 
     One without a name is called by its number in the file.
@@ -40,7 +40,7 @@ def read_areas(path: Path | None = None) -> list[tuple[str, Rings]]:
         for number, feature in enumerate(collection["features"], 1):
             name = str((feature.get("properties") or {}).get("name") or f"area {number}")
             areas.append((name, _rings(number, feature["geometry"])))
-        Areas(areas)
+        read = Areas(areas)
     except DefinitionError as error:
         raise ConfigurationError(f"protected areas {path} cannot be used: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -53,7 +53,7 @@ def read_areas(path: Path | None = None) -> list[tuple[str, Rings]]:
         raise ConfigurationError(
             f"protected areas {path} have {edges:,} edges, wanted at most {MOST_EDGES:,}: simplify their outlines"
         )
-    return areas
+    return read
 
 
 def _rings(number: int, shape: dict[str, Any]) -> Rings:

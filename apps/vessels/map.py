@@ -24,15 +24,16 @@ GRID_DEGREES = 1.0
 
 def shapes() -> dict[str, Any]:
     """What is drawn below the vessels, as GeoJSON: the protected areas."""
+    areas = read_areas()
     features = [
         {
             "type": "Feature",
             "properties": {"name": name},
             "geometry": {"type": "Polygon", "coordinates": [[[east, north] for north, east in ring] for ring in rings]},
         }
-        for name, rings in read_areas()
+        for name, rings in areas.outlines
     ]
-    return {"type": "FeatureCollection", "features": features, "examples": read_areas() == read_areas(EXAMPLES)}
+    return {"type": "FeatureCollection", "features": features, "examples": areas.digest == read_areas(EXAMPLES).digest}
 
 
 def picture(positions: pa.Table, path: Path) -> dict[str, Any]:
