@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 from collections import Counter
@@ -256,7 +257,10 @@ def test_each_event_published_three_times_is_predicted_once(bench: Bench, count:
 
 
 def test_kill_9_loses_nothing_and_state_comes_back_exactly(bench: Bench) -> None:
-    """Two kills while events flow; in each the work was not finished. The archive verifies as a whole."""
+    """Two kills while events flow; in each the work was not finished. The archive verifies as a whole.
+
+    The job stands still before it is killed, wherever it is, and more events come: it cannot finish them first.
+    """
     history = sales(4000)
     messages = outgoing(history)
     archived = 0
@@ -264,7 +268,9 @@ def test_kill_9_loses_nothing_and_state_comes_back_exactly(bench: Bench) -> None
         job = bench.stream()
         bench.publish(messages[start : start + 500])
         wait_until(partial(bench.has_archived_more_than, archived), 60, "rows are archived after the restart")
-        bench.publish(messages[start + 500 : start + 1500])
+        bench.publish(messages[start + 500 : start + 1000])
+        os.kill(job.pid, signal.SIGSTOP)
+        bench.publish(messages[start + 1000 : start + 1500])
         job.kill()
         archived = bench.archived_rows()
         assert archived < start + 1500, "the work was finished before the kill, which then proves nothing"
