@@ -2,7 +2,7 @@
 
 An app may read further formats: ``readers.py`` beside its ``app.py`` has ``READERS``, name of the format to a function
 of the file's lines (bytes) that yields, with the number of its line, each event as a dict, ``event_type`` among its
-entries, or, of a line that is none, the line.
+entries, or, of a line that cannot be used, the line and why.
 """
 
 from __future__ import annotations
@@ -166,9 +166,10 @@ class EventFile:
     def _app_s(self, file: IO[bytes]) -> Iterator[Row]:
         """By the app's own reader."""
         for number, event in self._readers[self.format](file):
-            if isinstance(event, bytes):
-                wrong = f"The line is nothing that format {self.format} takes: {event[:SHOWN_BYTES]!r}."
-                yield Row(number, self._message(event, next(iter(self._app.event_types))), wrong)
+            if isinstance(event, tuple):
+                line, why = event
+                wrong = f"The line is nothing that format {self.format} takes ({why}): {line[:SHOWN_BYTES]!r}."
+                yield Row(number, self._message(line, next(iter(self._app.event_types))), wrong)
             else:
                 values = dict(event)
                 event_type = values.pop("event_type", None)

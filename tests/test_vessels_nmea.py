@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyais import encode_dict
 
 import cli
@@ -92,22 +96,50 @@ def test_not_available_is_missing_to_the_job() -> None:
     }
 
 
-def test_lines_that_are_no_sentences_are_told_with_their_number(tmp_path: Path) -> None:
-    path = tmp_path / "harbour.nmea"
-    path.write_bytes(
-        b"# notes\n" + tagged(KNOWN) + b"hello\n\n" + KNOWN.replace(b"*5C", b"*5D") + b"\n" + tagged(KNOWN)
-    )
-    app = load_app("vessels")
+def payload_of(payload: bytes, parts: bytes = b"1,1,") -> bytes:
+    """A sentence around a payload, its checksum right."""
+    body = b"AIVDM,%b,B,%b,0" % (parts, payload)
+    return b"!%b*%02X" % (body, functools.reduce(operator.xor, body))
+
+
+def test_lines_that_cannot_be_used_are_told_with_their_number(tmp_path: Path) -> None:
+    path, app = tmp_path / "harbour.nmea", load_app("vessels")
+    static = sentences(type=5, mmsi=1, shipname="A", destination="B", ship_type=70)
+    lines = {
+        1: b"# notes", 2: tagged(KNOWN), 3: b"hello", 4: b"",
+        5: KNOWN.replace(b"*5C", b"*5D"), 6: tagged(KNOWN).replace(b"c:1", b"c:2"),
+        7: payload_of(b"15M67"), 8: static[1], 9: static[0], 10: tagged(KNOWN), 11: static[0], 12: static[1],
+        13: static[0],
+    }  # fmt: skip
+    path.write_bytes(b"\n".join(line.strip() for line in lines.values()))
     rows = list(EventFile(app, str(path)).rows(sys.stdin.buffer))
     good, bad = check_rows(Decoder(app.event_types), rows, RECEIVED_S * 1_000_000)
-    assert [row.number for row in good] == [2, 6]
-    assert [(one.number, one.reason) for one in bad] == [(3, "malformed_json"), (5, "malformed_json")]
-    assert bad[0].detail == "The line is nothing that format nmea takes: b'hello'."
+    assert [row.number for row in good] == [2, 10]
+    assert {one.reason for one in bad} == {"malformed_json"}
+    assert bad[0].detail == "The line is nothing that format nmea takes (no AIS sentence): b'hello'."
+    assert [(one.number, one.detail.split("(")[1].split(")")[0]) for one in bad] == [
+        (3, "no AIS sentence"),
+        (5, "wrong checksum"),
+        (6, "wrong checksum of the tag block"),
+        (7, "its message cannot be decoded"),
+        (8, "part 2 of 2 without those before it"),
+        (9, "part 1 of 2 without those behind it"),  # 11 begins the same message again
+        (13, "part 1 of 2 without those behind it"),
+    ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigurationError, match="empty has no Parquet files"):
         list(EventFile(app, str(tmp_path / "empty")).rows(sys.stdin.buffer))
     with pytest.raises(ConfigurationError, match="'flights' reads no format 'nmea'"):
         EventFile(load_app("flights"), str(path), file_format="nmea")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 20))
+def test_whatever_a_message_holds_it_is_an_event_or_told(noise: bytes, keep: int) -> None:
+    armour = b"0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVW`abcdefghijklmnopqrstuvw"
+    payload = KNOWN.split(b",")[5][:keep] + bytes(armour[byte % 64] for byte in noise)
+    for _, event in nmea([payload_of(payload), payload_of(noise)]):
+        assert isinstance(event, dict) or event[1]
 
 
 def test_the_command_takes_them_or_says_where_to_start(tmp_path: Path) -> None:

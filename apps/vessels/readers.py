@@ -1,16 +1,20 @@
 """Raw AIS sentences (NMEA 0183, AIVDM and AIVDO) as events, for `sameriver publish --format nmea`.
 
 Positions come from messages 1 to 3, 18 and 19; the kind of ship comes from 5, 19 and 24 and goes to the positions of
-the same vessel that follow. Messages of several sentences are put together, others are passed over. pyais decodes.
+the same vessel that follow. Messages of several sentences are put together, other messages passed over. pyais decodes.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.vessels.history import IDENTITY_EPOCH_S
+
+if TYPE_CHECKING:
+    from pyais.messages import AISSentence
 
 POSITIONS_A, POSITIONS_B, STATIC = (1, 2, 3), (18, 19), (5, 19, 24)
 MINUTE_S = 60
@@ -20,81 +24,110 @@ AHEAD_S = 5
 MILLISECONDS_FROM = 100_000_000_000
 """Tag blocks give seconds or milliseconds; there is no telling but by the size (IEC 61162-450)."""
 
+Line = tuple[bytes, str]
+"""A line that gives no event, and why."""
 
-def nmea(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | bytes]]:
+
+def nmea(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | Line]]:
     """Events of a file of sentences, one a line, with or without tag blocks.
 
     A position says at which second of a minute it was fixed, not in which minute: that is the one before the receiver's
     time in the tag block (``c:``), or where there is none before now.
 
     Yields:
-        The line from 1 on, of the last sentence of a message, and an event as `publish` takes it; of a line that is no
-        sentence, or has a wrong checksum, the line itself.
+        The line from 1 on, of the last sentence of a message, and an event as `publish` takes it; of a line that cannot
+        be used, or is a part of a message whose other parts do not come, the line itself and what is wrong.
     """
-    from pyais import IterMessages
-
-    feed = _Lines(lines)
-    ship_types: dict[int, int] = {}
-    for message in IterMessages(feed):
-        yield from feed.refused()
-        try:
-            if not message.is_valid:
-                raise ValueError("checksum")
-            record: dict[str, Any] = message.decode().asdict(enum_as_int=True)
-        except Exception:  # a library's whole tree, on bytes from anywhere: the line is told as it is
-            yield feed.number, feed.last
+    parts, ship_types = _Parts(), dict[int, int]()
+    event: dict[str, Any] | Line | None
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith(b"#"):
             continue
-        kind, vessel = int(record["msg_type"]), int(record["mmsi"])
-        if kind in STATIC and record.get("ship_type") is not None:
-            ship_types[vessel] = int(record["ship_type"])
-        if kind in POSITIONS_A + POSITIONS_B:
-            yield feed.number, _position(record, kind, vessel, ship_types.get(vessel), _received_s(message))
-    yield from feed.refused()
+        try:
+            message = parts.put(number, text, _sentence(text))
+            event = None if message is None else _event(message, ship_types)
+        except ValueError as error:
+            event = text, str(error)
+        yield from parts.given_up()
+        if event is not None:
+            yield number, event
+    yield from parts.given_up(last=True)
 
 
 READERS = {"nmea": nmea}
 """Formats that `sameriver publish --format` takes for this app besides its own."""
 
 
-class _Lines:
-    """Hands out the lines that are sentences, and remembers where it is and which are none."""
+def _sentence(text: bytes) -> AISSentence:
+    """One line, its checksums right. Raises ValueError, saying what is wrong."""
+    from pyais.exceptions import AISBaseException
+    from pyais.messages import AISSentence, NMEASentenceFactory
 
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self._lines = lines
-        self.number, self.last = 0, b""
-        self._refused: list[tuple[int, bytes]] = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        from pyais.exceptions import AISBaseException
-        from pyais.messages import NMEASentenceFactory
-
-        for number, line in enumerate(self._lines, 1):
-            text = line.strip()
-            if not text or text.startswith(b"#"):
-                continue
-            try:
-                NMEASentenceFactory.produce(text)
-            except (AISBaseException, ValueError, IndexError):
-                self._refused.append((number, text))
-                continue
-            self.number, self.last = number, text
-            yield text
-
-    def refused(self) -> Iterator[tuple[int, bytes]]:
-        """The lines since the last call that are no sentence."""
-        found, self._refused = self._refused, []
-        yield from found
+    try:
+        found = NMEASentenceFactory.produce(text)
+    except (AISBaseException, ValueError, IndexError):
+        raise ValueError("no AIS sentence") from None
+    if not isinstance(found, AISSentence):
+        raise ValueError("no AIS sentence")
+    if not found.is_valid:
+        raise ValueError("wrong checksum")
+    if found.tag_block is not None:
+        found.tag_block.init()
+        if not found.tag_block.is_valid:
+            raise ValueError("wrong checksum of the tag block")
+    return found
 
 
-def _received_s(message: Any) -> float:
+class _Parts:
+    """Puts messages of several sentences together: these come in their order, others may come between."""
+
+    def __init__(self) -> None:
+        self._begun: dict[Any, list[tuple[int, bytes, AISSentence]]] = {}
+        self._given_up: list[tuple[int, bytes, AISSentence]] = []
+
+    def put(self, number: int, text: bytes, sentence: AISSentence) -> AISSentence | None:
+        """The message that this sentence ends, if it does. Raises ValueError where parts before it are missing."""
+        if sentence.frag_cnt == 1:
+            return sentence
+        of = sentence.seq_id, sentence.channel, sentence.talker_id, sentence.type, sentence.frag_cnt
+        if sentence.frag_num == 1:
+            self._given_up += self._begun.pop(of, [])
+        begun = self._begun.setdefault(of, [])
+        if sentence.frag_num != len(begun) + 1:
+            raise ValueError(f"part {sentence.frag_num} of {sentence.frag_cnt} without those before it")
+        begun.append((number, text, sentence))
+        if sentence.frag_num < sentence.frag_cnt:
+            return None
+        return sentence.assemble_from_iterable([part for _, _, part in self._begun.pop(of)])
+
+    def given_up(self, *, last: bool = False) -> Iterator[tuple[int, Line]]:
+        """The parts, since the last call, whose message will not be whole; with ``last`` all that wait."""
+        found, self._given_up = self._given_up, []
+        for number, text, part in [*found, *itertools.chain(*self._begun.values())] if last else found:
+            yield number, (text, f"part {part.frag_num} of {part.frag_cnt} without those behind it")
+
+
+def _event(message: AISSentence, ship_types: dict[int, int]) -> dict[str, Any] | None:
+    """The position that a message tells, if it does; ``ship_types`` learns. Raises ValueError."""
+    try:
+        record: dict[str, Any] = message.decode().asdict(enum_as_int=True)
+        kind, vessel = int(record["msg_type"]), int(record["mmsi"])
+        if kind in STATIC and record.get("ship_type") is not None:
+            ship_types[vessel] = int(record["ship_type"])
+        if kind not in POSITIONS_A + POSITIONS_B:
+            return None
+        return _position(record, kind, vessel, ship_types.get(vessel), _received_s(message))
+    except Exception:  # a library's whole tree, on bytes from anywhere; a message that is cut off has None
+        raise ValueError("its message cannot be decoded") from None
+
+
+def _received_s(message: AISSentence) -> float:
     """When the receiver heard it, by its tag block; now if it does not say."""
-    block = message.tag_block
-    if block is not None:
-        block.init()
-        if block.receiver_timestamp is not None and str(block.receiver_timestamp).isdecimal():
-            stamp = int(block.receiver_timestamp)
-            return stamp / 1000 if stamp >= MILLISECONDS_FROM else float(stamp)
-    return time.time()
+    told = "" if message.tag_block is None else str(message.tag_block.receiver_timestamp)
+    if not told.isdecimal():
+        return time.time()
+    return int(told) / 1000 if int(told) >= MILLISECONDS_FROM else float(told)
 
 
 def _position(
