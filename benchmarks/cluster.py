@@ -105,7 +105,7 @@ class ClusterBench(Bench):
         return [*chosen, *(f"--{name}={value}" for name, value in places.items())]
 
     def throughput(self, name: str, messages: Sequence[OutgoingMessage], events: int) -> dict[str, Any]:
-        before, begin = self.receiver.distinct(), time.monotonic()
+        before, begin = self.receiver.count(), time.monotonic()
         for at in range(0, len(messages), 100):
             self._publisher.publish(f"{self.app.name}-events", messages[at : at + 100])
         self.receiver.wait_for(before + events)

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from batch.verify import VerifyReport, verify
 from benchmarks.positions import ROWS, Positions, blocks
-from benchmarks.stream_load import BROKER, JOB, NULL_LOOP, ROOT, SERVE, Process, Receiver, job_status
+from benchmarks.stream_load import BROKER, JOB, NULL_LOOP, ROOT, SERVE, EventReceiver, Process, Receiver, job_status
 from benchmarks.stream_per_element import per_element_rate
 from serving.client import ModelClient
 from shared_features import load_app
@@ -117,7 +117,7 @@ class Bench:
         self.endpoint = Endpoint("bench", json.loads(self._broker.line)["host_port"])
         create_topics(self.app, self.endpoint)
         create_subscription(self.endpoint, "bench-predictions", f"{self.app.name}-predictions")
-        self.receiver = Receiver(self.endpoint, "bench-predictions")
+        self.receiver = EventReceiver(self.endpoint, "bench-predictions")
         self._publisher = Publisher(self.endpoint)
         self._models = None if rule else Process([*SERVE, *_exported(folder / "models"), "--json"], '"ready"')
         self._job = self._start()
@@ -160,7 +160,7 @@ class Bench:
 
     def throughput(self, name: str, messages: Sequence[OutgoingMessage], events: int) -> dict[str, Any]:
         """Publish as fast as the broker takes it; events a second from the first publish to the last prediction."""
-        before = self.receiver.distinct()
+        before = self.receiver.count()
         samples: list[tuple[float, float]] = []
         watching = threading.Event()
         url = json.loads(self._job.line)["monitoring"]
@@ -215,7 +215,7 @@ class Bench:
         create_subscription(self.endpoint, "null-in", "null-in")
         create_subscription(self.endpoint, "null-out", "null-out")
         loop = Process([*NULL_LOOP, str(self.endpoint.host_port)], "ready")
-        receiver = Receiver(self.endpoint, "null-out", identities=False)
+        receiver = Receiver(self.endpoint, "null-out")
         begin = time.monotonic()
         for at in range(0, len(messages), 1000):
             self._publisher.publish("null-in", messages[at : at + 1000])

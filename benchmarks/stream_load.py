@@ -62,19 +62,13 @@ class Process:
 
 
 class Receiver:
-    """Counts what arrives on a subscription.
+    """Counts the messages that arrive on a subscription."""
 
-    Args:
-        identities: note the first arrival of each event; False counts messages.
-    """
-
-    def __init__(self, endpoint: Endpoint, subscription: str, *, identities: bool = True) -> None:
+    def __init__(self, endpoint: Endpoint, subscription: str) -> None:
         self._subscriber = Subscriber(endpoint, subscription, max_messages=50_000)
-        self._identities = identities
-        self._arrived: dict[str, float] = {}
-        self._messages = 0
         self._changed = threading.Condition()
         self._ended = threading.Event()
+        self._count = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -83,33 +77,26 @@ class Receiver:
             messages = self._subscriber.pull(10_000, 0.1)
             now = time.monotonic()
             with self._changed:
-                if self._identities:
-                    for message in messages:
-                        for event_id in _event_ids(message):
-                            self._arrived.setdefault(event_id, now)
-                self._messages += len(messages)
+                self._count = self._note(messages, now)
                 self._changed.notify_all()
             if messages:
                 self._subscriber.acknowledge([message.ack_id for message in messages])
 
-    def distinct(self) -> int:
-        """Events, or messages, that have arrived."""
-        return len(self._arrived) if self._identities else self._messages
+    def _note(self, messages: Sequence[Message], now: float) -> int:  # noqa: ARG002
+        """Take what has arrived; the count as it is now."""
+        return self._count + len(messages)
 
-    def seen(self) -> set[str]:
-        with self._changed:
-            return set(self._arrived)
-
-    def arrived(self, event_id: str) -> float:
-        return self._arrived[event_id]
+    def count(self) -> int:
+        """How many have arrived."""
+        return self._count
 
     def wait_for(self, count: int) -> None:
         """Return when so many have arrived, or when nothing more comes: what is missing is counted as lost."""
         seen, until = -1, 0.0
         with self._changed:
-            while self.distinct() < count:
-                if self.distinct() > seen:
-                    seen, until = self.distinct(), time.monotonic() + QUIET_S
+            while self._count < count:
+                if self._count > seen:
+                    seen, until = self._count, time.monotonic() + QUIET_S
                 elif time.monotonic() > until:
                     return
                 self._changed.wait(0.5)
@@ -118,6 +105,27 @@ class Receiver:
         self._ended.set()
         self._thread.join()
         self._subscriber.close()
+
+
+class EventReceiver(Receiver):
+    """Counts the events whose predictions have arrived, and notes each one's first arrival."""
+
+    def __init__(self, endpoint: Endpoint, subscription: str) -> None:
+        self._arrived: dict[str, float] = {}
+        super().__init__(endpoint, subscription)
+
+    def _note(self, messages: Sequence[Message], now: float) -> int:
+        for message in messages:
+            for event_id in _event_ids(message):
+                self._arrived.setdefault(event_id, now)
+        return len(self._arrived)
+
+    def seen(self) -> set[str]:
+        with self._changed:
+            return set(self._arrived)
+
+    def arrived(self, event_id: str) -> float:
+        return self._arrived[event_id]
 
 
 def _event_ids(message: Message) -> list[str]:

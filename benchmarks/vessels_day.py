@@ -3,8 +3,8 @@
     python -m benchmarks.vessels_day --models var/models/vessels --vessels 60000
 
 Positions go in blocks of 1,000 in the order of publication, late ones and second copies as the world has them;
-deduplication on, the archive durable before anything is acknowledged. Broker, model server, job, load generator and
-receiver share the machine.
+deduplication on, the archive durable before anything is acknowledged. Broker, model server, job, publisher and
+receiver share the machine; the world is simulated, and the blocks are made, before the clock starts.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apps.vessels.history import write_history
 from batch.verify import verify
 from benchmarks.stream_load import BROKER, JOB, SERVE, Process, Receiver, job_status
 from serving.client import ModelClient
-from shared_features import load_app
-from shared_features.blocks import flatten
+from shared_features import App, load_app
+from shared_features.blocks import flatten, from_ipc
 from streaming.event_blocks import block_message
 from streaming.job import create_topics, predictor
-from streaming.topics import Endpoint, OutgoingMessage, Publisher, create_subscription
+from streaming.topics import Endpoint, Message, OutgoingMessage, Publisher, create_subscription
 
 BLOCK, MESSAGES_A_CALL = 1_000, 200
 
@@ -57,13 +58,16 @@ def measure(models: Path, vessels: int, hours: float, *, check: bool = True) -> 
         where = ["--emulator", str(endpoint.host_port), "--project", "bench", "--archive", str(folder / "archive")]
         job = Process([*JOB, "--app", "vessels", *where, "--model-server", host_port, "--json"], '"ready"')
         stack.callback(job.kill)
-        receiver = Receiver(endpoint, "bench-predictions")
+        wanted, messages = _messages(app, folder / "history")
+        receiver = _Predictions(endpoint, "bench-predictions")
         stack.callback(receiver.close)
         publisher = Publisher(endpoint)
         stack.callback(publisher.close)
-        wanted, sent = _publish(app, folder / "history", publisher)
-        receiver.wait_for(len(wanted))
-        seconds = time.monotonic() - sent
+        begin = time.monotonic()
+        for at in range(0, len(messages), MESSAGES_A_CALL):
+            publisher.publish(f"{app.name}-events", messages[at : at + MESSAGES_A_CALL])
+        receiver.wait_for(len(wanted) * len(app.models))
+        seconds = time.monotonic() - begin
         status = job_status(json.loads(job.line)["monitoring"])
         found: dict[str, Any] = {
             "simulated": True,
@@ -74,7 +78,7 @@ def measure(models: Path, vessels: int, hours: float, *, check: bool = True) -> 
             "events_per_s": round(len(wanted) / seconds),
             "job_rss_mb": round(psutil.Process(job.pid).memory_info().rss / 1e6),
             "state_mb": round(status["state_bytes"] / 1e6),
-            "lost": len(wanted - receiver.seen()),
+            "lost": sum(len(np.setdiff1d(wanted, receiver.of(model.name))) for model in app.models),
         }
         job.stop()
         if check:
@@ -85,19 +89,41 @@ def measure(models: Path, vessels: int, hours: float, *, check: bool = True) -> 
     return found
 
 
-def _publish(app: Any, history: Path, publisher: Publisher) -> tuple[set[str], float]:
-    """Send a history in blocks; the identities sent, and when the first went."""
-    position, wanted, begin = app.event_types["position"], set[str](), 0.0
+def _messages(app: App, history: Path) -> tuple[np.ndarray[Any, Any], list[OutgoingMessage]]:
+    """A history in blocks, in the order of publication; the identities in it, each once."""
+    position, identities = app.event_types["position"], []
+    messages: list[OutgoingMessage] = []
     for path in sorted(history.glob("*.parquet")):
-        messages: list[OutgoingMessage] = []
-        for batch in pq.ParquetFile(path).iter_batches(BLOCK * 100):
-            block = flatten(pa.Table.from_batches([batch])).combine_chunks().to_batches()[0]
-            wanted.update(pc.unique(block.column("event_id")).to_pylist())
-            messages += [block_message(position, block.slice(at, BLOCK)) for at in range(0, block.num_rows, BLOCK)]
-        begin = begin or time.monotonic()
-        for at in range(0, len(messages), MESSAGES_A_CALL):
-            publisher.publish(f"{app.name}-events", messages[at : at + MESSAGES_A_CALL])
-    return wanted, begin
+        for batch in pq.ParquetFile(path).iter_batches(BLOCK):
+            (block,) = flatten(pa.Table.from_batches([batch])).combine_chunks().to_batches()
+            identities.append(_numbers(block))
+            messages.append(block_message(position, block))
+    return np.unique(np.concatenate(identities)), messages
+
+
+def _numbers(block: pa.RecordBatch) -> np.ndarray[Any, Any]:
+    """The simulated positions' identities: numbers of up to 18 digits."""
+    return block.column("event_id").cast(pa.int64()).to_numpy()
+
+
+class _Predictions(Receiver):
+    """Counts predictions, and keeps by model which events they are of."""
+
+    def __init__(self, endpoint: Endpoint, subscription: str) -> None:
+        self._found: dict[str, list[np.ndarray[Any, Any]]] = {}
+        super().__init__(endpoint, subscription)
+
+    def _note(self, messages: Sequence[Message], now: float) -> int:  # noqa: ARG002
+        count = self.count()
+        for message in messages:
+            found = _numbers(from_ipc(message.data))
+            self._found.setdefault(message.attributes["model"], []).append(found)
+            count += len(found)
+        return count
+
+    def of(self, model: str) -> np.ndarray[Any, Any]:
+        """The identities of the events that a model's predictions are of."""
+        return np.concatenate(self._found.get(model) or [np.zeros(0, np.int64)])
 
 
 @click.command()
