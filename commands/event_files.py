@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -37,6 +38,9 @@ _SUFFIXES = {
     ".parquet": "parquet",
 }
 CHUNK = 1_000
+GZIP = b"\x1f\x8b"
+"""How such a file begins."""
+
 SHOWN_BYTES = 60
 """Of a line that is no event."""
 
@@ -119,12 +123,17 @@ class EventFile:
             yield from reader(stdin)
             return
         with Path(self.source).open("rb") as file:
+            if file.peek(2).startswith(GZIP):
+                raise ConfigurationError(
+                    f"file {self.source} is compressed by gzip: `gunzip` it, or pipe it in "
+                    f"(gunzip -c {self.source} | sameriver publish - --format {self.format} …)"
+                )
             yield from reader(file)
 
     def _type_of(self, name: str | None) -> EventSchema | None:
         if name is not None and name not in self._app.event_types:
             raise ConfigurationError(
-                f"event type {name!r} is none of app {self._app.name!r}'s: it has {', '.join(self._app.event_types)}"
+                f"app {self._app.name!r} has no event type {name!r}: it has {', '.join(self._app.event_types)}"
             )
         return None if name is None else self._app.event_types[name]
 
@@ -250,14 +259,21 @@ def as_received(rows: Sequence[Row], now_us: int, prefix: str = "") -> list[Rece
     return [Received(row.message.data, row.message.attributes, f"{prefix}{row.number}", now_us) for row in rows]
 
 
-def chunks(rows: Iterable[Row], size: int = CHUNK) -> Iterator[list[Row]]:
-    """Rows in lists of ``size``."""
+def chunks(rows: Iterable[Row], size: int = CHUNK, most_s: float = math.inf) -> Iterator[list[Row]]:
+    """Rows in lists of ``size``, or as many as came within ``most_s``; the last ones also if Ctrl-C ends the rows."""
     chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
+    begin_s = time.monotonic()
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size or time.monotonic() - begin_s > most_s:
+                ready, chunk = chunk, []
+                yield ready
+                begin_s = time.monotonic()
+    except KeyboardInterrupt:
+        if chunk:
             yield chunk
-            chunk = []
+        raise
     if chunk:
         yield chunk
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from commands.options import app_option, json_option, pubsub_options, traces_opt
 from streaming.naming import topic
 
 SHOWN = 20
+WAITS_S = 1.0
+"""How long rows of standard input wait for others of their block."""
 
 
 @click.command()
@@ -81,10 +84,11 @@ def publish(
     publisher = Publisher(endpoint, deadline_s=wait_s)
     tracing = None if traces is None else Tracing(traces, "sameriver-publish")
     size = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
-    read = 0
+    read, stopped = 0, False
     try:
         with options.reaching(endpoint), output.progress(f"publishing to {target}") as tell:
-            for chunk in chunks(events.rows(sys.stdin.buffer), block_events or CHUNK):
+            most_s = WAITS_S if file == "-" else math.inf
+            for chunk in chunks(events.rows(sys.stdin.buffer), block_events or CHUNK, most_s):
                 now_us = time.time_ns() // 1_000
                 good, refused = check_rows(decoder, chunk, now_us)
                 bad += refused
@@ -103,6 +107,8 @@ def publish(
                 published += len(sent)
                 read += sum(len(row.message.data) for row in chunk)
                 tell(min(0.99, read / size) if size else 0.0, f"{published:,} published, {len(bad):,} refused")
+    except KeyboardInterrupt:  # so a feed ends that never does
+        stopped = True
     finally:
         publisher.close()
         if tracing is not None:
@@ -126,3 +132,5 @@ def publish(
     if bad and not no_check:
         total = published + len(bad)
         raise CommandError(f"{len(bad):,} of {total:,} rows of {file} were not sent: mend the rows named above", 2)
+    if stopped:
+        raise SystemExit(130)

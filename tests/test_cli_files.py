@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,24 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_rows_go_in_chunks() -> None:
     found = [Row(number, OutgoingMessage(b"")) for number in range(7)]
     assert [[row.number for row in chunk] for chunk in chunks(found, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_rows_of_a_feed_go_as_they_come_and_the_last_ones_when_it_is_stopped() -> None:
+    def feed() -> Iterator[Row]:
+        yield from (Row(number, OutgoingMessage(b"")) for number in range(3))
+        raise KeyboardInterrupt
+
+    assert [len(chunk) for chunk in chunks([next(feed())] * 3, 10, most_s=-1)] == [1, 1, 1]
+    parts = chunks(feed(), 2)
+    assert [[row.number for row in next(parts)] for _ in range(2)] == [[0, 1], [2]]
+    with pytest.raises(KeyboardInterrupt):
+        next(parts)
+
+
+def test_a_compressed_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_bytes(gzip.compress(b"event_type\nsale\n"))
+    with pytest.raises(ConfigurationError, match=r"events.csv is compressed by gzip: `gunzip` it, or pipe it in"):
+        rows(tmp_path / "events.csv")
 
 
 def test_rows_go_as_blocks_with_the_identities_that_they_would_have_alone() -> None:
