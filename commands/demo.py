@@ -51,8 +51,9 @@ def demo(
 
     settings = DemoSettings(quick=quick, steady_s=steady_s, seed=seed, picture=picture, map_port=map_port)
     result: dict[str, Any] = {}
-    with stop_signal() as stop, DemoRun(app, app_name, models, settings) as run, _shown(run, as_json):
-        result = run.play()
+    with stop_signal() as stop, DemoRun(app, app_name, models, settings) as run:
+        with _shown(run, as_json):
+            result = run.play()
         stop.drain = lambda: None
         if hold and run.map is not None:
             click.echo(f"The map stays at {run.map.url} until Ctrl-C.", err=True)

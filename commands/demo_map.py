@@ -30,7 +30,8 @@ from shared_features.app import App, load_beside
 from shared_features.columns import Evaluator
 
 MODULE = "map"
-ALERTS_SHOWN = 60
+ALERTS_SHOWN = 20
+"""Of each reaction: the frequent ones must not push out the others."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'",
     "X-Content-Type-Options": "nosniff",

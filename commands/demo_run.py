@@ -215,7 +215,7 @@ class DemoRun:
             live.job_ready()
             stage.detail = "broker, model server, streaming job; official publisher and subscriber"
             if self.map is not None:
-                stage.detail = f"{stage.detail}; map at {self.map.url}"
+                stage.detail = f"map at {self.map.url}; {stage.detail}"  # first: a terminal cuts what is long
         self.view.tally = tally
         self._live = live
         return tally, publisher, subscriber

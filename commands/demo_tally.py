@@ -58,7 +58,7 @@ class Tally:
         self.repeated = 0
         self.strangers = 0
         self.reaction_ids: set[str] = set()
-        self._alerts: deque[tuple[str, int, bool | None]] = deque(maxlen=1_000)
+        self._alerts: deque[tuple[str, int, bool | None]] = deque(maxlen=10_000)
         self.killed_ns = NEVER
         self.failed = 0
         self.phases_done = 0
@@ -111,9 +111,14 @@ class Tally:
                     self._alerts.append((name, self._row_of.get(event_id, NEVER), started))
 
     def alerts(self, most: int) -> list[tuple[str, int, bool | None]]:
-        """The latest reactions, the newest first: name, row of the event, and which end where both are told."""
+        """The latest of each reaction, the newest first: name, row of the event, and which end where both are told."""
+        found, of = list[tuple[str, int, bool | None]](), Counter[str]()
         with self._lock:
-            return [alert for alert in reversed(self._alerts) if alert[1] != NEVER][:most]
+            for alert in reversed(self._alerts):
+                if alert[1] != NEVER and of[alert[0]] < most:
+                    found.append(alert)
+                    of[alert[0]] += 1
+        return found
 
     def killed(self) -> None:
         """The job has just been killed."""

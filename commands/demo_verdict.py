@@ -108,6 +108,9 @@ def verdict(result: dict[str, Any]) -> RenderableType:
         f"{result['training_mismatches']:,}",
         f"in {report['training_compared']:,} rows; {_late(report):,} differ because events were made late",
     )
+    if drawn := result.get("map"):
+        figures = ", ".join(f"{value:,.0f} {name}" for name, value in drawn.items() if name != "picture")
+        line("map", "", f"{drawn['picture']}: {figures}")
     line("took", f"{result['seconds']:.0f} s")
     word = "What was served is what was trained on, to the last bit." if good else "Something is wrong; see above."
     return Group(table, Text(word, "bold green" if good else "bold red"))

@@ -300,6 +300,8 @@ def test_the_verdict_says_whether_all_is_well(mismatches: int, word: str) -> Non
     report = {"features": 10, "predictions": 5, "training_compared": 4, "training_differences_late": 2}
     console = Console(width=WIDTH)
     with console.capture() as capture:
-        console.print(verdict(result | {"auc_live": None, "mismatches": mismatches, "verify": report}))
+        drawn = {"hours": 1782.4, "cells": 103, "picture": "var/demo.png"}
+        console.print(verdict(result | {"auc_live": None, "mismatches": mismatches, "verify": report, "map": drawn}))
     assert word in capture.get()
+    assert "var/demo.png: 1,782 hours, 103 cells" in capture.get()
     assert "kill -9, 7 events in flight; predictions again after 9.2 s" in capture.get()

@@ -1,4 +1,7 @@
-"""Say of every position that a vessel reports whether the vessel is fishing there."""
+"""Say of every position that a vessel reports whether the vessel is fishing there.
+
+The data that come with the app, and all figures of models made of them, are simulated.
+"""
 
 from apps.vessels.areas import read_areas
 from apps.vessels.published import published_features, published_model

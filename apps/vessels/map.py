@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from apps.vessels.areas import EXAMPLES, read_areas
 from apps.vessels.effort import fishing_hours, on_grid
@@ -63,7 +64,11 @@ def picture(positions: pa.Table, path: Path) -> dict[str, Any]:
         label = f"hours of fishing in a cell of {GRID_DEGREES:g}°"
         figure.colorbar(found, ax=axes, label=label, shrink=0.8, format="%g")
     axes.set(xlim=(-180, 180), ylim=(-70, 82), xlabel="degrees east", ylabel="degrees north")
-    axes.set_title(f"SIMULATED vessels: {sum(hours):,.0f} hours of fishing predicted. Land: Natural Earth")
+    ends = pc.min_max(positions["time_us"].cast(pa.timestamp("us"))).as_py()
+    since, until = (f"{ends[name]:%d %b %Y, %H:%M}" for name in ("min", "max")) if positions.num_rows else ("", "")
+    axes.set_title(
+        f"SIMULATED vessels, {since} to {until} UTC: {sum(hours):,.0f} hours of fishing predicted. Land: Natural Earth"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
