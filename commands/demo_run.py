@@ -275,7 +275,7 @@ class DemoRun:
         job = self._live.job
         assert job is not None
         if tally.killed_ns == NEVER:
-            if tally.published(KILL) >= published and tally.has_predicted(KILL):
+            if tally.published(KILL) >= published and tally.has_predicted(KILL) and len(tally.missing(KILL)):
                 self._live.kill_job(tally.killed)
             return False
         if job.ready is None and time.monotonic_ns() - tally.killed_ns > START_S * 1e9:

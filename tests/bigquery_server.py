@@ -36,7 +36,6 @@ def bigquery_server(folder: Path) -> Iterator[Endpoints]:
             "PYTHONPATH": None,
         },
         cwd=folder,
-        timeout_s=90,
     )
     try:
         rest = json.loads(server.wait_for_line('"rest.listen"'))["port"]

@@ -14,6 +14,8 @@ import grpc
 import pytest
 from google.cloud import pubsub_v1
 
+from tests.processes import PATIENCE_S
+
 PROJECT = "p1"
 
 
@@ -93,7 +95,7 @@ class Inbox:
             self.messages.append(message)
             self._changed.notify_all()
 
-    def wait_for(self, number: int, timeout_s: float = 20.0) -> list[Any]:
+    def wait_for(self, number: int, timeout_s: float = PATIENCE_S) -> list[Any]:
         """The messages so far, at least `number` of them."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.messages) >= number, timeout_s):
@@ -110,7 +112,7 @@ def streaming(client: Any, subscription: str, inbox: Inbox, **options: Any) -> I
     finally:
         future.cancel()
         with contextlib.suppress(Exception):  # what ended the stream is for the test to look at
-            future.result(20)
+            future.result(120)
         assert future.done(), "the subscriber did not stop"
 
 

@@ -58,7 +58,7 @@ def metrics_named(expressions: Sequence[str]) -> dict[str, list[str]]:
     """The metrics that each PromQL expression names; AssertionError if one cannot be parsed."""
     asked = json.dumps(list(expressions))
     command = [str(python_of_tools()), "-c", _NAMES]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout)
     return found

@@ -42,7 +42,7 @@ class FakeTopics:
         self.arrived: Callable[[list[Arrival]], None] = lambda _: None
 
     def publish(self, events: Sequence[OutgoingEvent]) -> None:
-        self.hold.wait(30)
+        self.hold.wait(120)
         if self.refuse:
             raise NotPublishedError(self.refuse)
         self.published += events
@@ -128,7 +128,7 @@ def running(
     server.start()
     scheme = "http" if tls is None else "https"
     try:
-        with httpx.Client(base_url=f"{scheme}://127.0.0.1:{server.port}", timeout=30, **(client or {})) as http:
+        with httpx.Client(base_url=f"{scheme}://127.0.0.1:{server.port}", timeout=120, **(client or {})) as http:
             yield Running(topics, desk, http, server.port)
     finally:
         topics.hold.set()

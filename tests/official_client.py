@@ -72,7 +72,7 @@ def main(target: str) -> None:
             name, service = METHODS[method]
             request = text_format.Parse(text, symbol_database.Default().GetSymbol(f"tensorflow.serving.{name}")())
             try:
-                response = getattr(stubs[service], method)(request, timeout=20)
+                response = getattr(stubs[service], method)(request, timeout=120)
                 answers[label] = ["OK", "", json_format.MessageToDict(response, preserving_proto_field_name=True)]
             except grpc.RpcError as error:
                 answers[label] = [error.code().name, error.details(), {}]

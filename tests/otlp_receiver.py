@@ -61,7 +61,7 @@ class Receiver:
 
     def wait_for(self, name: str, count: int) -> list[Any]:
         """The spans of this name, once there are so many."""
-        wait_until(lambda: len(self.named(name)) >= count, 60, f"{count} spans {name!r}")
+        wait_until(lambda: len(self.named(name)) >= count, what=f"{count} spans {name!r}")
         return self.named(name)
 
     def __enter__(self) -> Self:

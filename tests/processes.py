@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,17 +19,36 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHOWN_LINES = 60
+PATIENCE_S = 300.0
+"""How long a test waits for what must come: its end says that something hangs, not that the machine is busy."""
+
+PORTS = range(10_000, 32_000)
+"""Linux gives these neither to who asks for any port nor to connections that go out."""
+
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago; prefer port 0 where the server can print its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP port on loopback for this process and those that it starts, also while nothing listens there.
+
+    A name in Linux's abstract space says that it is taken, until this process ends. Prefer port 0 where the server
+    can print its own.
+    """
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        ours = socket.socket(socket.AF_UNIX)
+        try:
+            ours.bind(f"\0sameriver-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            ours.close()
+            continue
+        _reserved.append(ours)
         return port
+    raise AssertionError("no port is free")
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 30.0, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S, what: str = "condition") -> None:
     """Poll `condition` until it is true; AssertionError after `timeout_s`.
 
     For state that offers nothing to wait on; an Event or a printed line is better where there is one.
@@ -71,7 +91,7 @@ class Started:
             self._closed = True
             self._news.notify_all()
 
-    def wait_for_line(self, text: str, timeout_s: float = 60.0, after: int = 0) -> str:
+    def wait_for_line(self, text: str, timeout_s: float = PATIENCE_S, after: int = 0) -> str:
         """The first line, from number `after` on, that contains `text`.
 
         AssertionError, with what was printed, at the deadline or if the process ends first.
@@ -91,7 +111,7 @@ class Started:
                     raise AssertionError(f"{self.name} did not print {text!r} within {timeout_s:g} s:\n{self.tail()}")
                 self._news.wait(left)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit code, once the process has ended and all it printed is in `lines`."""
         try:
             code = self.process.wait(timeout_s)
@@ -100,7 +120,7 @@ class Started:
         self._reader.join(timeout_s)
         return code
 
-    def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = 60.0) -> int:
+    def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Send a signal to the process alone, as an operator would, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
@@ -123,7 +143,7 @@ def start(
     ready: str | None = None,
     env: Mapping[str, str | None] | None = None,
     cwd: str | os.PathLike[str] | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = PATIENCE_S,
 ) -> Started:
     """Start a process, by default from a folder of its own, and wait until it prints `ready`.
 

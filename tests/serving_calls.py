@@ -13,10 +13,10 @@ from google.protobuf import json_format, text_format
 
 from serving import wire
 from tests.official_client import METHODS, Answer
-from tests.processes import Started
+from tests.processes import PATIENCE_S, Started
 
 
-def ask(channel: grpc.Channel, method: str, text: str, token: str = "", timeout_s: float = 30.0) -> Answer:
+def ask(channel: grpc.Channel, method: str, text: str, token: str = "", timeout_s: float = PATIENCE_S) -> Answer:
     """Make one call with a request in text format."""
     name, service = METHODS[method]
     request = text_format.Parse(text, wire.message_class(f"tensorflow.serving.{name}")())
@@ -38,7 +38,7 @@ def ask_all(target: str, requests: dict[str, tuple[str, str]]) -> dict[str, Answ
 
 def rest(server: Started, method: str, path: str, body: object = None) -> tuple[int, str]:
     """Make one call of the REST API; status and text of the answer."""
-    connection = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=30)
+    connection = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=120)
     try:
         connection.request(method, f"/v1/models/{path}", None if body is None else json.dumps(body))
         reply = connection.getresponse()

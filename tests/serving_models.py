@@ -39,7 +39,7 @@ def exported() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="sameriver-models-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     exporter = processes.start(["-m", "tests.serving_models", folder], env={"TF_CPP_MIN_LOG_LEVEL": "3"})
-    code = exporter.wait(120)
+    code = exporter.wait()
     assert code == 0, exporter.tail()
     return folder
 

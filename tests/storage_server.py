@@ -25,7 +25,7 @@ def storage_server() -> Iterator[str]:
         env={"PYTHONPATH": None},
     )
     try:
-        processes.wait_until(lambda: _answers(port), 30.0, "the storage emulator")
+        processes.wait_until(lambda: _answers(port), what="the storage emulator")
         yield address
     finally:
         server.kill()

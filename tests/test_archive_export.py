@@ -237,14 +237,14 @@ def test_a_process_follows_until_it_is_told_to_stop(folder: Path, start_process:
     to = str(folder.parent / "out")
     arguments = ["--app", SHOP, "--archive", folder, "--to", to, "--follow", "--every", "0.2", "--json"]
     running = start_process(["-m", "cli", "archive", "export", *arguments])
-    processes.wait_until(lambda: count(to) == ROWS, 60, "the archive's rows at the destination")
+    processes.wait_until(lambda: count(to) == ROWS, what="the archive's rows at the destination")
     opened = Archive(folder, IDENTITY)
     block = next(iter(read_commits(folder))).block
     opened.mark_published(opened.append(block, {}))
     opened.close()
-    processes.wait_until(lambda: count(to) == ROWS + block.num_rows, 60, "the new rows at the destination")
+    processes.wait_until(lambda: count(to) == ROWS + block.num_rows, what="the new rows at the destination")
     running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(30) == 0
+    assert running.wait() == 0
     assert json.loads(running.wait_for_line('"written"'))["written"]["rows"] == ROWS + block.num_rows
 
 

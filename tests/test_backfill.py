@@ -34,7 +34,7 @@ from shared_features.state import StageState
 from streaming import results
 from tests import histories
 from tests.histories import EVENT, START_US, block_of, computed, event, in_order
-from tests.processes import REPOSITORY
+from tests.processes import PATIENCE_S, REPOSITORY
 from tests.shop.app import app
 
 PLAN = make_plan(app)
@@ -265,7 +265,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     """
     folder = histories.write(tmp_path / "history", block_of(SPREAD), files=2)
     command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "out"), "9"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == -9, done.stderr
     (work,) = (tmp_path / "out").glob("_work-*")
     kept = {path: path.stat().st_mtime_ns for path in work.rglob("*.arrow") if not path.name.startswith(".")}

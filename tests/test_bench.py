@@ -17,7 +17,7 @@ import pytest
 from benchmarks import kernel
 from benchmarks.positions import DAY_BEGIN_US, DAY_US, Positions, blocks, case, read, write
 from shared_features.errors import ConfigurationError
-from tests.processes import REPOSITORY
+from tests.processes import PATIENCE_S, REPOSITORY
 
 PROMISED = [
     "rows_per_s",
@@ -34,7 +34,7 @@ PROMISED = [
 
 def test_a_short_run_measures_everything_and_the_results_agree() -> None:
     command = [sys.executable, "-m", "cli", "bench", "kernel", "--rows", "20000", "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert [name for name in PROMISED if not (math.isfinite(result[name]) and result[name] > 0)] == []

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import backfill
 from benchmarks.backfill_tasks import Task, checksum, generate
 from shared_features.errors import ConfigurationError
-from tests.processes import REPOSITORY
+from tests.processes import PATIENCE_S, REPOSITORY
 
 PROMISED = ["rows_per_s", "ratio_kernel_plus_io", "peak_rss_mb", "growth_ratio", "verify_rows_per_min"]
 
@@ -23,7 +23,7 @@ PROMISED = ["rows_per_s", "ratio_kernel_plus_io", "peak_rss_mb", "growth_ratio",
 @pytest.mark.soak
 def test_a_short_run_measures_everything_and_the_results_agree() -> None:
     command = [sys.executable, "-m", "cli", "bench", "backfill", "--rows", "20000", "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert [name for name in PROMISED if not (math.isfinite(result[name]) and result[name] > 0)] == []

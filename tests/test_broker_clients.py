@@ -51,7 +51,7 @@ def test_keys_stay_in_order_over_refusals_and_two_subscribers(official: Clients,
         for n in range(count):
             for key in range(count):
                 official.ordered.publish(topic, b"%d" % n, ordering_key=f"key-{key}")
-        wait_until(lambda: sum(map(len, first.values())) == count**2, 20 + count, "every message came")
+        wait_until(lambda: sum(map(len, first.values())) == count**2, what="every message came")
     assert all(list(numbers) == list(range(count)) for numbers in first.values())
 
 
@@ -60,9 +60,9 @@ def test_exactly_once_tells_of_success_and_of_a_lease_that_is_over(official: Cli
     answers: list[Any] = []
     inbox = Inbox(lambda message: answers.append((message.ack_id, message.ack_with_response())))
     with streaming(official.subscriber, subscription, inbox):
-        official.publisher.publish(topic, b"1").result(10)
+        official.publisher.publish(topic, b"1").result(120)
         inbox.wait_for(1)
-        assert answers[0][1].result(10) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
+        assert answers[0][1].result(120) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
     with pytest.raises(exceptions.InvalidArgument, match="have expired") as caught:
         official.subscriber.acknowledge(subscription=subscription, ack_ids=[answers[0][0]])
     error: Any = caught.value
@@ -77,13 +77,13 @@ def test_five_megabytes_come_through_and_more_than_ten_are_refused(official: Cli
     channel = grpc.insecure_channel(f"127.0.0.1:{broker.port}", options=unlimited)
     transport = pubsub_v1.SubscriberClient.get_transport_class("grpc")(channel=channel)
     with pubsub_v1.SubscriberClient(transport=transport) as subscriber, streaming(subscriber, subscription, inbox):
-        official.publisher.publish(topic, b"x" * 5_000_000).result(20)
+        official.publisher.publish(topic, b"x" * 5_000_000).result(120)
         assert len(inbox.wait_for(1)[0].data) == 5_000_000
     request = types.PublishRequest.pb()(topic=topic, messages=[types.PubsubMessage.pb()(data=b"x" * 10_000_001)])
     with grpc.insecure_channel(f"127.0.0.1:{broker.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
         call = channel.unary_unary("/google.pubsub.v1.Publisher/Publish", None, None)
         with pytest.raises(grpc.RpcError, match="request_size is too large") as caught:
-            call(request.SerializeToString(), timeout=20)
+            call(request.SerializeToString(), timeout=120)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -91,17 +91,17 @@ def test_deleting_a_subscription_ends_its_stream_with_not_found(official: Client
     official.topic()
     subscription = official.subscription()
     future = official.subscriber.subscribe(subscription, Inbox())
-    official.publisher.publish(topic_path("events"), b"1").result(10)
+    official.publisher.publish(topic_path("events"), b"1").result(120)
     official.subscriber.delete_subscription(subscription=subscription)
     with pytest.raises(exceptions.NotFound, match="resource=job"):
-        future.result(20)
+        future.result(120)
 
 
 def test_detaching_ends_pulls_with_failed_precondition(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription()
     official.publisher.detach_subscription(request={"subscription": subscription})
     with pytest.raises(exceptions.FailedPrecondition, match="detached"):
-        official.subscriber.pull(subscription=subscription, max_messages=1, timeout=5)
+        official.subscriber.pull(subscription=subscription, max_messages=1, timeout=120)
     assert list(official.publisher.list_topic_subscriptions(topic=topic)) == []
 
 
@@ -162,7 +162,7 @@ def test_a_stream_that_breaks_the_rules_ends_with_invalid_argument(
         call = channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull", None, None)
         requests = iter([made(**first).SerializeToString(), made(**later).SerializeToString()])
         with pytest.raises(grpc.RpcError, match=text) as caught:
-            list(call(requests, timeout=20))
+            list(call(requests, timeout=120))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -174,8 +174,8 @@ def test_a_stream_confirms_acknowledgements_and_gives_signs_of_life(official: Cl
     requests.put(made(subscription=subscription, stream_ack_deadline_seconds=10, protocol_version=1))
     with grpc.insecure_channel(f"127.0.0.1:{broker.port}") as channel:
         call: Any = channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull", made.SerializeToString, parse)
-        stream = call(iter(requests.get, None), timeout=20)
-        official.publisher.publish(topic, b"1").result(10)
+        stream = call(iter(requests.get, None), timeout=120)
+        official.publisher.publish(topic, b"1").result(120)
         first = next(stream)
         assert first.subscription_properties.exactly_once_delivery_enabled
         (held,) = first.received_messages

@@ -28,7 +28,7 @@ JOB = "projects/p1/subscriptions/job"
 
 def _call(channel: grpc.Channel, method: str, request: Any, answer: Any) -> Any:
     call = channel.unary_unary(f"/google.pubsub.v1.{method}", None, answer.FromString)
-    return call(request.SerializeToString(), timeout=20, wait_for_ready=True)
+    return call(request.SerializeToString(), timeout=120, wait_for_ready=True)
 
 
 def _pull(channel: grpc.Channel) -> list[Any]:
@@ -125,7 +125,7 @@ def test_total_queue(
         before = len(got())
         for _ in range(steps // (kills + 1)):
             allowed.release()
-        wait_until(lambda before=before: len(got()) > before, 60, "messages come")  # type: ignore[misc]
+        wait_until(lambda before=before: len(got()) > before, what="messages come")  # type: ignore[misc]
         assert sum(map(len, answered)) < events, "the work was done before the kill"
         broker.kill()
         running.pop(draw.randrange(len(running))).kill()
@@ -139,7 +139,7 @@ def test_total_queue(
         assert not thread.is_alive()
     expected = {str(n) for n in range(events)}
     assert set().union(*answered) == expected
-    wait_until(lambda: got().keys() >= expected, 90, "every event came")
+    wait_until(lambda: got().keys() >= expected, what="every event came")
     found = got()
     print(f"seed {seed}: {events} events, {kills} kills, {sum(found.values()) - len(found)} came again")
     assert found.keys() == expected

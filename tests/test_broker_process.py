@@ -83,11 +83,11 @@ def test_official_clients_go_on_after_a_kill(
         topic, subscription = official.topic(), official.subscription()
         inbox = Inbox()
         with streaming(official.subscriber, subscription, inbox):
-            official.publisher.publish(topic, b"before").result(10)
+            official.publisher.publish(topic, b"before").result(120)
             inbox.wait_for(1)
             first.kill()
             second, _ = start_broker(start_process, *where)
-            official.publisher.publish(topic, b"after").result(30)
+            official.publisher.publish(topic, b"after").result(120)
             wait_until(lambda: b"after" in {one.data for one in inbox.messages}, what="the message after the kill")
     assert second.stop() == 0
     assert second.lines == [second.line]
@@ -137,12 +137,12 @@ def test_kill_under_load_loses_nothing_that_was_acknowledged_to_the_publisher(
     threads = [guarded(publish), guarded(receive)]
     for _ in range(3):
         goal = len(received) + 3000
-        wait_until(lambda goal=goal: len(received) > goal or failures, 30, "messages come")  # type: ignore[misc]
+        wait_until(lambda goal=goal: len(received) > goal or failures, what="messages come")  # type: ignore[misc]
         broker.kill()
         broker, _ = start_broker(start_process, *where)
     enough.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive(), f"{len(set(stored) - received.keys())} of {len(stored)} messages did not come"
     subscriber.close()
     publisher.close()

@@ -27,7 +27,7 @@ def broker() -> Iterator[Broker]:
 @pytest.fixture
 def http(broker: Broker) -> Iterator[httpx.Client]:
     """With a topic and a subscription, deleted at the end."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{broker.rest_port}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{broker.rest_port}", timeout=120) as client:
         assert client.put(TOPIC, json={"labels": {"a": "b"}}).json()["name"] == TOPIC[4:]
         client.put(JOB, json={"topic": TOPIC[4:], "ackDeadlineSeconds": 20}).raise_for_status()
         yield client

@@ -41,7 +41,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
             yield "broker", f"127.0.0.1:{broker.port}"
         return
     port = free_port()
-    started = start([*emulator_command(), "--host=127.0.0.1", f"--port={port}"], ready="Server started", timeout_s=120)
+    started = start([*emulator_command(), "--host=127.0.0.1", f"--port={port}"], ready="Server started")
     yield "emulator", f"127.0.0.1:{port}"
     started.kill()
 
@@ -60,7 +60,7 @@ def pulled(official: Clients, subscription: str, number: int) -> list[Any]:
     """So many messages, however many pulls it takes."""
     got: list[Any] = []
     for _ in range(20):
-        answer = official.subscriber.pull(subscription=subscription, max_messages=number - len(got), timeout=10)
+        answer = official.subscriber.pull(subscription=subscription, max_messages=number - len(got), timeout=120)
         got += answer.received_messages
         if len(got) >= number:
             break
@@ -82,7 +82,7 @@ def test_publish_and_subscribe(official: Clients) -> None:
     with streaming(official.subscriber, subscription, inbox):
         ids = [official.publisher.publish(topic, b"%d" % n, number=str(n)) for n in range(300)]
         got = inbox.wait_for(300)
-    assert {one.message_id for one in got} == {one.result(10) for one in ids}
+    assert {one.message_id for one in got} == {one.result(120) for one in ids}
     assert all(one.data.decode() == one.attributes["number"] for one in got)
     assert nothing_more(official, subscription)
 
@@ -112,7 +112,7 @@ def test_a_nack_brings_the_message_and_its_followers_again_in_order(official: Cl
 
     inbox = Inbox(handle)
     for n in range(5):
-        official.ordered.publish(topic, b"%d" % n, ordering_key="key").result(10)
+        official.ordered.publish(topic, b"%d" % n, ordering_key="key").result(120)
     with streaming(official.subscriber, subscription, inbox):
         wait_until(lambda: inbox.messages and _ended_again(inbox), what="2, 3 and 4 came again")
     data = [int(one.data) for one in inbox.messages]
@@ -129,38 +129,38 @@ def _ended_again(inbox: Inbox) -> bool:
 def test_flow_control_bounds_what_is_outstanding(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription()
     release = threading.Event()
-    inbox = Inbox(lambda message: (release.wait(20), message.ack()))
+    inbox = Inbox(lambda message: (release.wait(120), message.ack()))
     for n in range(50):
-        official.publisher.publish(topic, b"%d" % n).result(10)
+        official.publisher.publish(topic, b"%d" % n).result(120)
     flow = pubsub_v1.types.FlowControl(max_messages=5)
     with streaming(official.subscriber, subscription, inbox, flow_control=flow):
         pulled: list[Any] = []
 
         def pull() -> bool:  # the emulator may answer that there is nothing, and have the rest a moment later
             pulled.extend(
-                official.subscriber.pull(subscription=subscription, max_messages=100, timeout=10).received_messages
+                official.subscriber.pull(subscription=subscription, max_messages=100, timeout=120).received_messages
             )
             return len(pulled) >= 45  # the stream took no more than it may hold
 
-        wait_until(pull, 10, "what the stream may not hold is pulled")
+        wait_until(pull, what="what the stream may not hold is pulled")
         release.set()
         inbox.wait_for(50 - len(pulled))
 
 
 def test_unary_pull_acknowledge_and_deadlines(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription()
-    official.publisher.publish(topic, b"1").result(10)
-    official.publisher.publish(topic, b"2").result(10)
+    official.publisher.publish(topic, b"1").result(120)
+    official.publisher.publish(topic, b"2").result(120)
     pull = official.subscriber.pull
-    first = pull(subscription=subscription, max_messages=1, timeout=10).received_messages
-    second = pull(subscription=subscription, max_messages=10, timeout=10).received_messages
+    first = pull(subscription=subscription, max_messages=1, timeout=120).received_messages
+    second = pull(subscription=subscription, max_messages=10, timeout=120).received_messages
     assert [one.message.data for one in [*first, *second]] == [b"1", b"2"]
     assert pull(subscription=subscription, max_messages=1, timeout=0.5).received_messages == []
     official.subscriber.acknowledge(subscription=subscription, ack_ids=[first[0].ack_id])
     official.subscriber.modify_ack_deadline(
         subscription=subscription, ack_ids=[second[0].ack_id], ack_deadline_seconds=0
     )
-    again = pull(subscription=subscription, max_messages=10, timeout=10).received_messages
+    again = pull(subscription=subscription, max_messages=10, timeout=120).received_messages
     assert [one.message.data for one in again] == [b"2"]
 
 
@@ -169,12 +169,12 @@ def test_a_waiting_pull_gets_a_message_the_moment_it_is_published(official: Clie
     got: list[Any] = []
     waiting = threading.Thread(
         target=lambda: got.extend(
-            official.subscriber.pull(subscription=subscription, max_messages=1, timeout=20).received_messages
+            official.subscriber.pull(subscription=subscription, max_messages=1, timeout=120).received_messages
         )
     )
     waiting.start()
-    official.publisher.publish(topic, b"now").result(10)
-    waiting.join(10)
+    official.publisher.publish(topic, b"now").result(120)
+    waiting.join(120)
     assert [one.message.data for one in got] == [b"now"]
 
 
@@ -186,7 +186,7 @@ def test_two_streams_share_a_backlog_without_a_message_in_both(official: Clients
         streaming(official.subscriber, subscription, inboxes[1]),
     ):
         sent = [official.publisher.publish(topic, b"%d" % n) for n in range(200)]
-        ids = {one.result(10) for one in sent}
+        ids = {one.result(120) for one in sent}
         both = _wait_for_both(inboxes, 200)
     assert sorted(both) == sorted(ids)
 
@@ -195,7 +195,7 @@ def _wait_for_both(inboxes: tuple[Inbox, Inbox], number: int) -> list[str]:
     def seen() -> list[str]:
         return [one.message_id for inbox in inboxes for one in inbox.messages]
 
-    wait_until(lambda: len(seen()) >= number, 20, "all messages in either inbox")
+    wait_until(lambda: len(seen()) >= number, what="all messages in either inbox")
     return seen()
 
 
@@ -204,11 +204,11 @@ def test_exactly_once_says_success_and_refuses_an_ack_id_whose_lease_is_over(off
     answers: list[Any] = []
     inbox = Inbox(lambda message: answers.append(message.ack_with_response()))
     with streaming(official.subscriber, subscription, inbox):
-        official.publisher.publish(topic, b"1").result(10)
+        official.publisher.publish(topic, b"1").result(120)
         inbox.wait_for(1)
-        assert answers[0].result(10) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
+        assert answers[0].result(120) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
     subscription = official.subscription("other", enable_exactly_once_delivery=True)  # the stream may still hold on
-    official.publisher.publish(topic, b"2").result(10)
+    official.publisher.publish(topic, b"2").result(120)
     (held,) = pulled(official, subscription, 1)
     official.subscriber.modify_ack_deadline(subscription=subscription, ack_ids=[held.ack_id], ack_deadline_seconds=0)
     (again,) = pulled(official, subscription, 1)
@@ -220,7 +220,7 @@ def test_exactly_once_says_success_and_refuses_an_ack_id_whose_lease_is_over(off
 def test_a_filter_lets_through_what_matches(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription(filter='attributes.colour = "red"')
     for colour in ("blue", "red", "green"):
-        official.publisher.publish(topic, b"x", colour=colour).result(10)
+        official.publisher.publish(topic, b"x", colour=colour).result(120)
     assert [one.message.attributes["colour"] for one in pulled(official, subscription, 1)] == ["red"]
     assert nothing_more(official, subscription)
 
@@ -238,7 +238,7 @@ def test_a_message_that_is_refused_too_often_goes_to_the_dead_letter_topic(offic
         message.nack()
 
     with streaming(official.subscriber, subscription, Inbox(refuse)):
-        official.publisher.publish(f"projects/{official.project}/topics/events", b"bad", colour="red").result(10)
+        official.publisher.publish(f"projects/{official.project}/topics/events", b"bad", colour="red").result(120)
         (letter,) = pulled(official, kept, 1)
     assert attempts[:5] == [1, 2, 3, 4, 5]
     assert letter.message.data == b"bad"
@@ -248,7 +248,7 @@ def test_a_message_that_is_refused_too_often_goes_to_the_dead_letter_topic(offic
 
 def test_seeking_back_and_forth_in_time(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription(retain_acked_messages=True)
-    official.publisher.publish(topic, b"1").result(10)
+    official.publisher.publish(topic, b"1").result(120)
     (first,) = pulled(official, subscription, 1)
     official.subscriber.acknowledge(subscription=subscription, ack_ids=[first.ack_id])
     now = datetime.datetime.now(datetime.UTC)
@@ -260,7 +260,7 @@ def test_seeking_back_and_forth_in_time(official: Clients) -> None:
 
 def test_seeking_to_a_snapshot(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription()
-    official.publisher.publish(topic, b"1").result(10)
+    official.publisher.publish(topic, b"1").result(120)
     name = f"projects/{official.project}/snapshots/before"
     made = official.subscriber.create_snapshot(request={"name": name, "subscription": subscription})
     assert made.topic == topic
@@ -312,9 +312,9 @@ def test_a_topic_with_a_schema_takes_what_fits_and_says_what_it_is(
     made = official.schemas.create_schema(parent=f"projects/{official.project}", schema=schema, schema_id="event")
     topic = official.topic(schema_settings={"schema": made.name, "encoding": encoding})
     subscription = official.subscription()
-    official.publisher.publish(topic, good, mine="kept").result(10)
+    official.publisher.publish(topic, good, mine="kept").result(120)
     with pytest.raises(exceptions.InvalidArgument):
-        official.publisher.publish(topic, b"\x99").result(10)
+        official.publisher.publish(topic, b"\x99").result(120)
     (one,) = pulled(official, subscription, 1)
     assert dict(one.message.attributes) == {
         "mine": "kept", "googclient_schemaencoding": encoding, "googclient_schemaname": made.name,
@@ -341,7 +341,7 @@ def test_resources_come_page_by_page_and_a_deleted_topic_shows(official: Clients
     with pytest.raises(exceptions.AlreadyExists):
         official.publisher.create_topic(name=names[1])
     with pytest.raises(exceptions.NotFound):
-        official.publisher.publish(names[0], b"x").result(10)
+        official.publisher.publish(names[0], b"x").result(120)
 
 
 def test_subscriptions_are_changed_by_masks(official: Clients) -> None:
@@ -375,7 +375,7 @@ def test_a_detached_subscription_cannot_be_pulled(official: Clients) -> None:
     subscription = official.subscription()
     official.publisher.detach_subscription(request={"subscription": subscription})
     with pytest.raises(exceptions.FailedPrecondition):
-        official.subscriber.pull(subscription=subscription, max_messages=1, timeout=10)
+        official.subscriber.pull(subscription=subscription, max_messages=1, timeout=120)
 
 
 def test_iam_permits_everything(official: Clients) -> None:
@@ -394,4 +394,4 @@ def test_iam_permits_everything(official: Clients) -> None:
 def test_messages_beyond_the_limits_are_refused(official: Clients, attributes: dict[str, str], key: str) -> None:
     topic = official.topic()
     with pytest.raises(exceptions.InvalidArgument, match="too large"):
-        official.ordered.publish(topic, b"x", ordering_key=key, **attributes).result(10)
+        official.ordered.publish(topic, b"x", ordering_key=key, **attributes).result(120)

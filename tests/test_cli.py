@@ -41,16 +41,14 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
 @pytest.fixture
-def invoke() -> Iterator[Callable[..., Result]]:
+def invoke() -> Callable[..., Result]:
     """Run a command in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield lambda *arguments, **more: CliRunner().invoke(cli.main, [str(one) for one in arguments], **more)
-    signal.signal(signal.SIGTERM, handler)
+    return lambda *arguments, **more: CliRunner().invoke(cli.main, [str(one) for one in arguments], **more)
 
 
 @pytest.fixture

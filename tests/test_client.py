@@ -44,7 +44,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_block_in_columns_out(target: str) -> None:
     block = pa.record_batch({"delay": [1.0, None, 500.0], "carrier": ["UA", None, "elsewhere"], "unasked": [1, 2, 3]})
     with ModelClient(target, "flights") as model:
-        prediction = model.predict(block).result(30)
+        prediction = model.predict(block).result(120)
     assert sorted(prediction.outputs) == ["pair", "probability"]  # numbers only
     np.testing.assert_allclose(prediction.outputs["probability"], [0.101, 0.9, 1.0], rtol=1e-6)
     assert prediction.outputs["probability"].dtype == np.float64
@@ -72,7 +72,7 @@ def test_blocks_of_any_size_in_flight_at_once(target: str, rows: int) -> None:
         for shift in range(20):
             futures.append(model.predict(pa.record_batch({"x": np.arange(rows) + float(shift)})))
         for shift, future in enumerate(futures):
-            y = future.result(30).outputs["y"]
+            y = future.result(120).outputs["y"]
             np.testing.assert_array_equal(y, 0.5 * (np.arange(rows) + shift) + 2)
 
 
@@ -81,7 +81,7 @@ def test_a_refused_block_is_split_until_the_bad_rows_are_found(target: str, bad:
     x = np.arange(64.0)
     x[bad] = -1.0
     with ModelClient(target, "picky") as model:
-        prediction = model.predict(pa.record_batch({"x": x})).result(30)
+        prediction = model.predict(pa.record_batch({"x": x})).result(120)
     assert sorted(prediction.refused) == bad
     assert all("x below 0" in reason and "INVALID_ARGUMENT" in reason for reason in prediction.refused.values())
     wanted = np.sqrt(np.where(x < 0, np.nan, x))
@@ -90,7 +90,7 @@ def test_a_refused_block_is_split_until_the_bad_rows_are_found(target: str, bad:
 
 def test_answers_that_are_not_finite_are_refused_row_by_row(target: str) -> None:
     with ModelClient(target, "logarithm") as model:
-        prediction = model.predict(pa.record_batch({"x": [1.0, 0.0, math.e, -1.0, None]})).result(30)
+        prediction = model.predict(pa.record_batch({"x": [1.0, 0.0, math.e, -1.0, None]})).result(120)
     assert sorted(prediction.refused) == [1, 3, 4]
     assert "output 'y' is -inf" in prediction.refused[1]
     np.testing.assert_allclose(prediction.outputs["y"], [0.0, np.nan, 1.0, np.nan, np.nan], atol=1e-6)
@@ -98,8 +98,8 @@ def test_answers_that_are_not_finite_are_refused_row_by_row(target: str) -> None
 
 def test_rows_that_an_integer_input_cannot_take_are_not_sent(target: str) -> None:
     with ModelClient(target, "whole") as model:
-        prediction = model.predict(pa.record_batch({"n": pa.array([1, None, 3], pa.int64())})).result(30)
-        nothing = model.predict(pa.record_batch({"n": pa.array([None], pa.int64())})).result(30)
+        prediction = model.predict(pa.record_batch({"n": pa.array([1, None, 3], pa.int64())})).result(120)
+        nothing = model.predict(pa.record_batch({"n": pa.array([None], pa.int64())})).result(120)
     np.testing.assert_array_equal(prediction.outputs["y"], [2.0, np.nan, 6.0])
     assert list(prediction.refused) == [1]
     assert list(nothing.refused) == [0]
@@ -110,8 +110,8 @@ def test_a_block_without_a_column_of_the_model_is_the_callers_fault(target: str)
     with ModelClient(target, "two_inputs") as model:
         future = model.predict(pa.record_batch({"x": [1.0]}))
         with pytest.raises(ModelError, match=r"two_inputs.*takes 'w'"):
-            future.result(30)
-        assert model.predict(pa.record_batch({"x": [1.0], "w": [2.0]})).result(30).refused == {}
+            future.result(120)
+        assert model.predict(pa.record_batch({"x": [1.0], "w": [2.0]})).result(120).refused == {}
 
 
 def test_no_such_model_signature_or_description_is_said(target: str) -> None:
@@ -132,7 +132,7 @@ def test_two_clients_share_the_connection(target: str) -> None:
     with ModelClient(target, "picky") as one:
         with ModelClient(target, "picky") as other:
             assert one._backends.all[0].channel is other._backends.all[0].channel
-        assert one.predict(pa.record_batch({"x": [4.0]})).result(30).outputs["y"].tolist() == [2.0]
+        assert one.predict(pa.record_batch({"x": [4.0]})).result(120).outputs["y"].tolist() == [2.0]
 
 
 def serve(start_process: Start, base_path: Path, port: int) -> Started:
@@ -151,14 +151,14 @@ def test_a_killed_server_is_waited_for_and_said_once(
     caplog.set_level(logging.INFO, "sameriver.model")
     block = pa.record_batch({"x": np.arange(100.0)})
     with ModelClient(f"127.0.0.1:{port}", "half", in_flight=6) as model:
-        assert model.predict(block).result(30).refused == {}
+        assert model.predict(block).result(120).refused == {}
         server.stop(signal.SIGKILL)
         futures = [model.predict(block) for _ in range(6)]
         wait_until(lambda: caplog.records, what="a word on the server that is away")
         assert not any(future.done() for future in futures)
         serve(start_process, tmp_path, port)
         for future in futures:
-            np.testing.assert_array_equal(future.result(60).outputs["y"], 0.5 * np.arange(100) + 2)
+            np.testing.assert_array_equal(future.result(120).outputs["y"], 0.5 * np.arange(100) + 2)
     assert [record.message.partition(" after ")[0] for record in caplog.records] == [
         caplog.records[0].message,
         f"model server 127.0.0.1:{port} answers again",
@@ -182,14 +182,14 @@ def test_closing_ends_what_is_under_way(free_port: Callable[[], int], start_proc
     server = serve(start_process, tmp_path, port)
     model = ModelClient(f"127.0.0.1:{port}", "half", in_flight=2)
     block = pa.record_batch({"x": [1.0]})
-    model.predict(block).result(30)
+    model.predict(block).result(120)
     server.stop(signal.SIGKILL)
     futures = [model.predict(block), model.predict(block)]
     model.close()
     model.close()
     for future in [*futures, model.predict(block)]:
         with pytest.raises(ModelError, match="closed before the answer"):
-            future.result(30)
+            future.result(120)
 
 
 def test_a_new_version_with_another_input_is_asked_for_what_it_takes(
@@ -199,13 +199,13 @@ def test_a_new_version_with_another_input_is_asked_for_what_it_takes(
     server = serve(start_process, tmp_path, free_port())
     whole, part = pa.record_batch({"x": [1.0, 2.0], "w": [0.0, 0.0]}), pa.record_batch({"x": [1.0, 2.0]})
     with ModelClient(server.line.split()[-1], "half") as model:
-        assert model.predict(part).result(30).model_version == 1
+        assert model.predict(part).result(120).model_version == 1
         put("two_inputs", tmp_path, 2)
         wait_until(lambda: any("version 1 is unloaded" in line for line in server.lines), what="version 2 alone")
-        prediction = model.predict(whole).result(30)
+        prediction = model.predict(whole).result(120)
         assert (prediction.model_version, prediction.refused) == (2, {})
         with pytest.raises(ModelError, match="takes 'w'"):
-            model.predict(part).result(30)
+            model.predict(part).result(120)
 
 
 def test_one_row_costs_little_more_than_the_call(target: str) -> None:
@@ -215,7 +215,7 @@ def test_one_row_costs_little_more_than_the_call(target: str) -> None:
         took = []
         for _ in range(300):
             began = time.perf_counter()
-            model.predict(block).result(30)
+            model.predict(block).result(120)
             took.append(time.perf_counter() - began)
     assert sorted(took)[150] < 0.02
 

@@ -87,7 +87,7 @@ def server() -> Iterator[ScriptedServer]:
 def test_what_may_pass_is_tried_again(server: ScriptedServer, code: str) -> None:
     server.script = [fails(code), fails(code)]
     with ModelClient(server.target, "m") as model:
-        prediction = model.predict(BLOCK).result(30)
+        prediction = model.predict(BLOCK).result(120)
     assert prediction.outputs["y"].tolist() == [2.0, 4.0, 6.0, 8.0]
     assert server.calls == 3
 
@@ -98,7 +98,7 @@ def test_what_no_row_causes_fails_the_block_at_once(server: ScriptedServer, code
     with ModelClient(server.target, "m") as model:
         future = model.predict(BLOCK)
         with pytest.raises(ModelError, match=f"{code}.*because") as caught:
-            future.result(30)
+            future.result(120)
     assert caught.value.code == code
     assert server.calls == 1
 
@@ -108,12 +108,12 @@ def test_a_call_without_an_answer_is_given_up_at_its_deadline(server: ScriptedSe
 
     def hangs(request: Any, context: grpc.ServicerContext) -> Any:
         context.add_callback(ended.set)
-        ended.wait(30)
+        ended.wait(120)
         return wire.PredictResponse()
 
     server.script = [hangs]
     with ModelClient(server.target, "m", deadline_s=0.3) as model:
-        assert model.predict(BLOCK).result(30).refused == {}
+        assert model.predict(BLOCK).result(120).refused == {}
     assert ended.is_set()
     assert server.calls == 2
 
@@ -121,7 +121,7 @@ def test_a_call_without_an_answer_is_given_up_at_its_deadline(server: ScriptedSe
 def test_a_message_too_large_is_sent_in_pieces_instead_of_for_ever(server: ScriptedServer) -> None:
     server.script = [fails("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)")]
     with ModelClient(server.target, "m") as model:
-        prediction = model.predict(BLOCK).result(30)
+        prediction = model.predict(BLOCK).result(120)
     assert prediction.outputs["y"].tolist() == [2.0, 4.0, 6.0, 8.0]
     assert server.calls == 3
 
@@ -135,7 +135,7 @@ def test_one_block_is_answered_by_one_version(server: ScriptedServer) -> None:
 
     server.script = [fails("INVALID_ARGUMENT"), server.double, next_version]
     with ModelClient(server.target, "m") as model:
-        prediction = model.predict(BLOCK).result(30)
+        prediction = model.predict(BLOCK).result(120)
     assert prediction.model_version == 2
     assert prediction.outputs["y"].tolist() == [2.0, 4.0, 6.0, 8.0]
     assert prediction.refused == {}
@@ -152,7 +152,7 @@ def test_an_answer_of_another_length_is_no_answer(server: ScriptedServer) -> Non
     with ModelClient(server.target, "m") as model:
         future = model.predict(BLOCK)
         with pytest.raises(ModelError, match=r"output 'y' of shape \[3\] to 4 rows"):
-            future.result(30)
+            future.result(120)
 
 
 def test_no_more_calls_are_under_way_than_allowed(server: ScriptedServer) -> None:
@@ -161,7 +161,7 @@ def test_no_more_calls_are_under_way_than_allowed(server: ScriptedServer) -> Non
 
     def waits(request: Any, context: grpc.ServicerContext) -> Any:
         running.release()
-        release.wait(30)
+        release.wait(120)
         most.append(server.calls)
         return server.double(request, context)
 
@@ -171,11 +171,11 @@ def test_no_more_calls_are_under_way_than_allowed(server: ScriptedServer) -> Non
         futures = [model.predict(BLOCK), model.predict(BLOCK)]
         third = threading.Thread(target=lambda: futures.append(model.predict(BLOCK)))
         third.start()
-        assert running.acquire(timeout=30)
-        assert running.acquire(timeout=30)
+        assert running.acquire(timeout=120)
+        assert running.acquire(timeout=120)
         assert len(futures) == 2
         assert server.calls == 2
         release.set()
-        third.join(30)
-        assert [future.result(30).refused for future in futures] == [{}, {}, {}]
+        third.join(120)
+        assert [future.result(120).refused for future in futures] == [{}, {}, {}]
     assert most[0] == 2

@@ -229,7 +229,7 @@ def test_pubsub_at_both_ends(
             publisher.publish(
                 "shop-events", [OutgoingMessage(one.data, one.attributes) for one in messages[start:][:12]]
             )
-        wait_until(lambda: len(_archived(tmp_path)) >= len(EVENTS), timeout_s=120, what="all rows")
+        wait_until(lambda: len(_archived(tmp_path)) >= len(EVENTS), what="all rows")
     finally:
         running.cancel()
         publisher.close()

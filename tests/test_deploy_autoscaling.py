@@ -79,7 +79,7 @@ class Servers:
         """Seconds of request per second since the last time, the mean of the servers: what the adapter's rule says."""
         found = []
         for number, (_, where) in self.running.items():
-            page = httpx.get(f"http://{where}/monitoring/prometheus/metrics").text
+            page = httpx.get(f"http://{where}/monitoring/prometheus/metrics", timeout=120).text
             pattern = rf"^{re.escape(self._series)}{{.*}} ([\d.e+]+)$"
             total = sum(float(value) for value in re.findall(pattern, page, re.MULTILINE)) / 1e6
             now_s = time.monotonic()
@@ -145,7 +145,7 @@ def scale_up_and_down(start: Start, folder: Path, pause_s: float, step_s: float)
         wait(pause_s)
         until("below the target with one server again", lambda value: value < TARGET, 60.0)
         load.end()
-        answers = [future.result(timeout=30) for future in load.futures]
+        answers = [future.result(120) for future in load.futures]
     told.append(f"{len(answers)} predictions, none failed")
     assert all(float(answer.outputs["y"][0]) == 1.0 for answer in answers)
     servers.leave(0)

@@ -52,7 +52,7 @@ def canary(url: str, folder: Path) -> tuple[int, str, list[str]]:
     settings |= {"CANARY_DRIVER": str(driver), "CANARY_POLL_SECONDS": "0.4"}
     settings |= {"CANARY_SECONDS": "1", "CANARY_CATCH_UP_SECONDS": "1"}
     command = [str(ROOT / "deploy/canary/run"), "image:2"]
-    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
     return ended.returncode, ended.stdout + ended.stderr, done.read_text().split("\n")[:-1]
 
 
@@ -82,7 +82,7 @@ def test_the_workflow_is_one_and_runs_what_is_there() -> None:
         ("vendor.compose-spec", Path("docker-compose.yml")),
     ):
         checked = [*command, "--builtin-schema", schema, str(ROOT / path)]
-        done = subprocess.run(checked, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(checked, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout
     jobs = yaml.safe_load(repository.text(WORKFLOW))["jobs"]
     assert [jobs[name].get("needs") for name in ("check", "image", "canary")] == [None, "check", "image"]

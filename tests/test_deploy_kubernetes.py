@@ -28,7 +28,7 @@ def built(folder: str) -> list[dict[str, Any]]:
     """The objects that kustomize makes of a folder; without kubectl, those of its files, with generated settings."""
     if shutil.which("kubectl") is not None:
         command = ["kubectl", "kustomize", str(ROOT / folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return [one for one in yaml.safe_load_all(done.stdout) if one]
     made = yaml.safe_load((ROOT / folder / "kustomization.yaml").read_text())

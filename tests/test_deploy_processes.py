@@ -76,7 +76,7 @@ class Composed:
         check = SERVICES[name]["healthcheck"]["test"]
         url = re.sub(r"127\.0\.0\.1:\d+", self.port(name, port), check[-1])
         command = [sys.executable, str(REPOSITORY / "deploy" / Path(check[2]).name), url]
-        assert subprocess.run(command, timeout=30).returncode == 0
+        assert subprocess.run(command, timeout=120).returncode == 0
 
     def metrics(self, name: str) -> set[str]:
         """The series that Prometheus would find, asking as its settings say."""
@@ -84,7 +84,7 @@ class Composed:
         (target,) = job["static_configs"][0]["targets"]
         headers = {}
         if "authorization" in job:
-            assert httpx.get(f"http://{self.here(target)}/metrics").status_code == 401
+            assert httpx.get(f"http://{self.here(target)}/metrics", timeout=120).status_code == 401
             token = Path(self.here(job["authorization"]["credentials_file"])).read_text().strip()
             headers["Authorization"] = f"Bearer {token}"
         answer = httpx.get(f"http://{self.here(target)}{job.get('metrics_path', '/metrics')}", headers=headers)
@@ -110,8 +110,8 @@ def composed(start_process: Start, tmp_path: Path) -> Iterator[Composed]:
 def ask(composed: Composed) -> None:
     """One event by the gateway, with its prediction."""
     url = f"http://{composed.port('gateway', 8600)}/v1/apps/shop/events"
-    assert httpx.post(url, json=SALE).status_code == 401
-    answer = httpx.post(url, json=SALE, headers={"Authorization": f"Bearer {composed.token}"}, timeout=30)
+    assert httpx.post(url, json=SALE, timeout=120).status_code == 401
+    answer = httpx.post(url, json=SALE, headers={"Authorization": f"Bearer {composed.token}"}, timeout=120)
     assert (answer.status_code, answer.json()["outputs"]) == (200, {"probability": 1.0})
 
 
@@ -138,7 +138,10 @@ def test_all_of_compose(composed: Composed, bigquery_endpoints: Any, start_proce
     own = [f"--port={ports[0]}", f"--rest_api_port={ports[1]}"]
     own += ["--model_name=wide_and_deep", f"--model_base_path={tmp_path / 'models'}"]
     start_process(["-m", "serving.server", *own, *flags], ready="listening on")
-    assert "AVAILABLE" in httpx.get(f"http://{composed.port('model-server', 8501)}/v1/models/wide_and_deep").text
+    assert (
+        "AVAILABLE"
+        in httpx.get(f"http://{composed.port('model-server', 8501)}/v1/models/wide_and_deep", timeout=120).text
+    )
 
     composed.begin("job", "streaming shop")
     composed.begin("gateway", "gateway of shop", "--port", composed.port("gateway", 8600).partition(":")[2])
@@ -153,8 +156,8 @@ def test_all_of_compose(composed: Composed, bigquery_endpoints: Any, start_proce
         assert exported[job["job_name"]] - found <= {"sameriver_dead_letters_total"}, job["job_name"]
     status = f"http://{composed.port('verify', 9100)}/status"
     headers = {"Authorization": f"Bearer {composed.token}"}
-    wait_until(lambda: httpx.get(status, headers=headers).json()["events"] == 1, what="verification")
-    assert httpx.get(status, headers=headers).json()["feature_mismatches"] == 0
+    wait_until(lambda: httpx.get(status, headers=headers, timeout=120).json()["events"] == 1, what="verification")
+    assert httpx.get(status, headers=headers, timeout=120).json()["feature_mismatches"] == 0
     assert verify.stop() == 0
     query = {"query": "SELECT COUNT(*) FROM river.predictions", "useLegacySql": False}
     ask_bigquery = partial(httpx.post, f"{bigquery_endpoints.rest}/bigquery/v2/projects/sameriver/queries", json=query)

@@ -37,7 +37,9 @@ def test_the_model_in_cloud_storage_is_served_on_the_routes(
     port = free_port()
     given = {"AIP_HTTP_PORT": str(port), "AIP_STORAGE_URI": f"gs://{BUCKET}/vertex", **VARIABLES}
     server = start_process(["-m", "cli", "serve", "--port", "0"], ready="model server ready", env=given)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Host": "anything.internal"}) as client:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers={"Host": "anything.internal"}, timeout=120
+    ) as client:
         assert client.get(VARIABLES["AIP_HEALTH_ROUTE"]).status_code == 200
         answer = client.post(VARIABLES["AIP_PREDICT_ROUTE"], json={"instances": [1.0, 5.0], "parameters": {}})
         assert (answer.status_code, answer.json()) == (200, {"predictions": [2.5, 4.5]})
@@ -60,7 +62,7 @@ def test_health_follows_the_model() -> None:
     server = VertexServer(settings, "wide and deep", lambda: bool(ready), rest, host="127.0.0.1")
     server.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}") as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=120) as client:
             assert client.get("/healthy").status_code == 503
             ready.append(True)
             assert client.get("/healthy").status_code == 200

@@ -79,7 +79,7 @@ def test_live_batch_and_verify_agree_while_the_service_dies(
     def archived() -> int:
         return sum(commit.block.num_rows for commit in read_commits(archive))
 
-    wait_until(lambda: archived() >= 16, 60, "some reviews are archived")
+    wait_until(lambda: archived() >= 16, what="some reviews are archived")
     mood_service.kill()
     publisher.publish("reviews-events", sent[60:])
     mood_service = begin()
@@ -91,7 +91,7 @@ def test_live_batch_and_verify_agree_while_the_service_dies(
             mood_service = begin()
         return archived() == 119
 
-    wait_until(all_but_one, 90, "all reviews but one are archived")
+    wait_until(all_but_one, what="all reviews but one are archived")
     totals = job.drain()
     mood_service.kill()
     assert (totals["received"], totals["dead_letters"], totals["duplicates"]) == (120, 1, 0)

@@ -53,7 +53,7 @@ class System:
 
     def validate(self) -> None:
         """All that was published is predicted, by the version that it names."""
-        self.rig.wait_predicted(90)
+        self.rig.wait_predicted()
         assert self.job.code is None, self.job.log.read_text("utf-8")
         for event_id, told in list(self.rig.predictions.by_event.items()):
             (one,) = told
@@ -74,7 +74,9 @@ class System:
             self.job = self._start_job()
         before = len(self.rig.predictions.by_event)
         self.publish()
-        wait_until(lambda: len(self.rig.predictions.by_event) > before, 60, f"predictions come after a kill of {which}")
+        wait_until(
+            lambda: len(self.rig.predictions.by_event) > before, what=f"predictions come after a kill of {which}"
+        )
 
     def deploy(self) -> None:
         self.deployed += 1
@@ -93,11 +95,11 @@ class System:
         """What cannot be used comes back each time that it is sent again."""
         before = self.rig.dead_letters.copies
         self.rig.publish_poison()
-        wait_until(lambda: self.rig.dead_letters.copies > before, 60, "the bad message is a dead letter")
+        wait_until(lambda: self.rig.dead_letters.copies > before, what="the bad message is a dead letter")
         replayed = self.rig.command("deadletters", "replay", "--no-check")
         assert replayed.code == 0, replayed.log.read_text("utf-8")
         assert replayed.records()[-1]["sent"] >= 1
-        wait_until(lambda: self.rig.dead_letters.copies > before + 1, 60, "it is one again")
+        wait_until(lambda: self.rig.dead_letters.copies > before + 1, what="it is one again")
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_kills_of_the_job_lose_nothing(rig: Rig, kills: int, events: int, mean_s
             job = rig.start_job()
             kill_clock(rig, archived, mean_s)
             assert flowing.running, "the work was done before the kill"
-            wait_until(lambda: len(rig.published) > rig.archived(), 30, "something is on its way")
+            wait_until(lambda: len(rig.published) > rig.archived(), what="something is on its way")
             published = len(rig.published)
             job.kill()
             archived = rig.archived()
@@ -68,7 +68,7 @@ def test_kills_of_the_job_lose_nothing(rig: Rig, kills: int, events: int, mean_s
                 in_flight.append(published - archived)
     job = rig.start_job()
     rig.publish(max(0, events - len(rig.published)))
-    rig.wait_predicted(90)
+    rig.wait_predicted()
     totals = job.drain()
     report = rig.check()
     print(
@@ -93,11 +93,11 @@ def test_a_bad_connection_to_the_broker_delays_and_loses_nothing(
                 if fault.refuse:
                     proxy.reset()
                 hold(proxy, fault, seconds)
-                wait_until(lambda before=before: len(rig.published) > before, 30, "events keep coming")  # type: ignore[misc]
+                wait_until(lambda before=before: len(rig.published) > before, what="events keep coming")  # type: ignore[misc]
                 assert job.code is None
                 assert rig.predictions.by_event.keys() <= set(rig.published)
             proxy.reset()
-    rig.wait_predicted(60)
+    rig.wait_predicted()
     assert proxy.connections > 3
     job.drain()
     report = rig.check()
@@ -109,10 +109,10 @@ def test_a_connection_that_died_without_a_word_is_given_up(rig: Rig, proxy: Prox
     """Half open for good, as after a power cut: the client's keepalive notices within a minute, and connects anew."""
     job = rig.start_job()
     rig.publish(100)
-    rig.wait_predicted(30)
+    rig.wait_predicted()
     proxy.abandon()
     rig.publish(100)
-    rig.wait_predicted(120)
+    rig.wait_predicted()
     job.drain()
     rig.check()
 
@@ -124,14 +124,14 @@ def test_processes_that_stand_still_go_on_where_they_were(rig: Rig, broker: Star
     with flow(rig, 1_000_000) as flowing:
         for pid in (job.pid, broker.process.pid):
             before = rig.archived()
-            wait_until(lambda before=before: rig.archived() > before, 30, "work is under way")  # type: ignore[misc]
+            wait_until(lambda before=before: rig.archived() > before, what="work is under way")  # type: ignore[misc]
             os.kill(pid, signal.SIGSTOP)
             try:
                 Event().wait(seconds)
             finally:
                 os.kill(pid, signal.SIGCONT)
             assert flowing.running
-    rig.wait_predicted(60)
+    rig.wait_predicted()
     assert job.drain()["outcomes"] == {"predicted": len(rig.published)}
     rig.check()
 
@@ -140,14 +140,14 @@ def test_a_full_disk_ends_the_job_and_loses_nothing(rig: Rig) -> None:
     """The archive cannot grow: the job says so and ends, and the next one goes on from what is there."""
     job = rig.start_job(limits={"RLIMIT_FSIZE": 60_000})
     with flow(rig, 2_000):
-        assert job.wait(60) not in (0, -9)
+        assert job.wait() not in (0, -9)
         assert "File too large" in job.log.read_text("utf-8")
     archived = rig.archived()
     assert 0 < archived < len(rig.published)
     job = rig.start_job()
     assert job.ready is not None
     assert job.ready["recovered_rows"] == archived
-    rig.wait_predicted(60)
+    rig.wait_predicted()
     job.drain()
     rig.check()
 
@@ -156,7 +156,7 @@ def test_connections_to_the_jobs_port_cost_no_event(rig: Rig) -> None:
     """More of them than the job may have files open."""
     job = rig.start_job(limits={"RLIMIT_NOFILE": 64})
     rig.publish(50)
-    rig.wait_predicted(30)
+    rig.wait_predicted()
     assert job.ready is not None
     port = int(job.ready["monitoring"].rpartition(":")[2])
     with ExitStack() as stack:
@@ -164,7 +164,7 @@ def test_connections_to_the_jobs_port_cost_no_event(rig: Rig) -> None:
             for _ in range(100):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.3))
         rig.publish(50)
-        rig.wait_predicted(30)
+        rig.wait_predicted()
     job.drain()
     rig.check()
 
@@ -174,18 +174,18 @@ def test_a_flood_is_held_back_by_the_broker_not_by_the_jobs_memory(rig: Rig, eve
     """Far more than the job can take waits in the broker; afterwards an event is as quick as before."""
     job = rig.start_job()
     rig.publish(100)
-    rig.wait_predicted(30)
+    rig.wait_predicted()
     idle = most = job.memory_bytes()
     with flow(rig, events, every_s=0.0, batch=1_000) as flowing:
         while flowing.running:
             most = max(most, job.memory_bytes())
             Event().wait(0.05)
         flowing.finish()
-    rig.wait_predicted(600)
+    rig.wait_predicted()
     most = max(most, job.memory_bytes())
     began_s = time.monotonic()
     rig.publish(1)
-    rig.wait_predicted(30)
+    rig.wait_predicted()
     after_s = time.monotonic() - began_s
     job.drain()
     rig.check()

@@ -83,20 +83,20 @@ def test_kills_and_versions_new_and_broken_under_traffic(rig: Rig, server: Model
     started_with = server.newest()
     with flow(rig, 1_000_000) as flowing:
         for _ in range(kills):
-            wait_until(predicted_more(rig, 20), 60, "predictions come")
+            wait_until(predicted_more(rig, 20), what="predictions come")
             server.process.kill()
             assert rig.missing() > 0, "nothing was on its way"
             server.kill_and_start()
         for version in range(started_with + 1, last + 1):
-            wait_until(predicted_more(rig, 20), 60, "predictions come")
+            wait_until(predicted_more(rig, 20), what="predictions come")
             put(server.models, version)
-            wait_until(lambda v=version: f'"model_version": {v}' in newest(rig), 60, "the new one answers")  # type: ignore[misc]
+            wait_until(lambda v=version: f'"model_version": {v}' in newest(rig), what="the new one answers")  # type: ignore[misc]
         broken = serving_models.put("broken", server.models.parent / "aside", 9).rename(server.models / "9")
-        wait_until(lambda: any("version 9" in line for line in server.process.lines), 60, "a word on the broken one")
-        wait_until(predicted_more(rig, 100), 60, "the old version answers")
+        wait_until(lambda: any("version 9" in line for line in server.process.lines), what="a word on the broken one")
+        wait_until(predicted_more(rig, 100), what="the old version answers")
         broken.rename(server.models.parent / "gone")
         assert flowing.running
-    rig.wait_predicted(60)
+    rig.wait_predicted()
     assert job.code is None
     job.drain()
     versions = check(rig, target)
@@ -121,20 +121,20 @@ def test_a_bad_connection_to_the_model_server_delays_and_loses_nothing(
     rig.draw.shuffle(faults)
     with flow(rig, 1_000_000) as flowing:
         for fault in faults:
-            wait_until(predicted_more(rig, 1), 60, f"predictions come (seed {rig.seed})")
+            wait_until(predicted_more(rig, 1), what=f"predictions come (seed {rig.seed})")
             if fault.refuse:
                 proxy.reset()
             hold(proxy, fault, seconds)
             assert job.code is None
         proxy.reset()
-        wait_until(predicted_more(rig, 1), 60, f"predictions come (seed {rig.seed})")
+        wait_until(predicted_more(rig, 1), what=f"predictions come (seed {rig.seed})")
         os.kill(server.process.process.pid, signal.SIGSTOP)
         try:
             Event().wait(seconds)
         finally:
             os.kill(server.process.process.pid, signal.SIGCONT)
         assert flowing.running
-    rig.wait_predicted(60)
+    rig.wait_predicted()
     job.drain()
     check(rig, proxy.target)
     print(f"seed {rig.seed}: {len(rig.published)} events, {proxy.connections} connections")
@@ -146,18 +146,18 @@ def test_a_model_server_that_is_slow_slows_the_pull(rig: Rig, proxy: Proxy, even
     """No answers: a few works wait, then nothing more is taken on; the rest waits in the broker."""
     job = rig.start_job("--model-server", proxy.host_port, "--max-messages", "10")
     rig.publish(100)
-    rig.wait_predicted(30)
+    rig.wait_predicted()
     idle = job.memory_bytes()
     proxy.fault = HALF_OPEN
     rig.publish(events)
-    wait_until(lambda: metric(job, "messages_held") >= min(events, 10_000), 30, "the job holds what it may hold")
+    wait_until(lambda: metric(job, "messages_held") >= min(events, 10_000), what="the job holds what it may hold")
     works = max(metric(job, "works_waiting") for _ in range(20))
     held, memory = metric(job, "messages_held"), job.memory_bytes()
     assert 0 < works <= 64
     assert held <= 20_000
     assert memory - idle < 128 << 20
     proxy.fault = HEALTHY
-    rig.wait_predicted(120)
+    rig.wait_predicted()
     job.drain()
     check(rig, proxy.target)
     print(f"seed {rig.seed}: {works} works and {held} messages of {events} held, {(memory - idle) >> 20} MB above idle")
@@ -166,6 +166,6 @@ def test_a_model_server_that_is_slow_slows_the_pull(rig: Rig, proxy: Proxy, even
 def metric(job: Job, name: str) -> int:
     """One of the job's figures."""
     assert job.ready is not None
-    text = httpx.get(f"{job.ready['monitoring']}/metrics", timeout=10).text
+    text = httpx.get(f"{job.ready['monitoring']}/metrics", timeout=120).text
     (line,) = [line for line in text.splitlines() if line.startswith(f"sameriver_{name} ")]
     return int(float(line.split()[-1]))

@@ -127,14 +127,14 @@ def test_a_job_goes_on_from_the_archive_of_an_earlier_release(rig: Rig) -> None:
     job = rig.start_job()
     assert job.ready is not None
     assert job.ready["recovered_rows"] == 100
-    wait_until(lambda: len(rig.predictions.by_event) >= 10, 30, "the last ten come again")
+    wait_until(lambda: len(rig.predictions.by_event) >= 10, what="the last ten come again")
     again = [message for block in old for message in to_messages(app, block)]
     publisher = Publisher(rig.endpoint)
     publisher.publish("meters-events", [OutgoingMessage(one.data, one.attributes) for one in again])
     publisher.close()
     rig.next = itertools.count(1_000)
     rig.publish(100)
-    rig.wait_predicted(30)
+    rig.wait_predicted()
     totals = job.drain()
     assert (totals["duplicates"], totals["outcomes"]) == (100, {"predicted": 100})
     assert rig.predictions.by_event.keys() == set(rig.published) | set(last_ten)

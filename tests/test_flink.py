@@ -68,7 +68,7 @@ def archived_predictions(archive: Path) -> dict[str, float]:
 
 def metrics(job: Job) -> set[str]:
     """The lines of what the job tells Prometheus."""
-    return set(httpx.get(f"{job.wait_ready()['monitoring']}/metrics").text.splitlines())
+    return set(httpx.get(f"{job.wait_ready()['monitoring']}/metrics", timeout=120).text.splitlines())
 
 
 @pytest.mark.timeout(FETCH_S + 3 * COME_BACK_S)

@@ -101,7 +101,7 @@ def test_a_body_that_is_too_long_is_not_read(gateway: Running, monkeypatch: pyte
 
 def raw(gateway: Running, text: str) -> str:
     """The status that the answer to these bytes has; "" if it is a closed connection."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=120) as connection:
         connection.sendall(text.encode())
         return connection.recv(100).decode().partition(" ")[2][:3]
 
@@ -109,7 +109,7 @@ def raw(gateway: Running, text: str) -> str:
 def test_who_never_ends_the_headers_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_server, "HEADERS_S", 0.2)
     with running() as gateway:
-        sockets = [socket.create_connection(("127.0.0.1", gateway.port), timeout=30) for _ in range(50)]
+        sockets = [socket.create_connection(("127.0.0.1", gateway.port), timeout=120) for _ in range(50)]
         for one in sockets[:25]:
             one.sendall(b"POST /v1/apps/shop/events HTTP/1.1\r\nHost: local")
         began = time.monotonic()
@@ -215,9 +215,9 @@ def test_tls_asks_for_the_right_certificates_and_takes_up_new_ones(
             client_context(unknown, good),  # does not know the server's authority
         ):
             with pytest.raises(httpx.TransportError):
-                httpx.get(url, verify=context)
+                httpx.get(url, verify=context, timeout=120)
         with pytest.raises(httpx.TransportError):
-            httpx.get(url.replace("https", "http"))  # plain text
+            httpx.get(url.replace("https", "http"), timeout=120)  # plain text
         write(ours.pair("server"), tmp_path, "server")
         os.utime(certificate, (1, 1 + time.time()))
         serial = _serial(certificate)
@@ -230,7 +230,7 @@ def _serial(certificate: Path) -> int:
 
 def _served_serial(port: int, context: ssl.SSLContext) -> int:
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=120) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
     ):
         certificate = secured.getpeercert()

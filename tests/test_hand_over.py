@@ -188,13 +188,13 @@ def test_on_real_flights_with_a_broker(
     stream = ["stream", "--app", "flights", "--collect", "--emulator", endpoint.host_port or "", "--json"]
     stream += ["--project", endpoint.project, "--archive", str(archive), "--snapshot", made.file]
     job = warm_jobs.start(stream)
-    job.wait_ready(120)
+    job.wait_ready()
     publish(publisher, subscriber, app, parts[2])
     wanted = parts[1].num_rows + parts[2].num_rows
-    wait_until(lambda: counted(archive) >= wanted, 60, f"{wanted} events are archived")
+    wait_until(lambda: counted(archive) >= wanted, what=f"{wanted} events are archived")
     job.kill()
     job = warm_jobs.start(stream)  # comes back from snapshot and archive
-    job.wait_ready(120)
+    job.wait_ready()
     publish(publisher, subscriber, app, parts[0].slice(0, 50))  # sent again, by a careless publisher
     assert job.drain()["outcomes"].keys() <= {"recorded", "folded"}
     found = archived(archive)
@@ -204,7 +204,7 @@ def test_on_real_flights_with_a_broker(
     subscriber.close()
     publisher.close()
     refused = warm_jobs.start([*stream, "--archive", str(tmp_path / "new"), "--subscription", "nowhere"])
-    assert refused.wait(60) == 2
+    assert refused.wait() == 2
     assert subscription_of(app) != "nowhere"
 
 

@@ -110,13 +110,13 @@ def add_a_feature(endpoint: Endpoint, jobs: Jobs) -> None:
 
     def publish(begin: int, end: int, *archives: str) -> None:
         publisher.publish("shop-events", messages[begin:end])
-        wait_until(lambda: all(held(archive) >= end for archive in archives), 60, f"{archives} have {end} events")
+        wait_until(lambda: all(held(archive) >= end for archive in archives), what=f"{archives} have {end} events")
 
     def held(archive: str) -> int:  # with those in the snapshot
         return counted(Path("var/archive", archive)) + (100 if archive == "flights-next" else 0)
 
     before = jobs.start(started(["stream", "--app", "flights", "--archive", "var/archive/shop"], endpoint))
-    before.wait_ready(120)
+    before.wait_ready()
     publish(0, 60, "shop")
     assert "flights-events-next keeps" in run(subscribe, apps)
     publish(60, 100, "shop")
@@ -125,7 +125,7 @@ def add_a_feature(endpoint: Endpoint, jobs: Jobs) -> None:
     told = run(snapshot, apps | {"2013-11-08T12:00:00": cut.replace(tzinfo=None).isoformat()})
     assert re.findall(r"(\w+) .*taken over", told) == ["shop", "till"]
     after = jobs.start(started(stream[1:], endpoint))
-    after.wait_ready(120)
+    after.wait_ready()
     publish(100, 160, "shop", "flights-next")
     assert before.drain()["outcomes"]["predicted"] == 120
     publish(160, 200, "flights-next")

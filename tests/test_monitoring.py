@@ -43,7 +43,7 @@ def monitoring() -> Monitoring:
 @pytest.fixture
 def client(monitoring: Monitoring) -> Iterator[httpx.Client]:
     server = MonitoringServer(monitoring)
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
         yield client
     server.close()
 

@@ -42,7 +42,7 @@ def server(access: MonitoringAccess) -> Iterator[MonitoringServer]:
 def client(server: MonitoringServer, access: MonitoringAccess) -> httpx.Client:
     context = ssl.create_default_context(cafile=access.certificate)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return httpx.Client(base_url=f"https://127.0.0.1:{server.port}", verify=context)
+    return httpx.Client(base_url=f"https://127.0.0.1:{server.port}", verify=context, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_token_is_wanted_for_all_but_the_probes(server: MonitoringServer, acce
 
 
 def test_plain_http_is_not_answered_where_tls_is_spoken(server: MonitoringServer) -> None:
-    with httpx.Client() as asking:
+    with httpx.Client(timeout=120) as asking:
         for _ in range(40):  # more than connections are allowed at a time: none is lost
             with pytest.raises(httpx.TransportError):
-                asking.get(f"http://127.0.0.1:{server.port}/healthz", timeout=5)
+                asking.get(f"http://127.0.0.1:{server.port}/healthz", timeout=120)
 
 
 def test_a_key_that_others_can_read_is_refused(access: MonitoringAccess) -> None:

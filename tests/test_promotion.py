@@ -225,7 +225,7 @@ def versions_by_meter(rig: Rig, last: int) -> dict[str, set[int]]:
 @pytest.mark.tensorflow
 def test_shadow_canary_full_and_back_under_traffic(rig: Rig, models: Path, server: Started) -> None:
     def wait_for(what: str, meters: dict[str, set[int]]) -> None:
-        wait_until(lambda: versions_by_meter(rig, 40) == meters, 60, f"{what} (seed {rig.seed})")
+        wait_until(lambda: versions_by_meter(rig, 40) == meters, what=f"{what} (seed {rig.seed})")
 
     promote(models, 1, "full")
     host_port = json.loads(server.line)["host_port"]
@@ -236,7 +236,7 @@ def test_shadow_canary_full_and_back_under_traffic(rig: Rig, models: Path, serve
     with flow(rig, 1_000_000):
         wait_for("version 1 answers", everywhere[1])
         promote(models, 2, "shadow")
-        wait_until(lambda: shadowed(rig) > 50, 60, "the shadow predicts")
+        wait_until(lambda: shadowed(rig) > 50, what="the shadow predicts")
         wait_for("version 1 answers still", everywhere[1])
         canary = promote(models, 2, "canary", "--share", "0.5")
         mine = dict(zip(meters, canary.to_candidate(pa.array(list(meters))).tolist(), strict=True))
@@ -252,8 +252,8 @@ def test_shadow_canary_full_and_back_under_traffic(rig: Rig, models: Path, serve
         wait_for("version 1 does again", everywhere[1])
         promote(models, 2, "shadow")  # so that the server holds it, and can be asked again below
         before = shadowed(rig)
-        wait_until(lambda: shadowed(rig) > before, 60, "the shadow predicts again")
-    rig.wait_predicted(60)
+        wait_until(lambda: shadowed(rig) > before, what="the shadow predicts again")
+    rig.wait_predicted()
     job.drain()
     assert not rig.dead_letters.by_event
     report = rig.check(*options)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import repository
 from tests.processes import Started
-from tests.quick_demo import quick_demo
 
 Start = Callable[..., Started]
 README = repository.text(Path("README.md"))
@@ -54,28 +49,6 @@ def test_the_app_of_the_readme_goes_live(start_process: Start, tmp_path: Path) -
     assert (reaction["event_id"], reaction["payload"]) == ("p3", {"card": "c", "usual": 12.0})
     assert ready["model_server"] is None
     assert process.stop() == 0
-
-
-@pytest.mark.timeout(600)  # the demo is run, if no test has run it yet
-def test_the_publisher_and_the_consumer_of_the_readme_meet(start_process: Start, tmp_path: Path) -> None:
-    """As second and third processes, with Google's own client, against `sameriver up --app flights`."""
-    models = quick_demo().folder / "var" / "models" / "flights"
-    process, ready, environment = start_up(start_process, tmp_path, "--app", "flights", "--models", str(models))
-    assert ready["model_server"].startswith("127.0.0.1:")
-    for name in ("flights-events", "flights-predictions", "flights-reaction-rebook", "flights-dead-letters"):
-        assert name in README
-        assert name in ready["topics"].values()
-    for name, word in (("consumer", "def show"), ("publisher", "departed_at")):
-        code = block("python", word)
-        assert len([line for line in code.splitlines() if line.strip()]) <= 15
-        (tmp_path / f"{name}.py").write_text(code)
-    consumer = start_process([str(tmp_path / "consumer.py")], ready="waiting", env=environment)
-    assert start_process([str(tmp_path / "publisher.py")], env=environment).wait() == 0
-    event_id, probability = consumer.wait_for_line("UA1-EWR-today-departed").split()
-    assert event_id == "UA1-EWR-today-departed"
-    assert 0.5 < float(probability) < 1  # it left 40 minutes late
-    os.kill(process.process.pid, signal.SIGINT)
-    assert process.wait() == 0
 
 
 def test_the_short_table_of_the_skew_suite_says_what_the_long_one_says() -> None:

@@ -49,7 +49,7 @@ class Model:
 
     def __call__(self, feeds: list[Tensor], _time_left_s: float | None) -> list[Tensor]:
         self.given.append(feeds)
-        assert self.gate.wait(60)
+        assert self.gate.wait(120)
         if isinstance(feeds[0].values, list):
             return [Tensor(STRING, feeds[0].shape, [value + b"!" for value in feeds[0].values])]
         if (feeds[0].values < 0).any():
@@ -98,7 +98,7 @@ class Bench:
             yield
         finally:
             self.model.gate.set()
-            assert first.result(60)[0].values == 1001
+            assert first.result(120)[0].values == 1001
 
     def queue(self, *requests: Tensor, time_left_s: float | None = None) -> list[Future[list[Tensor]]]:
         """Requests put in order into the queue of a busy batcher."""
@@ -125,12 +125,12 @@ def bench() -> Iterator[Callable[..., Bench]]:
 
 
 def values(future: Future[list[Tensor]]) -> list[Any]:
-    found = future.result(60)[0].values
+    found = future.result(120)[0].values
     return found if isinstance(found, list) else found.tolist()
 
 
 def refusal(future: Future[list[Tensor]]) -> tuple[Code, str]:
-    error = future.exception(60)
+    error = future.exception(120)
     assert isinstance(error, RefusalError), error
     return error.code, error.text
 

@@ -55,7 +55,7 @@ def test_a_command_line_is_moved_over_unchanged(start_process: Callable[..., Sta
     ready = json.loads(server.line)
     assert (ready["model"], ready["versions"]) == ("half", [1])
     assert any("--flush_filesystem_caches has no effect here" in line for line in server.lines)
-    connection = http.client.HTTPConnection(ready["rest"], timeout=30)
+    connection = http.client.HTTPConnection(ready["rest"], timeout=120)
     connection.request("POST", "/v1/models/half:predict", json.dumps({"instances": [1.0] * 9}))
     reply = connection.getresponse()
     assert reply.status == 400

@@ -86,7 +86,7 @@ def test_metrics_have_the_real_names_labels_and_buckets(server: Started) -> None
     assert rest(server, "POST", "half:regress", examples)[0] == 200
     assert rest(server, "POST", "half:classify", {"examples": []})[0] == 400
     address = server.wait_for_line("REST API on").split()[-1]
-    with urllib.request.urlopen(f"http://{address}/monitoring/prometheus/metrics", timeout=30) as reply:
+    with urllib.request.urlopen(f"http://{address}/monitoring/prometheus/metrics", timeout=120) as reply:
         page = reply.read().decode()
     prefix = ":tensorflow:serving:"
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", page, re.MULTILINE))

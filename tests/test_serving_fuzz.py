@@ -76,7 +76,7 @@ def test_mutated_grpc_requests(server: Started, count: int) -> None:
 
         def ask(request: bytes) -> str:
             try:
-                predict(request, timeout=60)
+                predict(request, timeout=120)
             except grpc.RpcError as error:
                 return str(error.code().name)
             return "OK"
@@ -99,7 +99,7 @@ def test_mutated_rest_bodies(server: Started, count: int) -> None:
     valid = b'{"signature_name": "serving_default", "instances": %b}' % rows
     process = psutil.Process(server.process.pid)
     host, _, port = server.wait_for_line("REST API on").split()[-1].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
 
     def ask(body: bytes) -> int:
         connection.request("POST", "/v1/models/flights:predict", body)

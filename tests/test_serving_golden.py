@@ -28,7 +28,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[http.client
         ["-m", "serving.server", "--port=0", "--rest_api_port=-1", "--model_name=half_plus_two",
          f"--model_base_path={folder}"], ready="listening on 127.0.0.1:",
     )  # fmt: skip
-    made = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=30)
+    made = http.client.HTTPConnection(server.wait_for_line("REST API on").split()[-1], timeout=120)
     yield made
     made.close()
     server.kill()

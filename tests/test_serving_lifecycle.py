@@ -48,7 +48,7 @@ def states(server: Started, name: str = "half") -> dict[int, str]:
     request.model_spec.name = name
     with grpc.insecure_channel(target(server)) as channel:
         answer = channel.unary_unary(wire.GET_MODEL_STATUS, None, wire.GetModelStatusResponse.FromString)(
-            request.SerializeToString(), timeout=20
+            request.SerializeToString(), timeout=120
         )
     return {one.version: State(one.state).name for one in answer.model_version_status}
 
@@ -63,7 +63,7 @@ def load(model: ModelClient, threads: int = 3) -> Iterator[list[Prediction]]:
     def ask() -> None:
         try:
             while not stop.is_set():
-                answers.append(model.predict(BLOCK).result(30))
+                answers.append(model.predict(BLOCK).result(120))
         except BaseException as error:
             errors.append(error)
 
@@ -75,7 +75,7 @@ def load(model: ModelClient, threads: int = 3) -> Iterator[list[Prediction]]:
     finally:
         stop.set()
         for thread in running:
-            thread.join(30)
+            thread.join(120)
     assert errors == []
 
 
@@ -139,7 +139,7 @@ def test_a_version_given_up_says_why_in_its_status(start_process: Start, tmp_pat
     request.model_spec.version.value = 2
     with grpc.insecure_channel(target(server)) as channel:
         method = channel.unary_unary(wire.GET_MODEL_STATUS, None, wire.GetModelStatusResponse.FromString)
-        status = method(request.SerializeToString(), timeout=20).model_version_status[0].status
+        status = method(request.SerializeToString(), timeout=120).model_version_status[0].status
     assert status.error_code == 5
     assert "Could not find SavedModel" in status.error_message
 
@@ -160,7 +160,7 @@ def test_the_base_path_may_be_away_for_a_while(start_process: Start, tmp_path: P
     base.rename(tmp_path / "elsewhere")
     assert "No such file" in server.wait_for_line("cannot read")
     with client(server) as model:
-        assert model.predict(BLOCK).result(30).model_version == 1
+        assert model.predict(BLOCK).result(120).model_version == 1
     (tmp_path / "elsewhere").rename(base)
     put("half_plus_three", base, 2)
     wait_until(lambda: states(server).get(2) == "AVAILABLE", what="version 2")
@@ -180,14 +180,14 @@ def test_a_signal_ends_it_with_0_after_what_is_under_way(
     put("slow", tmp_path, 1)
     server = serve(start_process, tmp_path, name="slow")
     with client(server, "slow") as model:
-        model.predict(pa.record_batch({"x": [1.0]})).result(30)
+        model.predict(pa.record_batch({"x": [1.0]})).result(120)
         under_way = model.predict(pa.record_batch({"x": [100_000.0]}))
         begun = psutil.Process(server.process.pid)
         used_s = begun.cpu_times().user
         wait_until(lambda: begun.cpu_times().user > used_s + 0.05, what="the server at work")
         assert not under_way.done()
         assert server.stop(number) == 0
-        assert under_way.result(30).outputs["y"].tolist() == [100_000.0]
+        assert under_way.result(120).outputs["y"].tolist() == [100_000.0]
     assert not any("Traceback" in line for line in server.lines)
 
 
@@ -203,7 +203,7 @@ def test_a_call_past_its_deadline_ends_and_frees_the_server(start_process: Start
         channel.unary_unary(wire.PREDICT, None, None)(request.SerializeToString(), timeout=0.3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     with client(server, "slow") as model:
-        assert model.predict(pa.record_batch({"x": [3.0]})).result(30).outputs["y"].tolist() == [3.0]
+        assert model.predict(pa.record_batch({"x": [3.0]})).result(120).outputs["y"].tolist() == [3.0]
 
 
 def test_it_listens_on_this_machine_only(start_process: Start, tmp_path: Path) -> None:

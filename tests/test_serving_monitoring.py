@@ -39,20 +39,20 @@ def test_health_is_told_by_service(server: Started) -> None:
             wire.HealthCheckResponse.FromString,
         )
         for service in ("", "ModelService", "PredictionService", "tensorflow.serving.PredictionService"):
-            assert check(wire.HealthCheckRequest(service=service), timeout=20).status == 1
+            assert check(wire.HealthCheckRequest(service=service), timeout=120).status == 1
         with pytest.raises(grpc.RpcError) as caught:
-            check(wire.HealthCheckRequest(service="another"), timeout=20)
+            check(wire.HealthCheckRequest(service="another"), timeout=120)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_requests_are_counted_under_the_real_names(server: Started) -> None:
     with ModelClient(server.line.split()[-1], "half") as model:
         for _ in range(3):
-            model.predict(pa.record_batch({"x": [1.0]})).result(30)
+            model.predict(pa.record_batch({"x": [1.0]})).result(120)
     with ModelClient(server.line.split()[-1], 'a"b') as model, pytest.raises(ModelError):
         model.describe()
     address = server.wait_for_line("REST API on").split()[-1]
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as reply:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=120) as reply:
         assert reply.headers["Content-Type"] == "text/plain"
         page = reply.read().decode()
     assert "# TYPE :tensorflow:serving:request_count counter\n" in page

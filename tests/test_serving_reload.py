@@ -126,7 +126,7 @@ def test_loading_has_a_low_priority_and_hands_back_what_is_raised() -> None:
         in_background(lambda: 1 // 0, "x")
     gate = threading.Event()
     with pytest.raises(TimeoutError):
-        in_background(lambda: gate.wait(60), "x", 0.01)
+        in_background(lambda: gate.wait(120), "x", 0.01)
     gate.set()
 
 
@@ -201,10 +201,10 @@ def test_health_can_be_watched(server: tuple[Started, Path]) -> None:
             wire.HealthCheckResponse.FromString,
         )
         for service, status in (("PredictionService", 1), ("another", 3)):
-            call = watch(wire.HealthCheckRequest(service=service), timeout=60)
+            call = watch(wire.HealthCheckRequest(service=service), timeout=120)
             assert next(call).status == status
             call.cancel()
-        many = [watch(wire.HealthCheckRequest(), timeout=60) for _ in range(17)]
+        many = [watch(wire.HealthCheckRequest(), timeout=120) for _ in range(17)]
         with pytest.raises(grpc.RpcError) as caught:
             [next(call) for call in many]
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -214,7 +214,7 @@ def test_health_can_be_watched(server: tuple[Started, Path]) -> None:
 
 
 def _answers(watch: Any) -> bool:
-    call: Any = watch(wire.HealthCheckRequest(), timeout=60)
+    call: Any = watch(wire.HealthCheckRequest(), timeout=120)
     try:
         return bool(next(call))
     except grpc.RpcError:
@@ -249,11 +249,11 @@ def test_reloads_are_not_felt(start_process: Callable[..., Started], tmp_path: P
     block = pa.record_batch({"delay": [1.0], "carrier": ["UA"]})
     versions = []
     with ModelClient(server.line.split()[-1], "flights") as model:
-        model.predict(block).result(30)
+        model.predict(block).result(120)
         for number in (2, 3):
             put("flights", tmp_path, number)
             deadline = time.monotonic() + 60
-            while (found := model.predict(block).result(30)).model_version < number:
+            while (found := model.predict(block).result(120)).model_version < number:
                 assert time.monotonic() < deadline
                 versions.append(found.model_version)
     assert versions == sorted(versions)

@@ -48,7 +48,7 @@ class Rest:
         self.port = int(port)
 
     def ask(self, method: str, path: str, body: bytes | str = b"", **headers: str) -> Reply:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -309,7 +309,7 @@ def test_browsers_are_let_in_on_request(tmp_path: Any) -> None:
 
 def raw(rest: Rest, request: bytes) -> bytes:
     """The first line of the answer to bytes that no client library would send."""
-    with socket.create_connection((rest.host, rest.port), timeout=30) as connection:
+    with socket.create_connection((rest.host, rest.port), timeout=120) as connection:
         connection.sendall(request)
         return connection.makefile("rb").readline()
 

@@ -77,13 +77,13 @@ class Served:
         )
         options = [("grpc.ssl_target_name_override", "localhost")]
         with grpc.secure_channel(target or self.target, credentials, options) as channel:
-            return ask(channel, "Predict", PREDICT, timeout_s=20).code
+            return ask(channel, "Predict", PREDICT).code
 
     def https(self, pair: Pair | None, authority: str | None = None) -> int:
         context = ssl.create_default_context(cadata=authority or self.authority.pem)
         if pair is not None:
             context.load_cert_chain(*pair.write(self.folder, "client"))
-        connection = http.client.HTTPSConnection("localhost", self.rest_port, timeout=30, context=context)
+        connection = http.client.HTTPSConnection("localhost", self.rest_port, timeout=120, context=context)
         try:
             connection.request("POST", "/v1/models/half:predict", '{"instances": [1]}')
             reply = connection.getresponse()
@@ -125,8 +125,8 @@ def test_every_other_client_is_refused(mutual: Served) -> None:
         with pytest.raises((ssl.SSLError, ConnectionError)):
             mutual.https(pair)
     with grpc.insecure_channel(mutual.target) as channel:
-        assert ask(channel, "Predict", PREDICT, timeout_s=20).code == "UNAVAILABLE"
-    plain = http.client.HTTPConnection("127.0.0.1", mutual.rest_port, timeout=30)
+        assert ask(channel, "Predict", PREDICT).code == "UNAVAILABLE"
+    plain = http.client.HTTPConnection("127.0.0.1", mutual.rest_port, timeout=120)
     plain.request("GET", "/v1/models/half")
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         plain.getresponse()
@@ -148,7 +148,7 @@ def test_old_protocols_are_refused(mutual: Served) -> None:
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with socket.create_connection(("127.0.0.1", mutual.rest_port), timeout=30) as raw, pytest.raises(OSError):
+    with socket.create_connection(("127.0.0.1", mutual.rest_port), timeout=120) as raw, pytest.raises(OSError):
         context.wrap_socket(raw, server_hostname="localhost")
 
 
@@ -210,9 +210,9 @@ def test_a_token_is_asked_for(remote: Started) -> None:
             assert (answer.code, answer.details) == ("UNAUTHENTICATED", "A valid bearer token is needed")
         assert ask(channel, "HandleReloadConfigRequest", RELOAD).code == "UNAUTHENTICATED"
         health = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
-        assert health(b"", timeout=20) == b"\x08\x01"  # for load balancers, which have none
+        assert health(b"", timeout=120) == b"\x08\x01"  # for load balancers, which have none
     rest_port = int(remote.wait_for_line("REST API on").rpartition(":")[2])
-    connection = http.client.HTTPConnection("127.0.0.1", rest_port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", rest_port, timeout=120)
     answers = []
     for path in ("/v1/models/half", "/monitoring/prometheus/metrics"):
         for headers in ({}, {"Authorization": "Bearer no"}, {"authorization": f"Bearer {TOKEN}", "Host": "a.example"}):

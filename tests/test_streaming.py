@@ -55,7 +55,7 @@ class Bench:
         """The job, ready to pull."""
         arguments = ["stream", "--app", "tests/shop", "--emulator", self.host_port, *options]
         job = self.jobs.start([*arguments, "--archive", str(self.archive), "--json"])
-        job.wait_ready(120)
+        job.wait_ready()
         return job
 
     def publish(self, messages: list[OutgoingMessage]) -> None:
@@ -145,14 +145,14 @@ def test_bad_input_goes_to_the_dead_letters_and_touches_nothing_else(bench: Benc
         mixed.insert(i * 9 + 4, message)
     bench.publish(mixed)
     job = bench.stream()
-    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
-    wait_until(lambda: len(bench.take("dead-letters")) == len(bad), 60, "every bad message is a dead letter")
+    wait_until(lambda: bench.ids() == sale_ids(history), what="every sale is predicted")
+    wait_until(lambda: len(bench.take("dead-letters")) == len(bad), what="every bad message is a dead letter")
     letters = read_dead_letters(bench.received["dead-letters"])
     assert sorted((letter.reason, letter.data) for letter in letters) == sorted(
         (reason, message.data) for reason, message in bad
     )
     mend_and_replay(bench, bad)
-    wait_until(lambda: "mended" in bench.ids(), 60, "the mended event is predicted")
+    wait_until(lambda: "mended" in bench.ids(), what="the mended event is predicted")
     look_at_status(bench, job.wait_ready()["monitoring"], dead_letters=len(bad))
     totals = job.drain()
     assert (totals["received"], totals["dead_letters"], totals["duplicates"]) == (133, len(bad), 0)
@@ -171,7 +171,7 @@ def look_at_status(bench: Bench, url: str, *, dead_letters: int) -> None:
     assert status["balanced"]
     assert (status["received"], status["in_flight"]) == (133, 0)
     assert (status["predicted"], status["folded"], status["dead_letters"]) == (91, 30, dead_letters)
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=120) as client:
         assert client.get("/readyz").json()["ready"]
         assert client.get("/healthz").status_code == 200
         metrics = client.get("/metrics").text
@@ -219,8 +219,8 @@ def test_a_thousand_bad_messages_among_ten_thousand(bench: Bench) -> None:
     job = bench.stream()
     for start in range(0, len(mixed), 200):
         bench.publish(mixed[start : start + 200])
-    wait_until(lambda: bench.ids() == sale_ids(history), 120, "every sale is predicted")
-    wait_until(lambda: len(bench.take("dead-letters")) >= len(bad), 60, "every bad message is a dead letter")
+    wait_until(lambda: bench.ids() == sale_ids(history), what="every sale is predicted")
+    wait_until(lambda: len(bench.take("dead-letters")) >= len(bad), what="every bad message is a dead letter")
     letters = read_dead_letters(bench.received["dead-letters"])
     wanted = Counter((reason, message.data) for reason, message in bad)
     assert Counter((letter.reason, letter.data) for letter in letters) == wanted, f"seed {seed}"
@@ -242,9 +242,9 @@ def test_each_event_published_three_times_is_predicted_once(bench: Bench, count:
     random.Random(3).shuffle(messages)
     bench.publish(messages)
     job = bench.stream()
-    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
+    wait_until(lambda: bench.ids() == sale_ids(history), what="every sale is predicted")
     status = partial(sameriver, "status", "--archive", str(bench.archive))
-    wait_until(lambda: status()["received"] == 3 * count, 60, "the last copies have come, too")
+    wait_until(lambda: status()["received"] == 3 * count, what="the last copies have come, too")
     totals = job.drain()
     asked = count * 3 // 4
     assert (totals["duplicates"], totals["outcomes"]) == (2 * count, {"predicted": asked, "folded": count - asked})
@@ -267,7 +267,7 @@ def test_kill_9_loses_nothing_and_state_comes_back_exactly(bench: Bench) -> None
     for start in (0, 1500):
         job = bench.stream()
         bench.publish(messages[start : start + 500])
-        wait_until(partial(bench.has_archived_more_than, archived), 60, "rows are archived after the restart")
+        wait_until(partial(bench.has_archived_more_than, archived), what="rows are archived after the restart")
         bench.publish(messages[start + 500 : start + 1000])
         os.kill(job.pid, signal.SIGSTOP)
         bench.publish(messages[start + 1000 : start + 1500])
@@ -278,7 +278,7 @@ def test_kill_9_loses_nothing_and_state_comes_back_exactly(bench: Bench) -> None
     recovered = job.wait_ready()["recovered_rows"]
     assert recovered == archived
     bench.publish(messages[3000:])
-    wait_until(lambda: bench.ids() == sale_ids(history), 90, "every sale is predicted")
+    wait_until(lambda: bench.ids() == sale_ids(history), what="every sale is predicted")
     job.drain()
     by_id: dict[str, set[bytes]] = {}
     for message in bench.take("predictions"):
@@ -293,7 +293,7 @@ def test_a_restart_publishes_what_was_archived_but_not_marked_published(bench: B
     history = sales(20)
     bench.publish(outgoing(history))
     job = bench.stream()
-    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is predicted")
+    wait_until(lambda: bench.ids() == sale_ids(history), what="every sale is predicted")
     job.drain()
     (segment,) = (path for path in bench.archive.glob("*.log") if path.stat().st_size)
     data = segment.read_bytes()
@@ -302,7 +302,7 @@ def test_a_restart_publishes_what_was_archived_but_not_marked_published(bench: B
     segment.write_bytes(data[:first_mark] if first_mark == last_mark else data[:last_mark])
     before = len(bench.take("predictions"))
     job = bench.stream()
-    wait_until(lambda: len(bench.take("predictions")) > before, 30, "predictions come again")
+    wait_until(lambda: len(bench.take("predictions")) > before, what="predictions come again")
     job.drain()
     again = bench.received["predictions"]
     assert len({message.attributes["prediction_id"] for message in again}) == 15
@@ -314,7 +314,7 @@ def test_collect_mode_publishes_features_and_ctrl_c_drains(bench: Bench) -> None
     history = sales(40)
     bench.publish(outgoing(history))
     job = bench.stream("--collect")
-    wait_until(lambda: bench.ids() == sale_ids(history), 60, "every sale is recorded")
+    wait_until(lambda: bench.ids() == sale_ids(history), what="every sale is recorded")
     assert job.drain(signal.SIGINT)["outcomes"] == {"recorded": 30, "folded": 10}
     recorded = [plain(message.data) for message in bench.received["predictions"]]
     assert all(record["model"] == "" and record["outputs"] == {} for record in recorded)

@@ -51,7 +51,7 @@ class Bench:
             self.subscribers[topic].acknowledge([message.ack_id for message in messages])
             return event_ids <= found.keys()
 
-        wait_until(there, 60, f"{topic} of {event_ids}")
+        wait_until(there, what=f"{topic} of {event_ids}")
         return found
 
 
@@ -110,7 +110,7 @@ def test_a_reaction_goes_on_in_the_trace(bench: Bench) -> None:
     bench.publish(sale("two", 1, traceparent=PARENT.replace("0af", "2af")))
     reaction = bench.wait_for("reaction-praise", {"two1"})["two1"]
     wanted = {"reaction praise", "process shop-events"}  # they may be exported apart
-    wait_until(lambda: wanted <= set(bench.receiver.trace(trace_id)), 60, "the reaction's span and the event's")
+    wait_until(lambda: wanted <= set(bench.receiver.trace(trace_id)), what="the reaction's span and the event's")
     spans = bench.receiver.trace(trace_id)
     assert spans["reaction praise"].parent_span_id == spans["process shop-events"].span_id
     assert reaction.attributes["traceparent"].split("-")[1:3] == [trace_id, spans["reaction praise"].span_id.hex()]
@@ -139,7 +139,7 @@ def test_messages_together_are_one_work_linked_to_their_traces(bench: Bench, tmp
         works = [span for span in bench.receiver.named("shop work") if len(span.links) > 1]
         return {link.trace_id.hex() for work in works for link in work.links}
 
-    wait_until(lambda: linked() >= set(published) or len(linked()) > 20, 60, "works linked to their messages")
+    wait_until(lambda: linked() >= set(published) or len(linked()) > 20, what="works linked to their messages")
     assert "sameriver-publish" in bench.receiver.services
 
 
@@ -157,7 +157,7 @@ def test_googles_own_client_begins_traces_too(bench: Bench) -> None:
         "with trace.get_tracer('test').start_as_current_span('their own') as span:\n"
         "    print(f'{span.get_span_context().trace_id:032x}')\n"
         "    topic = 'projects/sameriver/topics/shop-events'\n"
-        "    client.publish(topic, sys.stdin.buffer.read(), event_type='sale').result(30)\n"
+        "    client.publish(topic, sys.stdin.buffer.read(), event_type='sale').result(120)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -170,7 +170,7 @@ def test_googles_own_client_begins_traces_too(bench: Bench) -> None:
     prediction = bench.wait_for("predictions", {"google1"})["google1"]
     trace_id = done.stdout.decode().strip()
     assert prediction.attributes["traceparent"].split("-")[1] == trace_id
-    wait_until(lambda: "process shop-events" in bench.receiver.trace(trace_id), 60, "its span")
+    wait_until(lambda: "process shop-events" in bench.receiver.trace(trace_id), what="its span")
 
 
 def test_spans_can_go_to_a_file(tmp_path: Path) -> None:

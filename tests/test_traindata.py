@@ -24,7 +24,7 @@ from shared_features.plan import make_plan
 from streaming.locks import take_lock
 from tests import histories
 from tests.histories import SPLITS_2013, START_US, block_of, computed, event
-from tests.processes import REPOSITORY
+from tests.processes import PATIENCE_S, REPOSITORY
 from tests.shop.app import app, sale, visit
 
 
@@ -312,7 +312,7 @@ def test_a_killed_run_goes_on_where_it_was(
     """kill -9 while folding, joining labels or writing; what is done is not done again, but for a shard's newest."""
     out = tmp_path / "rows"
     command = [sys.executable, "-c", KILLED, str(history), str(out), name, str(last)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == -9, done.stderr
     assert not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".rows.work").rglob("*.*") if path.suffix != ".state"}

@@ -50,7 +50,7 @@ def test_trainers_at_the_same_time_get_versions_of_their_own(tmp_path: Path) -> 
     def publish(name: str) -> None:
         with staged_version(tmp_path, "m") as staged:
             (staged.folder / "who").write_text(name)
-            together.wait(timeout=10)
+            together.wait(timeout=120)
             version, path = staged.publish()
             found.append((version, (path / "who").read_text()))
 
@@ -58,7 +58,7 @@ def test_trainers_at_the_same_time_get_versions_of_their_own(tmp_path: Path) -> 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=120)
     assert sorted(version for version, _ in found) == list(range(1, 9))
     assert sorted(name for _, name in found) == [str(number) for number in range(8)]
 
@@ -126,5 +126,5 @@ def test_training_is_imported_without_tensorflow() -> None:
         "import sys, training.train, training.evaluate, training.export, training.options; "
         "print([name for name in ('tensorflow', 'keras', 'sklearn', 'matplotlib') if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.strip() == "[]"

@@ -164,7 +164,7 @@ def _gone(up: Up) -> None:
     import psutil
 
     left = [psutil.Process(pid) for pid in up.ready["process_ids"].values() if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(left, timeout=60)
+    _, alive = psutil.wait_procs(left, timeout=120)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 

@@ -196,10 +196,10 @@ def test_the_command_beside_a_job(tmp_path: Path, commits: list[Commit], start_p
     for commit in commits[1:5]:
         job.append(commit.block, {})
     wait_for(url, "sameriver_verify_events_total 50.0")
-    assert httpx.get(url.replace("/metrics", "/healthz")).status_code == 200
+    assert httpx.get(url.replace("/metrics", "/healthz"), timeout=120).status_code == 200
     job.append(wrong(commits[5]).block, {})
     process.wait_for_line("mismatch: feature 'sum_10s'")
-    assert httpx.get(url.replace("/metrics", "/healthz")).status_code == 503
+    assert httpx.get(url.replace("/metrics", "/healthz"), timeout=120).status_code == 503
     job.append(commits[6].block, {})
     wait_for(url, "sameriver_verify_events_total 70.0")  # it goes on
     job.close()
@@ -208,7 +208,7 @@ def test_the_command_beside_a_job(tmp_path: Path, commits: list[Commit], start_p
 
 
 def wait_for(url: str, line: str) -> None:
-    wait_until(lambda: line in httpx.get(url).text, what=line)
+    wait_until(lambda: line in httpx.get(url, timeout=120).text, what=line)
 
 
 @pytest.mark.parametrize(

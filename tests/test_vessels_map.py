@@ -22,6 +22,7 @@ from commands.demo_tally import Tally
 from commands.replay import BURST, Replay
 from shared_features import load_app
 from shared_features.compute import to_block
+from shared_features.errors import ConfigurationError
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 
@@ -101,6 +102,13 @@ def test_the_page_names_no_other_server_and_says_that_it_is_simulated(shown: tup
         assert "://" not in text, name
     assert "SIMULATED" in (folder / "index.html").read_text()
     assert "default-src 'self'" in ask(page, "")[1]["Content-Security-Policy"]
+
+
+def test_a_port_that_is_taken_is_told(shown: tuple[DemoMap, Tally]) -> None:
+    page, _ = shown
+    port = int(page.url.rstrip("/").rpartition(":")[2])
+    with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port} .*give another --map-port"):
+        DemoMap.of(load_app("vessels"), port)
 
 
 def test_the_picture_of_the_effort(shown: tuple[DemoMap, Tally], tmp_path: Path) -> None:

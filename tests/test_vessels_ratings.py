@@ -160,24 +160,24 @@ def test_the_page_s_commands_from_a_live_job_to_the_next_model(
 
     def cli_of(command: list[str]) -> dict[str, Any]:
         process = start(["-m", "cli", *command, "--json"], cwd=tmp_path, env=environment)
-        assert process.wait(600) == 0, process.lines[-20:]
+        assert process.wait() == 0, process.lines[-20:]
         found: dict[str, Any] = json.loads(process.lines[-1])
         return found
 
     cli_of(done["data vessels"])
     ports = ["--broker-port", "0", "--model-port", "0", "--gateway-port", "0", "--json"]
-    live = start(["-m", "cli", *up, *ports], cwd=tmp_path, env=environment, ready='"ready"', timeout_s=600)
+    live = start(["-m", "cli", *up, *ports], cwd=tmp_path, env=environment, ready='"ready"')
     try:
         environment["PUBSUB_EMULATOR_HOST"] = json.loads(live.line)["pubsub_emulator_host"]
         cli_of(done["publish var/world"])
         view = done["view trips"]
-        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows, 300, "all positions are in the archive")
+        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows, what="all positions are in the archive")
         analyse(tmp_path / "trips.csv", by_vessel(positions, truth), tmp_path / "rated-trips.csv")
         stretches = cli_of(done["publish rated-trips.csv"])["published"]
         view = done["view ratings"]
-        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows + stretches, 300, "the trips' ratings are, too")
+        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows + stretches, what="the trips' ratings are, too")
         ratings = cli_of(done["publish ratings.csv"])["published"]
-        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows + stretches + ratings, 300, "and all ratings")
+        wait_until(lambda: cli_of(view)["folded"] == positions.num_rows + stretches + ratings, what="and all ratings")
         cli_of(done["archive export"])
         made = cli_of(done["traindata --app"])
         assert sum(made["rows"].values()) + made["rows_left_out"]["outside_splits"] == ratings > 20 * TRIPS

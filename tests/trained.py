@@ -33,7 +33,7 @@ def start(module: str, *arguments: str | Path) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]], str]:
     try:
-        output, complaints = process.communicate(timeout=300)
+        output, complaints = process.communicate(timeout=processes.PATIENCE_S)
     finally:
         process.kill()
     return process.returncode, [json.loads(line) for line in output.splitlines()], complaints

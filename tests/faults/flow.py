@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.faults.rig import Rig
-from tests.processes import wait_until
+from tests.processes import PATIENCE_S, wait_until
 
 
 class Flow:
@@ -44,7 +44,7 @@ class Flow:
         """Whether there is more to come."""
         return self._thread.is_alive()
 
-    def finish(self, timeout_s: float = 120.0) -> None:
+    def finish(self, timeout_s: float = PATIENCE_S) -> None:
         """Publish what is left at once."""
         self._hurry.set()
         self._thread.join(timeout_s)
@@ -55,7 +55,7 @@ class Flow:
     def stop(self) -> None:
         """Publish no more."""
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(120)
 
 
 @contextmanager
@@ -70,6 +70,6 @@ def flow(rig: Rig, total: int, *, every_s: float = 0.02, batch: int = 5) -> Iter
 
 def kill_clock(rig: Rig, before: int, mean_s: float) -> None:
     """Wait for the first row archived since there were ``before``, then for an exponential time."""
-    wait_until(lambda: rig.archived() > before, 60, f"a row is archived after the restart (seed {rig.seed})")
+    wait_until(lambda: rig.archived() > before, what=f"a row is archived after the restart (seed {rig.seed})")
     until_s = time.monotonic() + min(rig.draw.expovariate(1 / mean_s), 4 * mean_s)
-    wait_until(lambda: time.monotonic() >= until_s, 60, "the clock rings")
+    wait_until(lambda: time.monotonic() >= until_s, what="the clock rings")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.processes import REPOSITORY, Started, wait_until
+from tests.processes import PATIENCE_S, REPOSITORY, Started, wait_until
 
 APP = str(REPOSITORY / "tests" / "faults" / "app.py")
 
@@ -35,21 +35,21 @@ class Job:
 
     def records(self) -> list[dict[str, Any]]:
         """The JSON objects it has printed."""
-        lines = self.log.read_text("utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        lines = self.log.read_text("utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
 
     @property
     def ready(self) -> dict[str, Any] | None:
         """What it said when it was ready."""
         return next((one for one in self.records() if "ready" in one), None)
 
-    def wait_ready(self, timeout_s: float = 60.0) -> dict[str, Any]:
+    def wait_ready(self, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """What it said when it was ready; AssertionError if it has ended, or is not in time."""
         wait_until(lambda: self.ready or self.code is not None, timeout_s, "the job is ready")
         assert self.ready is not None, self.log.read_text("utf-8")
         return self.ready
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Its exit code."""
         wait_until(lambda: self.code is not None, timeout_s, f"process {self.pid} has ended")
         assert self.code is not None
@@ -66,7 +66,7 @@ class Job:
         self.send(signal.SIGKILL)
         self.wait()
 
-    def drain(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> dict[str, Any]:
+    def drain(self, number: int = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """Ask it to drain; the totals that it says at its end."""
         self.send(number)
         assert self.wait(timeout_s) == 0, self.log.read_text("utf-8")
@@ -103,7 +103,7 @@ class Jobs:
             start_new_session=True,
         )
         self._warm = Started(process, "warm jobs")
-        self._warm.wait_for_line('"ready"', 120)
+        self._warm.wait_for_line('"ready"')
 
     def _told(self, what: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in list(self._warm.lines) if line.startswith('{"' + what)]
@@ -127,7 +127,7 @@ class Jobs:
         assert stdin is not None
         stdin.write(json.dumps(order) + "\n")
         stdin.flush()
-        wait_until(lambda: len(self._told("pid")) > number, 30, "the job was started")
+        wait_until(lambda: len(self._told("pid")) > number, what="the job was started")
         self._jobs.append(Job(self, self._told("pid")[number]["pid"], log))
         return self._jobs[-1]
 
@@ -137,4 +137,4 @@ class Jobs:
             job.send(signal.SIGKILL)
         assert self._warm.process.stdin is not None
         self._warm.process.stdin.close()
-        self._warm.wait(30)
+        self._warm.wait()

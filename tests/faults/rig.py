@@ -28,7 +28,7 @@ from streaming.topics import (
 )
 from tests.faults import app as rules
 from tests.faults.jobs import APP, Job, Jobs
-from tests.processes import wait_until
+from tests.processes import PATIENCE_S, wait_until
 
 _numbers = itertools.count()
 
@@ -65,7 +65,7 @@ class Collector:
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join(30)
+        self._thread.join(120)
         self._subscriber.close()
 
 
@@ -149,7 +149,7 @@ class Rig:
     def _admin(self, method: str, request: Any) -> None:
         with self.endpoint.channel() as channel:
             call = channel.unary_unary(f"/google.pubsub.v1.Subscriber/{method}", None, None)
-            call(request.SerializeToString(), timeout=20, wait_for_ready=True)
+            call(request.SerializeToString(), timeout=120, wait_for_ready=True)
 
     def publish_poison(self) -> None:
         """A message that cannot be used."""
@@ -159,7 +159,7 @@ class Rig:
         """A command on this rig's topics, ended."""
         there = ["--app", self._file, "--emulator", self.endpoint.host_port or "", "--project", self.endpoint.project]
         job = self.jobs.start([*words, *there, "--json"])
-        job.wait(60)
+        job.wait()
         return job
 
     def start_job(self, *options: str, limits: Mapping[str, int] | None = None, wait: bool = True) -> Job:
@@ -180,7 +180,7 @@ class Rig:
         """Readings acknowledged to the publisher that have no prediction yet."""
         return len(set(self.published) - self.predictions.by_event.keys())
 
-    def wait_predicted(self, timeout_s: float = 60.0) -> None:
+    def wait_predicted(self, timeout_s: float = PATIENCE_S) -> None:
         """Until nothing is missing."""
         wait_until(lambda: not self.missing(), timeout_s, f"all is predicted (seed {self.seed})")
 
@@ -201,7 +201,7 @@ class Rig:
     def verified(self, *options: str) -> dict[str, Any]:
         """What ``sameriver verify`` says of the archive."""
         verify = self.jobs.start(["verify", "--app", self._file, "--archive", str(self.archive), "--json", *options])
-        assert verify.wait(120) == 0, verify.log.read_text("utf-8")
+        assert verify.wait() == 0, verify.log.read_text("utf-8")
         return verify.records()[-1]
 
     def close(self) -> None:
