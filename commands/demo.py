@@ -21,7 +21,13 @@ from commands.signals import stop_signal
     "--steady", "steady_s", type=click.FloatRange(1), show_default="40, or 8", help="Seconds at a steady 255 events/s."
 )
 @click.option("--seed", default=1, help="Of the events that are made late or sent twice.")
-@click.option("--map-port", default=0, help="Port of the map, for apps that have one.", show_default="any free one")
+@click.option(
+    "--map-port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="Port of the map, for apps that have one.",
+    show_default="any free one",
+)
 @click.option("--hold", is_flag=True, help="Stay when all is done, with the map, until Ctrl-C.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write one frame as SVG there.")
 @json_option
@@ -59,6 +65,7 @@ def demo(
             click.echo(f"The map stays at {run.map.url} until Ctrl-C.", err=True)
             stop.wait()
     if not result:
+        click.echo("stopped before its end; what was made is kept", err=True)
         ctx.exit(130)
     if as_json:
         output.print_json(result)

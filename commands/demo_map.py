@@ -28,6 +28,7 @@ from commands.demo_tally import NEVER, Tally
 from serving.http import Answer, HttpServer
 from shared_features.app import App, load_beside
 from shared_features.columns import Evaluator
+from shared_features.errors import ConfigurationError
 
 MODULE = "map"
 ALERTS_SHOWN = 20
@@ -46,6 +47,9 @@ class DemoMap:
         app: the app; `DemoMap.of` says whether it has a map.
         module: its ``map.py``.
         port: on 127.0.0.1; 0 takes a free one.
+
+    Raises:
+        ConfigurationError: the port is taken.
     """
 
     def __init__(self, app: App, module: ModuleType, port: int = 0) -> None:
@@ -54,7 +58,12 @@ class DemoMap:
         self._positions: _Positions | None = None
         self._lock = threading.Lock()
         self.over = ""
-        self._server = HttpServer("127.0.0.1", port, self._answer)
+        try:
+            self._server = HttpServer("127.0.0.1", port, self._answer)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the map cannot listen on 127.0.0.1:{port} ({error.strerror}): give another --map-port"
+            ) from None
         self._server.start()
 
     @staticmethod
