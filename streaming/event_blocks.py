@@ -7,7 +7,7 @@ read as a block at all is refused as one message.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,66 +58,100 @@ class BlockLimits:
 
 @dataclass(frozen=True, slots=True)
 class EventBlock:
-    """The events of one message.
+    """The events of one message as they were read; `checked_rows` says what they are good for.
 
     Attributes:
-        rows: one row per event, in the block's order, with the columns of an app's blocks.
-        faults: row to reason and sentence; such a row must not be folded.
+        values: by the name of the schema's field its column, of the field's own Arrow type.
+        ids: identities, where the schema has no field for them and the block has a column.
+        count: of the events.
+        faults: of values that cannot be of their field's type; those are null.
         as_event: a row as the JSON of a single event, for dead letters: the values as they came.
-        own_ids: whether the events carry their identities in a field of their schema.
     """
 
-    rows: pa.RecordBatch
-    faults: Mapping[int, tuple[str, str]]
+    values: Mapping[str, pa.Array]
+    ids: pa.Array | None
+    count: int
+    faults: Faults
     as_event: Callable[[int], bytes]
-    own_ids: bool
 
 
 def read_block(
-    message: Message,
-    data: bytes,
-    encoding: str,
-    schema: EventSchema,
-    columns: pa.Schema,
-    *,
-    limits: BlockLimits,
-    max_future_s: float,
-    resolutions: Resolutions,
+    data: bytes, encoding: str, schema: EventSchema, *, limits: BlockLimits, resolutions: Resolutions
 ) -> EventBlock:
     """The events of a message that carries a block.
 
     Args:
-        message: as received: identity and publish time come from it.
-        data: its data, without compression.
+        data: of the message, without compression.
         encoding: one of `BLOCK_ENCODINGS`.
         schema: the event type of all its events.
-        columns: the columns of the app's blocks.
         limits: how large it may be.
-        max_future_s: how far an event time may lie after the publish time.
         resolutions: how events of other schemas become events of this one.
 
     Raises:
         BlockError: it is no such block, or too large.
     """
-    faults = Faults()
     if encoding == ARROW:
-        values, ids, count, raw = _from_arrow(data, schema, limits, faults)
-    else:
-        values, ids, count, raw = _from_avro(data, schema, limits, faults, resolutions)
-    rows = _rows(values, ids, count, schema, columns, message)
+        return _from_arrow(data, schema, limits)
+    return _from_avro(data, schema, limits, resolutions)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """The events of blocks of one type, checked.
+
+    Attributes:
+        rows: one row per event, in the order of the blocks and of the events in them, with an app's columns.
+        block: int64, for each row the index of its block.
+        number: int64, for each row its place there.
+        faults: row to reason and sentence; such a row must not be folded.
+    """
+
+    rows: pa.RecordBatch
+    block: np.ndarray
+    number: np.ndarray
+    faults: Mapping[int, tuple[str, str]]
+
+
+def checked_rows(
+    blocks: Sequence[tuple[Message, EventBlock]],
+    schema: EventSchema,
+    columns: pa.Schema,
+    *,
+    limits: BlockLimits,
+    max_future_s: float,
+) -> CheckedRows:
+    """Blocks of one event type as rows, checked together: a call for each block would cost more than its checks.
+
+    Args:
+        blocks: at least one, with the message it came in: identity and publish time come from it.
+        schema: the event type.
+        columns: the columns of the app's blocks.
+        limits: how large an event may be.
+        max_future_s: how far an event time may lie after the publish time.
+    """
+    counts = np.array([one.count for _, one in blocks])
+    starts = np.cumsum(counts) - counts
+    block = np.repeat(np.arange(len(blocks)), counts)
+    number = np.arange(len(block)) - starts[block]
+    faults = Faults()
+    for start, (_, one) in zip(starts.tolist(), blocks, strict=True):
+        for row, fault in one.faults.by_row.items():
+            faults.add(start + row, *fault)
+    values = {name: pa.concat_arrays([one.values[name] for _, one in blocks]) for name in schema.fields}
+    given = [pa.nulls(one.count, pa.string()) if one.ids is None else one.ids for _, one in blocks]
+    own = values[schema.id] if schema.id else pa.concat_arrays(given)
+    rows = _rows(values, own, [message for message, _ in blocks], block, number, schema, columns)
     _check_sizes(values, schema, limits, faults)
     if schema.id:
         check_column(values[schema.id], schema.fields[schema.id], f"{schema.name}.{schema.id}", faults)
     rows, found = check_rows(rows, schema, max_future_s)
     for row, fault in found.by_row.items():
         faults.add(row, *fault)
-    return EventBlock(rows, faults.by_row, raw, schema.id is not None)
+    return CheckedRows(rows, block, number, faults.by_row)
 
 
-_Parts = tuple[dict[str, pa.Array], pa.Array | None, int, Callable[[int], bytes]]
-
-
-def _from_arrow(data: bytes, schema: EventSchema, limits: BlockLimits, faults: Faults) -> _Parts:
+def _from_arrow(data: bytes, schema: EventSchema, limits: BlockLimits) -> EventBlock:
+    faults = Faults()
     try:
         batch = read_stream(data, max_rows=limits.events, max_bytes=limits.bytes)
     except FrameLimitError as error:
@@ -142,12 +176,11 @@ def _from_arrow(data: bytes, schema: EventSchema, limits: BlockLimits, faults: F
         one = {name: plain_value(batch.column(name), row, schema.fields.get(name)) for name in batch.schema.names}
         return json.dumps({name: value for name, value in one.items() if value is not None}).encode()
 
-    return values, ids, count, raw
+    return EventBlock(values, ids, count, faults, raw)
 
 
-def _from_avro(
-    data: bytes, schema: EventSchema, limits: BlockLimits, faults: Faults, resolutions: Resolutions
-) -> _Parts:
+def _from_avro(data: bytes, schema: EventSchema, limits: BlockLimits, resolutions: Resolutions) -> EventBlock:
+    faults = Faults()
     try:
         file = read_avro_file(data, max_events=limits.events, max_bytes=limits.bytes, resolutions=resolutions)
     except AvroLimitError as error:
@@ -173,35 +206,28 @@ def _from_avro(
         kept = {name: value for name, value in merged.items() if value is not None}
         return json.dumps(kept, default=plain_text).encode()
 
-    return values, ids, len(records), raw
+    return EventBlock(values, ids, len(records), faults, raw)
 
 
 def _rows(
     values: Mapping[str, pa.Array],
-    ids: pa.Array | None,
-    count: int,
+    own: pa.Array,
+    messages: Sequence[Message],
+    block: np.ndarray,
+    number: np.ndarray,
     schema: EventSchema,
     columns: pa.Schema,
-    message: Message,
 ) -> pa.RecordBatch:
-    """The block's columns; an event without an identity of its own is ``<message id>/<row>``."""
-    numbers = pa.array(np.arange(count)).cast(pa.string())
-    message_ids = pc.binary_join_element_wise(pa.scalar(message.message_id), numbers, "/")
-    own = values[schema.id] if schema.id else ids
-    if own is None:
-        event_ids = message_ids
-    elif own.null_count:
-        event_ids = pc.coalesce(own, message_ids)
-    else:
-        event_ids = own
-    published = message.publish_time_us or None
+    """The columns of an app's blocks; an event without an identity of its own is ``<message id>/<row>``."""
+    count = len(block)
+    ids = pa.array([message.message_id for message in messages], pa.string()).take(pa.array(block))
+    message_ids = pc.binary_join_element_wise(ids, pa.array(number).cast(pa.string()), "/")
+    published = np.array([message.publish_time_us or 0 for message in messages], np.int64)[block]
     known = {
         "event_type": pa.repeat(schema.name, count),
-        "event_id": event_ids,
+        "event_id": pc.coalesce(own, message_ids) if own.null_count else own,
         "event_time": values[schema.time],
-        "publish_time": pa.array(np.full(count, published or 0), mask=np.full(count, published is None)).view(
-            TIMESTAMP
-        ),
+        "publish_time": pa.array(published, mask=published == 0).view(TIMESTAMP),
         "message_id": message_ids,
         **{f"{schema.name}.{name}": column for name, column in values.items()},
     }

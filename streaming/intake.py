@@ -15,7 +15,15 @@ from shared_features.external import Ask, answered
 from shared_features.schema import EventSchema
 from shared_features.validate import MAX_FUTURE_S, shown, unknown_type
 from streaming.compression import CODECS, CompressionError, TooLargeError, decompress
-from streaming.event_blocks import BLOCK_ENCODINGS, BlockError, BlockLimits, read_block, row_as_event
+from streaming.event_blocks import (
+    BLOCK_ENCODINGS,
+    BlockError,
+    BlockLimits,
+    EventBlock,
+    checked_rows,
+    read_block,
+    row_as_event,
+)
 from streaming.resolution import Resolutions, WriterSchema, read_schema
 from streaming.revisions import Fetch, UnknownSchemaError, WriterSchemas, read_revised
 from streaming.topics import Message
@@ -93,7 +101,7 @@ class Intake:
         single: list[Message] = []
         single_at: list[int] = []
         revised: dict[tuple[str, str, str], list[tuple[int, Message]]] = {}
-        blocks: list[tuple[np.ndarray, pa.RecordBatch]] = []
+        read: dict[str, list[tuple[int, EventBlock]]] = {}
         events = 0
         for index, message in enumerate(messages):
             attributes = message.attributes
@@ -105,10 +113,9 @@ class Intake:
             try:
                 data = self._data(message, is_block=encoding in BLOCK_ENCODINGS)
                 if encoding in BLOCK_ENCODINGS:
-                    rows, bad, count = self._block(index, message, data, encoding)
-                    events += count
-                    refused += bad
-                    blocks.append((np.full(rows.num_rows, index), rows))
+                    event_type, block = self._block(message, data, encoding)
+                    read.setdefault(event_type, []).append((index, block))
+                    events += block.count
                     continue
                 message = message._replace(data=data)
                 key = self._revision(message)
@@ -122,19 +129,21 @@ class Intake:
             else:
                 revised.setdefault(key, []).append((index, message))
                 events += 1
-        for (event_type, said, text), members in revised.items():
-            rows, at, bad = self._revised(self.schemas[event_type], said, text, members)
-            refused += bad
-            blocks.append((at, rows))
+        blocks = [self._rows_of(self.schemas[event_type], messages, found) for event_type, found in read.items()]
+        blocks += [
+            self._revised(self.schemas[event_type], said, text, members)
+            for (event_type, said, text), members in revised.items()
+        ]
         decoded = self._decoder.decode(single)
         events += len(single)
         at = np.array(single_at, np.int64)
+        refused += [one for _, _, bad in blocks for one in bad]
         refused += [Refused(single_at[one.index], one.reason, one.detail) for one in decoded.rejected]
         refused.sort(key=lambda one: one.index)
         if not blocks:
             return Taken(decoded.block, at[decoded.rows], refused, events)
         parts = [(at[decoded.rows], decoded.block)] if decoded.block.num_rows else []
-        parts += [(at, rows) for at, rows in blocks if rows.num_rows]
+        parts += [(at, rows) for rows, at, _ in blocks if rows.num_rows]
         return Taken(*self._merged(parts), refused, events)
 
     def _revision(self, message: Message) -> tuple[str, str, str] | None:
@@ -208,36 +217,37 @@ class Intake:
         except CompressionError as error:
             raise BlockError("malformed_compression", str(error)) from error
 
-    def _block(
-        self, index: int, message: Message, data: bytes, encoding: str
-    ) -> tuple[pa.RecordBatch, list[Refused], int]:
-        """The good rows of a message with a block, its bad ones, and how many it has."""
+    def _block(self, message: Message, data: bytes, encoding: str) -> tuple[str, EventBlock]:
+        """Event type and events of a message with a block."""
         only = next(iter(self.schemas)) if len(self.schemas) == 1 else None
         event_type = message.attributes.get("event_type", only)
         schema = None if event_type is None else self.schemas.get(event_type)
         if schema is None:
             raise BlockError("unknown_event_type", unknown_type(event_type, self.schemas))
-        found = read_block(
-            message,
-            data,
-            encoding,
+        return schema.name, read_block(data, encoding, schema, limits=self.limits, resolutions=self._resolutions)
+
+    def _rows_of(
+        self, schema: EventSchema, messages: Sequence[Message], blocks: Sequence[tuple[int, EventBlock]]
+    ) -> tuple[pa.RecordBatch, np.ndarray, list[Refused]]:
+        """The good rows of blocks of one event type, where they came from, and the bad ones."""
+        found = checked_rows(
+            [(messages[index], block) for index, block in blocks],
             schema,
             self._columns,
             limits=self.limits,
             max_future_s=self.max_future_s,
-            resolutions=self._resolutions,
         )
-        rows, count = found.rows, found.rows.num_rows
+        at = np.array([index for index, _ in blocks])[found.block]
         if not found.faults:
-            return rows, [], count
-        ids = rows.column("event_id")
-        refused = [
-            Refused(index, *found.faults[row], found.as_event(row), row, _own_id(schema, ids[row].as_py()))
-            for row in sorted(found.faults)
-        ]
-        keep = np.ones(count, bool)
+            return found.rows, at, []
+        ids, refused = found.rows.column("event_id"), []
+        for row in sorted(found.faults):
+            number, as_event = int(found.number[row]), blocks[found.block[row]][1].as_event
+            own_id = _own_id(schema, ids[row].as_py())
+            refused.append(Refused(int(at[row]), *found.faults[row], as_event(number), number, own_id))
+        keep = np.ones(len(at), bool)
         keep[list(found.faults)] = False
-        return rows.filter(pa.array(keep)), refused, count
+        return found.rows.filter(pa.array(keep)), at[keep], refused
 
 
 def encoding_of(attributes: Mapping[str, str]) -> str:
