@@ -20,7 +20,7 @@ from commands.deadletters import deadletters
 from commands.demo import demo
 from commands.evaluate import evaluate
 from commands.gateway import gateway
-from commands.group import Commands, stop_with_parent, take_short_turns, unwind_on_termination
+from commands.group import Commands, stop_with_parent, take_short_turns
 from commands.logs import set_up_logging
 from commands.monitor import monitor
 from commands.new import new
@@ -65,10 +65,9 @@ def main(log_level: str, log_format: str) -> None:
 
     Every option can also be given as an environment variable: SAMERIVER_<COMMAND>_<OPTION>, for example
     SAMERIVER_STREAM_ARCHIVE. Exit codes: 0 done; 1 a difference was found, or a defect; 2 something that the
-    sentence on standard error says how to mend.
+    sentence on standard error says how to mend; 130 and 143 stopped by Ctrl-C and SIGTERM.
     """
     take_short_turns()
-    unwind_on_termination()
     stop_with_parent()
     set_up_logging(log_level, log_format)
 

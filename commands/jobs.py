@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from commands.group import CommandError
 from commands.output import Progress
 from commands.processes import code_environment, json_object
 
@@ -23,6 +25,7 @@ def run_job(module: str, arguments: Sequence[str], tell: Progress) -> dict[str, 
 
     Raises:
         SameriverError: as told by the job, of its kind.
+        CommandError: the job was killed.
         RuntimeError: the job failed in another way; its standard error was passed on.
     """
     command = [sys.executable, "-P", "-m", module, *arguments, "--json"]
@@ -59,6 +62,11 @@ def run_job(module: str, arguments: Sequence[str], tell: Progress) -> dict[str, 
             process.terminate()
     if "error" in result:
         raise expected_error(str(result.get("kind")), str(result["error"]))
+    if process.returncode < 0:
+        why = ", as a machine does that is out of memory" if process.returncode == -signal.SIGKILL else ""
+        raise CommandError(
+            f"python -m {module} was killed by signal {-process.returncode}{why}: give the same command again"
+        )
     if process.returncode != 0 or not result:
         sys.stderr.write("".join(complaints))
         raise RuntimeError(f"python -m {module} ended with exit code {process.returncode}")

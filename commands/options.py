@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,10 +92,22 @@ def pubsub_options(command: Command) -> Command:
 
 
 def load(app_name: str) -> App:
-    """The app; ConfigurationError if there is none."""
+    """The app; ConfigurationError if there is none, or where a line of its file is no Python or raises an error."""
     from shared_features import load_app
+    from shared_features.errors import ConfigurationError, SameriverError
 
-    return load_app(app_name)
+    try:
+        return load_app(app_name)
+    except SameriverError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        given = Path(app_name).resolve()
+        if file is None or Path(file).resolve() not in (given, given / "app.py"):
+            raise  # not of the app's own lines
+        said = error.msg if isinstance(error, SyntaxError) else error
+        raise ConfigurationError(f"{file}, line {line}: {type(error).__name__}: {said}") from error
 
 
 def endpoint(project: str, emulator: str | None) -> Endpoint:

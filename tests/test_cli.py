@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.request import urlopen
@@ -19,6 +20,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli
+from commands.group import GOES_ON, CommandError, Commands
+from commands.jobs import run_job
 from shared_features.blocks import block_schema
 from streaming.archive import Archive, identity, read_commits
 from tests import serving_models
@@ -27,6 +30,7 @@ from tests.serving_steps import serve, to_messages
 from tests.shop.app import app as shop
 
 SHOP = REPOSITORY / "tests" / "shop"
+Refused = Callable[..., None]
 HEAVY = {"tensorflow", "keras", "apache_beam", "pyarrow", "numba", "pandas", "google.cloud.pubsub_v1", "rich.live"}
 
 
@@ -114,9 +118,6 @@ def test_the_version_is_that_of_the_package() -> None:
     assert run("--version").stdout.startswith("sameriver, version ")
 
 
-Refused = Callable[..., None]
-
-
 def test_a_port_in_use_is_said(refused: Refused, taken_port: int, tmp_path: Path) -> None:
     serving_models.put("flights", tmp_path / "wide_and_deep", 1)
     refused("broker", "--port", taken_port, words=[str(taken_port), "--port"])
@@ -194,11 +195,79 @@ def test_a_model_of_other_features_is_refused(start_process: Callable[..., Start
 
 
 def test_a_defect_is_logged_whole_and_ends_with_1(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("1 / 0")
+    (tmp_path / "app.py").write_text("import json; json.loads('{')")
     done = run("verify", "--app", tmp_path)
     assert done.returncode == 1
     assert "unexpected error" in done.stderr
-    assert "ZeroDivisionError" in done.stderr
+    assert "JSONDecodeError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\nkey = Kee('a')", ["line 2", "NameError: name 'Kee' is not defined"]),
+        ("\n\napp = App((", ["line 3", "SyntaxError: '(' was never closed"]),
+    ],
+)
+def test_an_error_in_the_apps_own_lines_is_told_with_its_line(
+    refused: Refused, tmp_path: Path, text: str, words: list[str]
+) -> None:
+    (tmp_path / "app.py").write_text(text)
+    refused("train", "--app", tmp_path, words=[tmp_path / "app.py", *words])
+
+
+def test_a_signal_ends_a_command_with_a_sentence_whatever_becomes_of_its_exception() -> None:
+    """Beam, for one, turns what a signal raises into an error of its own."""
+
+    @click.command()
+    @click.argument("number", type=int)
+    def train(number: int) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except BaseException as error:
+            raise RuntimeError from error
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    group = Commands(commands={"train": train, "other": train})
+    for name, number, said in (
+        (
+            "train",
+            signal.SIGINT,
+            "stopped by Ctrl-C: the same command goes on after the last epoch that was finished\n",
+        ),
+        ("other", signal.SIGTERM, "stopped by SIGTERM\n"),
+    ):
+        shown = CliRunner().invoke(group, [name, str(int(number))])
+        assert (shown.exit_code, shown.output) == (128 + number, said)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert set(GOES_ON) <= set(cli.main.commands)
+
+
+def test_what_the_operating_system_refuses_is_said_in_a_sentence(no_folder: Path) -> None:
+    @click.command()
+    @click.argument("way")
+    def write(way: str) -> None:
+        if way == "full":
+            Path("/dev/full").write_text("x")
+        no_folder.mkdir()
+
+    group = Commands(commands={"write": write})
+    shown = CliRunner().invoke(group, ["write", "full"])
+    assert (shown.exit_code, shown.output) == (
+        2,
+        "error: a disk has no room left: make some, and give the same command again\n",
+    )
+    shown = CliRunner().invoke(group, ["write", "folder"])
+    assert (shown.exit_code, shown.output) == (
+        2,
+        f"error: {no_folder} cannot be used (Not a directory): wanted a place that can be read and written\n",
+    )
+
+
+def test_a_job_that_was_killed_is_told_as_that() -> None:
+    with pytest.raises(CommandError, match="timeit was killed by signal 9, as a machine does that is out of memory"):
+        run_job("timeit", ["import os; os.kill(os.getpid(), 9)"], lambda *_: None)
 
 
 def test_wrong_usage_ends_with_2() -> None:
