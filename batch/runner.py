@@ -26,6 +26,8 @@ Progress: TypeAlias = Callable[[float, str], None]
 
 _EXPECTED = re.compile(r"^(?:shared_features\.errors\.)?(\w+Error): (.+?)(?: \[while running .*\])?$", re.MULTILINE)
 
+_FULL = re.compile(r"\[errno 28\]|\d+ requested and \d+ written", re.IGNORECASE)  # the second is NumPy's
+
 
 def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> None:
     """Build a pipeline and run it to its end.
@@ -36,7 +38,7 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
 
     Raises:
         SameriverError: as raised in a step, whatever process it ran in.
-        ConfigurationError: the options choose a way of running that damages elements.
+        ConfigurationError: the options choose a way of running that damages elements, or a disk is full.
     """
     _refuse_flushing_by_time(options)
     # Options are given in full: Beam would otherwise read this process's own command line.
@@ -117,6 +119,8 @@ def _expected(error: BaseException) -> BaseException:
         found = getattr(errors, name, None)
         if isinstance(found, type) and issubclass(found, errors.SameriverError) and found is not errors.EventError:
             return found(text)
+    if _FULL.search(str(error)):
+        return errors.ConfigurationError("a disk is full: free space, or name a folder elsewhere for what is written")
     return error
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+import apache_beam as beam
 import pyarrow as pa
 import pytest
 
@@ -21,6 +23,14 @@ from tests.shop.app import app
 def test_a_way_of_running_that_damages_elements_is_refused(option: str) -> None:
     with pytest.raises(ConfigurationError, match="flushes half-written elements"):
         runner.run(print, [option])
+
+
+def test_a_full_disk_is_told_in_one_sentence() -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConfigurationError, match=r"^a disk is full: free space"):
+        runner.run(lambda pipeline: pipeline | beam.Create([1]) | beam.Map(full))
 
 
 def test_steps_run_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
