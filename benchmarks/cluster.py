@@ -28,7 +28,7 @@ from benchmarks.stream import (
     report_figures,
 )
 from benchmarks.stream_load import Process
-from streaming.flink import STATE_FILE
+from streaming.flink_known import STATE_FILE
 from streaming.flink_rest import FlinkRest
 from streaming.topics import OutgoingMessage
 

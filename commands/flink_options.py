@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from streaming.flink import FlinkSettings
+    from streaming.flink_settings import FlinkSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def flink_options(command: F) -> F:
 
 def flink_settings(given: Mapping[str, Any]) -> FlinkSettings:
     """What `flink_options` gave, as settings."""
-    from streaming.flink import FlinkSettings
+    from streaming.flink_settings import FlinkSettings
 
     return FlinkSettings(
         job_endpoint=given["job_endpoint"],

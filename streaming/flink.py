@@ -6,73 +6,42 @@ archive's folder knows of. `streaming.cluster_steps` has the graph, docs/flink.m
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+import grpc
 from apache_beam.runners.portability.portable_runner import PortableRunner
-from apache_beam.runners.runner import PipelineState
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from shared_features.app import App
-from shared_features.errors import ConfigurationError
+from shared_features.errors import ConfigurationError, SameriverError
 from streaming.archive import read_counts, segments
 from streaming.cluster_steps import build_cluster
 from streaming.cluster_worker import DRAIN_FILE, ClusterJob
 from streaming.delivery import Totals
+from streaming.flink_known import KnownJob
 from streaming.flink_monitoring import FlinkMonitoring
-from streaming.flink_rest import UnreachableError, local_path, reach
+from streaming.flink_rest import FlinkRest, UnknownJobError, UnreachableError, local_path, reach
+from streaming.flink_settings import CONNECT_S, FlinkSettings, check, connect, flink_options
 from streaming.job import JobSettings, connect_models, create_topics
 from streaming.job_description import describe_job
-from streaming.key_groups import KEY_GROUPS, MAX_SHARDS
 from streaming.monitoring_access import write_address
 from streaming.monitoring_server import MonitoringServer
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-CONNECT_S = 5.0
-SERVER_TIMEOUT_S = 60
-BUNDLE_MS = 100
-"""A bundle costs milliseconds in each step: with 30 ms, 255 events a second on 2 cores waited 2.7 times as long."""
 DRAIN_CHECKPOINTS = 3
 """One holds what was pulled, the next says so (`streaming.covered`), and one more is not counted on."""
-STATE_FILE = "flink.json"
-
-
-@dataclass(frozen=True, slots=True)
-class FlinkSettings:
-    """Where and how a job runs on Flink.
-
-    Attributes:
-        job_endpoint: ``host:port`` of the Beam job server.
-        rest: ``host:port`` of the job manager's REST API.
-        worker_pool: ``host:port`` of a Beam worker pool, as each task manager reaches it.
-        parallelism: workers of each step.
-        shards: of each keyed stage; state is dealt out to workers by shard, so it is the most that parallelism can be.
-        checkpoint_ms: between two checkpoints.
-        hold: send results when a checkpoint holds them, not at once.
-        start_from: a savepoint or checkpoint; None takes the newest that the archive's folder knows of.
-        start_s: how long to wait until the job runs.
-    """
-
-    job_endpoint: str = "localhost:8099"
-    rest: str = "localhost:8081"
-    worker_pool: str = "localhost:50000"
-    parallelism: int = 2
-    shards: int = 4
-    checkpoint_ms: int = 2_000
-    hold: bool = False
-    start_from: str | None = None
-    start_s: float = 180.0
+TELL_S = 30.0
+"""How long nothing is said of what keeps a job from running."""
+ENDED = ("CANCELED", "FINISHED")
 
 
 class FlinkJob:
@@ -90,7 +59,7 @@ class FlinkJob:
 
     def __init__(self, app: App, settings: JobSettings, flink: FlinkSettings) -> None:
         self.app, self.settings, self.flink = app, settings, flink
-        _check(settings, flink)
+        check(settings, flink)
         connect(flink.job_endpoint)
         self.rest = reach(flink.rest)
         for routed in connect_models(app, settings).values():
@@ -98,13 +67,13 @@ class FlinkJob:
         create_topics(app, settings.endpoint, settings.subscription)
         self._job = ClusterJob(describe_job(app, settings), flink.shards, flink.checkpoint_ms, flink.hold)
         self._stopping = threading.Event()
-        self._state = settings.archive / STATE_FILE
-        settings.archive.mkdir(parents=True, exist_ok=True)
+        self._told = ""
+        self._known = KnownJob(settings.archive)
         (settings.archive / DRAIN_FILE).unlink(missing_ok=True)
         self._commits = _commits(settings.archive)
         self.monitoring = FlinkMonitoring(app, settings.archive, self._commits, self.rest)
         self.monitoring.readiness.fingerprint_matched = True
-        self.job_id = self._running() or self._submit(flink.start_from or self._newest())
+        self.job_id = self._running() or self._submit(flink.start_from or self._known.newest(flink.shards))
         self._served = None
         if settings.monitoring_port is not None:
             self._served = MonitoringServer(
@@ -129,18 +98,29 @@ class FlinkJob:
 
         Returns:
             Counts of what was committed meanwhile.
+
+        Raises:
+            ConfigurationError: somebody else has ended the job.
+            UnreachableError: the cluster does not answer when the job is to be drained.
         """
         try:
             while not self._stopping.wait(POLL_S):
-                if self._is_lost():
+                if is_lost(self.rest, self.job_id):
                     log.warning("Flink has lost the job: it is submitted again")
                     self._submit_again()
                 self._note_checkpoints()
-                self.monitoring.look(self.job_id)
-            self._drain()
+                if not self.monitoring.look(self.job_id):
+                    self._tell_failure()
+            try:
+                self._drain()
+            except UnreachableError as error:
+                raise UnreachableError(
+                    f"{error}: the job is not drained; when the cluster is there, the same command goes on with it"
+                ) from None
         finally:
             if self._served is not None:
                 self._served.close()
+            self._known.close()
         return self.totals()
 
     def totals(self) -> Totals:
@@ -161,7 +141,7 @@ class FlinkJob:
         """Write a savepoint into the archive's folder, note it there, and end the job if asked to."""
         folder = (self.settings.archive / "savepoints").absolute().as_uri()
         found = self.rest.savepoint(self.job_id, folder, cancel=cancel)
-        self._note(savepoint=found if cancel else None)
+        self._known.note(savepoint=found if cancel else None)
         return found
 
     def _has_archive(self) -> bool:
@@ -186,28 +166,17 @@ class FlinkJob:
 
     def _has_ended(self) -> bool:
         try:
-            return self.rest.state(self.job_id) in ("CANCELED", "FINISHED")
+            return self.rest.state(self.job_id) in ENDED
         except UnreachableError as error:
             log.warning("%s", error)
             return False
 
-    def _is_lost(self) -> bool:
-        """Whether the job manager answers and does not have the job at work."""
-        try:
-            self.rest.free_slots()
-        except UnreachableError:
-            return False
-        try:
-            return self.rest.state(self.job_id) in ("FAILED", "CANCELED", "FINISHED")
-        except UnreachableError:
-            return True
-
     def _submit_again(self) -> None:
         while not self._stopping.is_set():
             try:
-                self.job_id = self._submit(self._newest())
+                self.job_id = self._submit(self._known.newest(self.flink.shards))
                 return
-            except (ConfigurationError, RuntimeError, OSError) as error:
+            except SameriverError as error:
                 log.warning("the job could not be submitted, and is tried again: %s", error)
                 self._stopping.wait(POLL_S)
 
@@ -221,142 +190,116 @@ class FlinkJob:
         name = f"sameriver-{self.app.name.replace('_', '-')}-{secrets.token_hex(4)}"
         pipeline = beam.Pipeline(runner=PortableRunner(), options=flink_options(name, self.flink, start_from))
         build_cluster(pipeline, self.app, self.settings, self._job)
-        result = pipeline.run()
-        until, job_id = time.monotonic() + self.flink.start_s, None
-        while time.monotonic() < until:
-            try:
+        self._known.note(submitted=name, submitted_from=start_from)  # found again by the name if this process ends here
+        try:
+            job_id = self._until_it_runs(name, pipeline.run())
+        except (RuntimeError, OSError, grpc.RpcError, grpc.FutureTimeoutError) as error:
+            raise ConfigurationError(
+                f"job server {self.flink.job_endpoint} did not take the job ({' '.join(str(error).split())[:300]}): "
+                "look into its log"
+            ) from None
+        except BaseException:  # Ctrl-C while it starts is one
+            self._abandon(name)
+            raise
+        self._known.began(job_id, self.flink.shards, start_from)
+        return job_id
+
+    def _until_it_runs(self, name: str, result: PipelineResult) -> str:
+        """The id of the job of this name, once all of its tasks run."""
+        begin, job_id, state, told = time.monotonic(), None, "", 1
+        while (waited := time.monotonic() - begin) < self.flink.start_s:
+            with contextlib.suppress(UnreachableError):
                 job_id = job_id or self.rest.job_named(name)
-                if job_id is not None and self.rest.state(job_id) == "RUNNING":
-                    self._note(
-                        job=job_id, shards=self.flink.shards, checkpoints=None, savepoint=None, before=start_from
-                    )
-                    return job_id
-            except UnreachableError:
-                pass
-            if job_id is None and PipelineState.is_terminal(result.state):
+                state = "" if job_id is None else self.rest.state(job_id)
+            if job_id is not None and state == "RUNNING":
+                return job_id
+            if state in (*ENDED, "FAILED") or (job_id is None and PipelineState.is_terminal(result.state)):
                 break
+            if waited > told * TELL_S:
+                told += 1
+                log.warning("the job does not run yet: %s", self._why(job_id, result))
             time.sleep(POLL_S / 5)
-        why = f"it is {result.state}" if job_id is None else self.rest.failure(job_id) or self.rest.state(job_id)
-        if job_id is not None:
-            self.rest.cancel(job_id)
         raise ConfigurationError(
-            f"the job does not run on Flink within {self.flink.start_s:g} s ({why}): look into the logs of the job "
-            f"server at {self.flink.job_endpoint} and of the task managers"
+            f"the job does not run on Flink after {waited:.0f} s ({self._why(job_id, result)}): look into the "
+            f"logs of the job server at {self.flink.job_endpoint} and of the task managers"
         )
 
-    # -- what the archive's folder knows of the job on Flink ---------------------------------------------------
-    def _known(self) -> dict[str, Any]:
-        return json.loads(self._state.read_text("utf-8")) if self._state.exists() else {}
+    def _why(self, job_id: str | None, result: PipelineResult) -> str:
+        """Why a job does not run."""
+        if job_id is None:
+            return f"the job server says {result.state}"
+        try:
+            (slots, free), failure = self.rest.slots(), self.rest.failure(job_id)
+        except UnreachableError as error:
+            return str(error)
+        wanted = self.flink.parallelism
+        if slots < wanted or "NoResource" in failure:
+            return f"{wanted} slots are wanted, the cluster has {slots}, of which {free} are free"
+        return failure or "its tasks are being started"
 
-    def _note(self, **what: Any) -> None:
-        known = self._known() | what
-        temporary = self._state.with_suffix(".new")
-        temporary.write_text(json.dumps(known), "utf-8")
-        os.replace(temporary, self._state)
+    def _abandon(self, name: str) -> None:
+        """End the job of this name, if it has come to Flink."""
+        with contextlib.suppress(UnreachableError):
+            job_id = self.rest.job_named(name)
+            if job_id is not None:
+                self.rest.cancel(job_id)
+
+    def _tell_failure(self) -> None:
+        """Log why the job does not run, if that is news."""
+        try:
+            failure = self.rest.failure(self.job_id)
+        except UnreachableError as error:
+            failure = str(error)
+        if failure and failure != self._told:
+            self._told = failure
+            log.warning("the job does not run: %s", failure)
 
     def _note_checkpoints(self) -> None:
         """Where the job's checkpoints are, once there is one."""
-        if self._known().get("checkpoints"):
+        if self._known.read().get("checkpoints"):
             return
         try:
             latest = self.rest.checkpoints(self.job_id)["latest"]["completed"]
         except UnreachableError:
             return
         if latest and latest.get("external_path"):
-            self._note(checkpoints=local_path(os.path.dirname(latest["external_path"])))
+            self._known.note(checkpoints=local_path(os.path.dirname(latest["external_path"])))
 
     def _running(self) -> str | None:
         """The job that was left running, if there is one."""
-        job = self._known().get("job")
+        known = self._known.read()
+        name: str | None = known.get("submitted")
+        job: str | None = known.get("job") if name is None else self.rest.job_named(name)
         try:
-            running = job is not None and self.rest.state(job) in ("RUNNING", "CREATED", "RESTARTING")
-        except UnreachableError:
+            if job is None or self.rest.state(job) not in ("RUNNING", "CREATED", "RESTARTING"):
+                return None
+        except UnknownJobError:
             return None
-        if not running:
-            return None
+        if name is not None:
+            self._known.began(job, self.flink.shards, known["submitted_from"])
         log.warning("job %s runs already: it is watched, with the settings that it was started with", job)
-        return str(job)
-
-    def _newest(self) -> str | None:
-        """The savepoint that ended the job, or its newest checkpoint, or what it was itself started from."""
-        known = self._known()
-        if known and known["shards"] != self.flink.shards:
-            raise ConfigurationError(
-                f"the job on Flink has {known['shards']} shards, wanted {self.flink.shards}: state is cut by shard, so "
-                "give the same number, or a new archive with --archive"
-            )
-        folder = known.get("checkpoints")
-        found = [] if folder is None else list(Path(folder).glob("chk-*/_metadata"))
-        newest = max(found, key=lambda path: int(path.parent.name.removeprefix("chk-")), default=None)
-        checkpoint = None if newest is None else newest.parent.as_uri()
-        return known.get("savepoint") or checkpoint or known.get("before")
-
-
-class _FlinkOptions(PipelineOptions):
-    """The runner's own options, which Beam's Python half would otherwise take for slips until the job server says."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser: Any) -> None:
-        for name in ("checkpointing_interval", "min_pause_between_checkpoints"):
-            parser.add_argument(f"--{name}", type=int)
-        parser.add_argument("--max_bundle_time_mills", type=int)
-        parser.add_argument("--savepoint_path")
-        for name in ("finish_bundle_before_checkpointing", "allow_non_restored_state"):
-            parser.add_argument(f"--{name}", action="store_true", default=None)
-        for name in ("externalized_checkpoints_enabled", "retain_externalized_checkpoints_on_cancellation"):
-            parser.add_argument(f"--{name}", action="store_true", default=None)
-
-
-def flink_options(name: str, flink: FlinkSettings, start_from: str | None) -> PipelineOptions:
-    """Options of the portable runner.
-
-    Bundles end before a checkpoint, so that none is split by it; elements are never in a checkpoint between steps.
-    Checkpoints have a pause between them, which `streaming.covered` relies on.
-    """
-    options = [
-        f"--job_endpoint={flink.job_endpoint}",
-        f"--job_server_timeout={SERVER_TIMEOUT_S}",
-        f"--job_name={name}",
-        "--environment_type=EXTERNAL",
-        f"--environment_config={flink.worker_pool}",
-        "--streaming",
-        f"--parallelism={flink.parallelism}",
-        f"--max_parallelism={KEY_GROUPS}",
-        "--sdk_worker_parallelism=1",
-        f"--checkpointing_interval={flink.checkpoint_ms}",
-        f"--min_pause_between_checkpoints={flink.checkpoint_ms // 2}",
-        "--externalized_checkpoints_enabled",
-        "--retain_externalized_checkpoints_on_cancellation",
-        "--finish_bundle_before_checkpointing",
-        f"--max_bundle_time_mills={BUNDLE_MS}",
-    ]
-    if start_from is not None:
-        options += [f"--savepoint_path={start_from}", "--allow_non_restored_state"]
-    return _FlinkOptions(options)
-
-
-def connect(job_endpoint: str) -> None:
-    """Raise ConfigurationError unless something listens at the job server's ``host:port``."""
-    host, _, port = job_endpoint.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_S).close()
-    except (OSError, ValueError):
-        raise ConfigurationError(
-            f"job server {job_endpoint!r} does not answer: wanted host:port of a Beam job server for Flink; start one "
-            "as docs/flink.md says"
-        ) from None
+        return job
 
 
 def _commits(archive: Path) -> int:
     return sum(1 for _ in read_counts(archive)) if (archive / "archive.json").exists() and segments(archive) else 0
 
 
-def _check(settings: JobSettings, flink: FlinkSettings) -> None:
-    if not 1 <= flink.parallelism <= flink.shards <= MAX_SHARDS:
+def is_lost(rest: FlinkRest, job: str) -> bool:
+    """Whether the job manager answers and does not have the job at work, though nobody has ended it.
+
+    Raises:
+        ConfigurationError: somebody has ended it.
+    """
+    try:
+        state = rest.state(job)
+    except UnknownJobError:
+        return True
+    except UnreachableError:
+        return False
+    if state in ENDED:
         raise ConfigurationError(
-            f"--parallelism {flink.parallelism} and --shards {flink.shards} do not fit: wanted as many shards as "
-            f"workers or more, and {MAX_SHARDS} at most"
+            f"job {job} was ended on Flink by somebody else ({state}): the same command goes on from its newest "
+            "checkpoint; if it left a savepoint, name that with --start-from"
         )
-    for option, value in {"--snapshot": settings.snapshot, "--traces": settings.traces}.items():
-        if value is not None:
-            raise ConfigurationError(f"{option} is for a job in one process, wanted none with --runner flink")
+    return state == "FAILED"

@@ -36,8 +36,8 @@ class FlinkMonitoring(Monitoring):
         self._flink = {"completed": 0, "failed": 0, "restored": 0}
         self._latest = {"state_size": 0, "end_to_end_duration": 0}
 
-    def look(self, job: str) -> None:
-        """Count the commits that have come; ask Flink about the job of this id."""
+    def look(self, job: str) -> bool:
+        """Count the commits that have come; ask Flink about the job of this id, and whether all of it runs."""
         if self._following is None and (self._archive / "archive.json").exists():
             self._following = follow_commits(self._archive, self._before - 1)
         for commit in self._following or ():
@@ -56,6 +56,7 @@ class FlinkMonitoring(Monitoring):
         except UnreachableError:
             runs = False
         self.readiness.subscribed = self.readiness.state_restored = runs
+        return runs
 
     def status(self) -> dict[str, Any]:
         """All but what only the workers know."""

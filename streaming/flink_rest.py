@@ -20,6 +20,10 @@ class UnreachableError(SameriverError):
     """Flink's job manager does not answer, or not with what was asked for."""
 
 
+class UnknownJobError(UnreachableError):
+    """The job manager answers, and knows no job of this id."""
+
+
 class FlinkRest:
     """A job manager.
 
@@ -27,7 +31,8 @@ class FlinkRest:
         address: ``host:port``.
 
     Raises (each method):
-        UnreachableError: it does not answer, or does not know the job.
+        UnreachableError: it does not answer, or refuses.
+        UnknownJobError: it does not know the job.
     """
 
     def __init__(self, address: str) -> None:
@@ -45,20 +50,19 @@ class FlinkRest:
         waiting = found["state"] == "RUNNING" and any(task != "RUNNING" for task in tasks)
         return "CREATED" if waiting else str(found["state"])
 
-    def free_slots(self) -> int:
-        """Slots that no job has."""
-        return int(self._ask("/overview")["slots-available"])
+    def slots(self) -> tuple[int, int]:
+        """How many slots there are, and how many of them no job has."""
+        found = self._ask("/overview")
+        return int(found["slots-total"]), int(found["slots-available"])
 
     def checkpoints(self, job: str) -> dict[str, Any]:
         """What Flink says of the job's checkpoints: counts, sizes, the latest."""
         return self._ask(f"/jobs/{job}/checkpoints")
 
     def failure(self, job: str) -> str:
-        """Why the job last failed: the first line."""
+        """Why the job last failed: what a step said, else the innermost cause; empty if it has not."""
         entries = self._ask(f"/jobs/{job}/exceptions").get("exceptionHistory", {}).get("entries", [])
-        lines = str(entries[0]["stacktrace"]).splitlines() if entries else [""]
-        told = [line.strip() for line in lines if "Error: " in line]
-        return (told or lines)[-1 if told else 0][:500]
+        return _cause(str(entries[0]["stacktrace"])) if entries else ""
 
     def cancel(self, job: str) -> None:
         """End the job, without a savepoint."""
@@ -97,8 +101,22 @@ class FlinkRest:
             connection.close()
         if answer.status >= HTTPStatus.BAD_REQUEST:
             why = " ".join(str(one).partition("\n")[0] for one in found.get("errors", ()))
-            raise UnreachableError(f"Flink's job manager at {self.address} refused {path}: {answer.status} {why}")
+            unknown = answer.status == HTTPStatus.NOT_FOUND and path.startswith("/jobs/")
+            kind = UnknownJobError if unknown else UnreachableError
+            raise kind(f"Flink's job manager at {self.address} refused {path}: {answer.status} {why}")
         return found
+
+
+def _cause(trace: str) -> str:
+    """The line of Java's trace that says most: the last of Python's errors in it, else the last cause.
+
+    >>> _cause("JobInitializationException: no\\nCaused by: FileNotFoundException: no chk-1\\n\\tat X.main(X.java:1)")
+    'FileNotFoundException: no chk-1'
+    """
+    lines = [line.strip() for line in trace.splitlines()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    python = [line for line in lines if "Error: " in line and not line.startswith(("at ", "Caused by: "))]
+    return (python or causes or lines or [""])[-1 if python or causes else 0][:500].rstrip(".")
 
 
 def reach(address: str) -> FlinkRest:
@@ -109,7 +127,7 @@ def reach(address: str) -> FlinkRest:
     """
     rest = FlinkRest(address)
     try:
-        rest.free_slots()
+        rest.slots()
     except UnreachableError as error:
         raise ConfigurationError(f"{error}: start a cluster as docs/flink.md says, or give --flink-rest") from None
     return rest

@@ -68,7 +68,7 @@ class FlinkCluster:
     def add_task_manager(self) -> None:
         """Start one more task manager, and wait for it."""
         self._process.process.send_signal(signal.SIGUSR1)
-        wait_until(lambda: self.rest.free_slots() > 0, 120, "the task manager is there")
+        wait_until(lambda: self.rest.slots()[1] > 0, what="the task manager is there")
 
     def wait_until_runs(self, job: str, timeout_s: float = 120.0) -> None:
         """Until all tasks of a job run."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming.flink import STATE_FILE
+from streaming.flink_known import STATE_FILE
 from tests.faults import served
 from tests.faults.jobs import Jobs
 from tests.faults.model_server import FILE, ModelServer, put

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from deploy.flink import local
 
+PORTS = (6123, 8081, 8099, 50000)
 READY_S = 120.0
 POLL_S = 0.2
 
@@ -54,7 +55,7 @@ class Cluster:
     """
 
     def __init__(self, folder: Path, task_managers: int, ports: tuple[int, int, int, int]) -> None:
-        self.folder, self._parts = folder, dict[str, Part]()
+        self.folder, self._parts, self._task_managers = folder, dict[str, Part](), 0
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         manager, self.rest, self.endpoint, self.pool = ports
@@ -68,10 +69,9 @@ class Cluster:
 
     def add_task_manager(self) -> None:
         """Start one more."""
-        self._task_managers = getattr(self, "_task_managers", 0) + 1
-        number = self._task_managers
+        self._task_managers += 1
         checkpoints = (self.folder / "checkpoints").absolute().as_uri()
-        self._add("task-manager", ["--job-manager", self._manager, "--checkpoints", checkpoints], number)
+        self._add("task-manager", ["--job-manager", self._manager, "--checkpoints", checkpoints], self._task_managers)
 
     def _add(self, role: str, options: list[str], number: int = 0) -> None:
         name = f"{role}-{number}" if number else role
@@ -90,6 +90,15 @@ class Cluster:
             if part.process is not None and part.process.poll() is not None:
                 print(f"{part.name} has ended with {part.process.returncode}: it is started again", flush=True)
                 part.start()
+
+    def ended(self) -> str | None:
+        """The name of a part that has ended, with what it said last."""
+        for part in self._parts.values():
+            if part.process is not None and part.process.poll() is not None:
+                lines = Path(part.log.name).read_text("utf-8", "replace").split("\n")
+                said = [line.strip() for line in lines if line.strip() and not line.startswith(("\t", " "))]
+                return f"{part.name} has ended with {part.process.returncode}: {said[-1][:300] if said else 'silently'}"
+        return None
 
     def is_ready(self) -> bool:
         """Whether every part answers."""
@@ -123,21 +132,24 @@ class Cluster:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task-managers", type=int, default=2, help="with one slot each; default: 2")
+    parser.add_argument("--task-managers", type=int, default=2, help="1 or more, with one slot each; default: 2")
     parser.add_argument("--folder", type=Path, default=local.JARS.parent / "flink-cluster", help="logs, checkpoints")
-    parser.add_argument("--any-ports", action="store_true", help="free ports, not 6123, 8081, 8099 and 50000")
+    parser.add_argument("--any-ports", action="store_true", help=f"free ports, not {', '.join(map(str, PORTS))}")
     given = parser.parse_args()
+    ports = _free_ports() if given.any_ports else PORTS
     try:
+        if given.task_managers < 1:
+            raise LookupError(f"--task-managers must be 1 or more, got {given.task_managers}")
+        if taken := [port for port in ports if _listens(port)]:
+            raise LookupError(f"port {taken[0]} is taken: end what listens there, or give --any-ports")
         local.find_java()
         local.fetch()
-    except LookupError as error:
+        cluster = Cluster(given.folder, given.task_managers, ports)
+    except (LookupError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    cluster = Cluster(
-        given.folder, given.task_managers, _free_ports() if given.any_ports else (6123, 8081, 8099, 50000)
-    )
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: ended.set())
     signal.signal(signal.SIGUSR1, lambda *_: cluster.add_task_manager())
     try:
@@ -146,6 +158,9 @@ def main() -> int:
             if ended.wait(POLL_S):
                 return 0
             waited += POLL_S
+            if said := cluster.ended():
+                print(f"the cluster does not start: {said} (its log is in {given.folder})", file=sys.stderr)
+                return 2
             if waited > READY_S:
                 print(f"the cluster is not ready within {READY_S:g} s: look into {given.folder}/*.log", file=sys.stderr)
                 return 2
