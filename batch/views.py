@@ -178,16 +178,19 @@ def write_table(view: View, path: Path) -> int:
     """Write all rows by key, as Parquet or, for ``….csv``, CSV, in place of the file; the number of rows.
 
     Raises:
-        ConfigurationError: another ending.
+        ConfigurationError: another ending, or it cannot be written.
     """
     table = pa.Table.from_batches([view.table()]).sort_by([(name, "ascending") for name in view.key])
     temporary = path.with_name(path.name + ".new")
     if path.suffix not in (".parquet", ".csv"):
         raise ConfigurationError(f"file {path} is of an unknown kind: wanted one that ends with .parquet or .csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".csv":
-        pyarrow.csv.write_csv(table, temporary)
-    else:
-        pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            pq.write_table(table, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigurationError(f"view {view.name} cannot be written to {path} ({error}): name another file") from None
     return int(table.num_rows)

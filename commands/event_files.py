@@ -260,7 +260,7 @@ def as_received(rows: Sequence[Row], now_us: int, prefix: str = "") -> list[Rece
 
 
 def chunks(rows: Iterable[Row], size: int = CHUNK, most_s: float = math.inf) -> Iterator[list[Row]]:
-    """Rows in lists of ``size``, or as many as came within ``most_s``; the last ones also if Ctrl-C ends the rows."""
+    """Rows in lists of ``size``, or as many as came within ``most_s``; the last ones also if a signal ends the rows."""
     chunk: list[Row] = []
     begin_s = time.monotonic()
     try:
@@ -270,7 +270,7 @@ def chunks(rows: Iterable[Row], size: int = CHUNK, most_s: float = math.inf) -> 
                 ready, chunk = chunk, []
                 yield ready
                 begin_s = time.monotonic()
-    except KeyboardInterrupt:
+    except SystemExit:  # a signal, see `commands.group`
         if chunk:
             yield chunk
         raise

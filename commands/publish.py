@@ -107,7 +107,7 @@ def publish(
                 published += len(sent)
                 read += sum(len(row.message.data) for row in chunk)
                 tell(min(0.99, read / size) if size else 0.0, f"{published:,} published, {len(bad):,} refused")
-    except KeyboardInterrupt:  # so a feed ends that never does
+    except SystemExit:  # by Ctrl-C or SIGTERM: so a feed ends that never does
         stopped = True
     finally:
         publisher.close()
