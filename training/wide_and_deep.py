@@ -30,6 +30,8 @@ from training.statistics import NumberStatistics, Statistics, TextStatistics
 
 MISSING_TEXT, UNSEEN_TEXT, FIRST_TEXT = 0, 1, 2
 SCALED_LIMIT = 4.0
+MOST = 1e38
+"""Of a quantile, so that the difference of two is a float32, too."""
 
 
 class NumberEncoding(keras.layers.Layer):  # type: ignore[misc]
@@ -46,37 +48,29 @@ class NumberEncoding(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, statistics: list[NumberStatistics]) -> None:
         super().__init__(name="number_encoding")
         edges = [_edges(one.quantiles) for one in statistics]
-        width = max((len(one) for one in edges), default=1)
-        shape = (len(statistics), max(width - 1, 1))
-        self._lower = np.zeros(shape, np.float32)
-        self._upper = np.full(shape, np.inf, np.float32)
-        self._slope = np.zeros(shape, np.float32)
-        for row, one in enumerate(edges):
-            steps = len(one) - 1
-            if steps > 0:
-                self._lower[row, :steps], self._upper[row, :steps] = one[:-1], one[1:]
-                self._slope[row, :steps] = 1 / (one[1:] - one[:-1])
-        self._used = np.flatnonzero(self._slope)
-        self._mean = np.array([one.mean for one in statistics], np.float32)
-        self._inverse_std = np.array([1 / one.std if one.std > 0 else 0.0 for one in statistics], np.float32)
+        self.sizes = [max(len(one) - 1, 0) + 2 for one in edges]
+        self._count = len(edges)
+        self._column = np.repeat(np.arange(len(edges)), [size - 2 for size in self.sizes])
+        self._lower = _upright([one[:-1] for one in edges])
+        self._upper = _upright([one[1:] for one in edges])
+        self._slope = 1 / (self._upper - self._lower)
+        self._mean = _upright([[one.mean] for one in statistics])
+        self._inverse_std = _upright([[1 / one.std if one.std > 0 else 0.0] for one in statistics])
         self._nullable = np.array([i for i, one in enumerate(statistics) if one.missing > 0], np.int64)
-        self.sizes = [int(np.count_nonzero(row)) + 2 for row in self._slope]
 
     def call(self, numbers: Any) -> tuple[Any, Any, Any]:
-        """See the class."""
-        present = tf.math.is_finite(numbers)
-        filled = tf.where(present, numbers, self._mean)
-        above = tf.cast(filled[:, :, None] >= self._upper, tf.float32)
-        along = tf.clip_by_value((filled[:, :, None] - self._lower) * self._slope, 0.0, 1.0)
+        """See the class. Works on columns that lie as rows: TensorFlow gathers those whole, others value by value."""
+        columns = tf.transpose(numbers)
+        present = tf.math.is_finite(columns)
+        filled = tf.where(present, columns, self._mean)
+        repeated = tf.gather(filled, self._column)
+        above = tf.cast(repeated >= self._upper, tf.float32)
+        along = tf.clip_by_value((repeated - self._lower) * self._slope, 0.0, 1.0)
         scaled = tf.clip_by_value((filled - self._mean) * self._inverse_std, -SCALED_LIMIT, SCALED_LIMIT)
-        absent = tf.gather(1 - tf.cast(present, tf.float32), self._nullable, axis=1)
-        steps = tf.concat([self._used_only(above), absent], axis=1)
-        dense = tf.concat([self._used_only(along), scaled, absent], axis=1)
-        places = tf.where(present, 1 + tf.cast(tf.reduce_sum(above, axis=2), tf.int64), 0)
-        return steps, dense, places
-
-    def _used_only(self, encoded: Any) -> Any:
-        return tf.gather(tf.reshape(encoded, [-1, self._slope.size]), self._used, axis=1)
+        absent = tf.gather(1 - tf.cast(present, tf.float32), self._nullable)
+        passed = tf.cast(tf.math.unsorted_segment_sum(above, self._column, self._count), tf.int64)
+        steps, dense = tf.concat([above, absent], axis=0), tf.concat([along, scaled, absent], axis=0)
+        return tf.transpose(steps), tf.transpose(dense), tf.transpose(tf.where(present, 1 + passed, 0))
 
 
 class TextPlaces(keras.layers.Layer):  # type: ignore[misc]
@@ -248,12 +242,17 @@ def _weight_of_each(size: int, name: str) -> keras.layers.Layer:
 
 
 def _edges(quantiles: tuple[float, ...]) -> npt.NDArray[np.float32]:
-    edges = np.unique(np.array(quantiles, np.float32))
+    edges = np.unique(np.clip(quantiles, -MOST, MOST).astype(np.float32))
     if len(edges) < 2:
         return edges
     apart = np.diff(edges) > np.finfo(np.float32).tiny * 8  # closer ones would have an infinite slope
     kept: npt.NDArray[np.float32] = edges[np.concatenate([[True], apart])]
     return kept
+
+
+def _upright(parts: Sequence[Sequence[float] | npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Numbers one after the other as a column, float32 [n, 1]."""
+    return np.concatenate([np.zeros(0, np.float32), *parts], dtype=np.float32)[:, None]
 
 
 def _lookup(statistics: TextStatistics) -> Any:
