@@ -19,6 +19,8 @@ EVENT = "event"
 """In place of a key's name: events are shared out one by one."""
 ROLLBACK = "sameriver rollback"
 """Why a state is as it is, that a rollback made."""
+UNASKED = " --without-gate"
+"""At the end of why a state is as it is: no gate has passed the candidate yet."""
 
 
 @click.command()
@@ -62,22 +64,25 @@ def promote(
     The app's gates compare it with the present champion on the test split first; exit code 1 if one is broken, and
     nothing is changed. Model server and streaming job take a promotion up within two seconds, without a restart.
     """
+    from serving.in_process import InProcessModel
     from serving.promotion import read_promotion
     from training.export import latest_version
 
     app = options.load(app_name)
     model = trained_model(app, model_name)
     home = (models or options.models_folder(app)) / model.name
-    present = read_promotion(home)
+    present, latest = read_promotion(home), int(latest_version(home.parent, model.name).name)
     if show:
         _tell(model, present, {"changed": False}, as_json)
         return
     on_trial = None if present is None else present.candidate
-    chosen = version or on_trial or int(latest_version(home.parent, model.name).name)
+    chosen = version or on_trial or latest
     check_candidate(app, home, chosen)
+    InProcessModel(model.name, chosen, home / str(chosen)).close()  # what cannot be loaded cannot be served
     gate = None
     champion = reigning(home, chosen)
-    if not without_gate and champion not in (None, chosen) and on_trial != chosen:
+    passed = present is not None and on_trial == chosen and not present.why.endswith(UNASKED)
+    if not (without_gate or passed) and champion not in (None, chosen):
         with output.progress(f"judging {model.name} version {chosen}") as tell:
             report = evaluate_version(
                 app,
@@ -93,7 +98,7 @@ def promote(
         if not gate["passed"]:
             _tell(model, present, {"changed": False, "gate": gate}, as_json)
             ctx.exit(1)
-    why = "sameriver promote" + (" --without-gate" if without_gate else "")
+    why = "sameriver promote" + (UNASKED if without_gate else "")
     after = set_stage(app, home, chosen, stage, share, by, why)
     _tell(model, after, {"changed": after != present, "gate": gate}, as_json)
 
@@ -219,7 +224,7 @@ def _tell(model: Model, promotion: Promotion | None, more: dict[str, Any], as_js
         return
     said = f"version {promotion.champion} predicts"
     if promotion.candidate is not None:
-        share = f" for {promotion.share:.3%} of {promotion.by or 'events'}" if promotion.stage == "canary" else ""
+        share = f" for {100 * promotion.share:g} % of {promotion.by or 'events'}" if promotion.stage == "canary" else ""
         said += f", version {promotion.candidate} is on trial: {promotion.stage}{share}"
     elif promotion.previous is not None:
         said += f", version {promotion.previous} is loaded for a rollback"

@@ -6,6 +6,7 @@ The model says which version it is: y = x / 2 + 100 version. An answer under ano
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,9 @@ def test_training_promotes_only_over_a_champion_of_other_features(tmp_path: Path
             ["promote", "--version", "2", "--stage", "canary", "--by", "plane"],
             "has no key 'plane': wanted one of meter, event",
         ),
+        (["promote", "--version", "3"], "version 3 of model 'half' in "),
         (["rollback"], "has no version to go back to"),
-        (["evaluate", "--version", "9"], ", it has 1, 2, 4: name another"),
+        (["evaluate", "--version", "9"], ", it has 1, 2, 3, 4: name another"),
         (["evaluate", "--champion", "9"], "model 'half' has no version 9"),
     ],
 )
@@ -171,6 +173,8 @@ def test_what_cannot_be_promoted_is_said_in_one_sentence(
     (tmp_path / "half").mkdir()
     for version in (1, 2, 4):
         (tmp_path / "half" / str(version)).symlink_to(models / "half" / str(version))
+    shutil.copytree(models / "half" / "3", tmp_path / "half" / "3")
+    (tmp_path / "half" / "3" / "saved_model.pb").write_bytes(b"damaged")
     change(tmp_path / "half", Promotion(0, 1))
     if arguments[0] == "promote":
         arguments = [*arguments, "--without-gate"]
@@ -178,6 +182,12 @@ def test_what_cannot_be_promoted_is_said_in_one_sentence(
     assert result.exit_code == 2
     assert words in result.output
     assert read_history(tmp_path / "half")[-1].revision == 1
+
+
+def test_where_there_is_no_version_nothing_predicts(tmp_path: Path) -> None:
+    result = run(tmp_path, "promote", "--show")
+    assert result.exit_code == 2
+    assert "but there is none: run `sameriver train`" in result.output
 
 
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shared_features.errors import ConfigurationError
-from training.export import SUMMARY, latest_version, read_summary, staged_version, versions, write_summary
+from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from training.export import SUMMARY, latest_version, read_summary, staged_name, staged_version, versions, write_summary
 from training.options import WideAndDeepOptions
+from training.progress import run_command
 
 NUMBERS, TEXTS = ("delay", "hour"), ("shop", "carrier")
 
@@ -76,9 +80,60 @@ def test_folders_that_hold_no_model_are_refused_in_one_sentence(tmp_path: Path) 
         pass
 
 
+def test_a_checkpoint_is_whole_or_damaged_and_then_named(tmp_path: Path) -> None:
+    state = Checkpoint(epoch=2, done=9, worse=1, measured=[{"auc": 0.5}], best=(0.25, [np.ones(3)]))
+    write_checkpoint(tmp_path / "c.npz", [], state)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
+    found = read_checkpoint(tmp_path / "c.npz", [])
+    assert found is not None
+    assert (found.epoch, found.done, found.worse, found.measured, found.best[0]) == (2, 9, 1, [{"auc": 0.5}], 0.25)
+    whole = (tmp_path / "c.npz").read_bytes()
+    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole.replace(b'{"epoch"', b'["epoch"')):
+        (tmp_path / "c.npz").write_bytes(damaged)
+        with pytest.raises(ConfigurationError, match=r"c.npz is damaged .*: remove it, and the training begins anew"):
+            read_checkpoint(tmp_path / "c.npz", [])
+    assert read_checkpoint(tmp_path / "none.npz", []) is None
+
+
+def test_what_a_killed_training_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    home = tmp_path / "m"
+    home.mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine = str(os.getpid())
+    for name in ("folder", "checkpoint"):
+        for owner in (mine, str(ended.pid)):
+            path = home / staged_name(name).replace(f"-{mine}-", f"-{owner}-")
+            path.mkdir() if name == "folder" else path.write_bytes(b"half")
+    with staged_version(tmp_path, "m"):
+        pass
+    assert {path.name for path in home.iterdir()} == {staged_name("folder"), staged_name("checkpoint")}
+
+
+def test_what_the_operating_system_refuses_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def full(_: object) -> dict[str, object]:
+        Path("/dev/full").write_text("x")
+        return {}
+
+    def missing(_: object) -> dict[str, object]:
+        return {"text": Path("/dev/full/model").read_text()}
+
+    for work, said in (
+        (full, "A file cannot be used (No space left on device): make room, and give the same command again."),
+        (missing, "/dev/full/model cannot be used (Not a directory): mend that, and give the same command again."),
+    ):
+        assert run_command(work, str, as_json=True) == 2
+        shown = capsys.readouterr()
+        assert json.loads(shown.out) == {"error": said, "kind": "ConfigurationError"}
+        assert shown.err == f"error: {said}\n"
+
+
 def test_the_summary_comes_back(tmp_path: Path) -> None:
+    write_summary(tmp_path, {"fingerprint": "f", "auc": 0.9})
+    assert read_summary(tmp_path) == {"fingerprint": "f", "auc": 0.9}
     write_summary(tmp_path, {"auc": 0.9})
-    assert read_summary(tmp_path) == {"auc": 0.9}
+    with pytest.raises(ConfigurationError, match="cannot be read: train it"):
+        read_summary(tmp_path)
     with pytest.raises(ValueError, match="JSON"):
         write_summary(tmp_path, {"auc": float("nan")})
     assert (tmp_path / SUMMARY).name == "sameriver.json"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from shared_features import App, EventType, Gate
@@ -14,6 +15,7 @@ from tests import training_rows
 from tests.repository import ROOT
 from training.costs import Costs, cost_curve, cost_figures
 from training.gate import judge
+from training.importance import permutation_importance
 from training.intervals import auc_difference, auc_interval, mean_interval
 from training.metrics import bootstrap_auc
 from training.slices import slice_figures, slices_of
@@ -129,3 +131,9 @@ def test_a_gate_that_cannot_be_is_refused(define: Callable[[], object], words: s
 def test_gates_are_no_part_of_the_fingerprint() -> None:
     assert app().fingerprint == app(Gate("auc", at_least=0.9)).fingerprint
     assert [gate.metric for gate in app().gates] == ["auc", "log_loss"]  # the default ones
+
+
+def test_without_rows_for_importance_nobody_is_asked() -> None:
+    """As `sameriver promote` judges: two rows with one outcome would be no reason to refuse a model."""
+    test = pa.table({"feature": [1.0, 2.0], "label": [True, True]})
+    assert permutation_importance(lambda _: pytest.fail("asked"), test, ["feature"], rows=0) == []

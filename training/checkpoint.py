@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from shared_features.errors import ConfigurationError
+from training.export import staged_name
 
 HEADER, VARIABLE, BEST = "header", "variable", "best"
 
@@ -53,24 +58,36 @@ def write_checkpoint(path: Path, variables: Sequence[Any], state: Checkpoint) ->
     arrays |= {f"{BEST}{number}": one for number, one in enumerate(state.best[1])}
     packed = io.BytesIO()
     np.savez(packed, **{HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
-    beside = path.with_name(f"{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(packed.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    beside = path.with_name(staged_name("checkpoint"))  # of two trainings of one recipe each has its own
+    try:
+        with beside.open("wb") as file:
+            file.write(packed.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, variables: Sequence[Any]) -> Checkpoint | None:
-    """Set the variables to what the file holds; None, and nothing set, where there is none that fits."""
+    """Set the variables to what the file holds; None, and nothing set, where there is none that fits.
+
+    Raises:
+        ConfigurationError: the file is damaged.
+    """
     if not path.is_file():
         return None
-    with np.load(path) as held:
-        header = json.loads(bytes(held[HEADER]))
-        values = [held[f"{VARIABLE}{number}"] for number in range(len(variables)) if f"{VARIABLE}{number}" in held]
-        if [one.shape for one in values] != [tuple(one.shape) for one in variables]:
-            return None
-        best = [held[f"{BEST}{number}"] for number in range(header["weights"])]
+    try:
+        with path.open("rb") as file, np.load(file) as held:
+            header = json.loads(bytes(held[HEADER]))
+            values = [held[f"{VARIABLE}{number}"] for number in range(len(variables)) if f"{VARIABLE}{number}" in held]
+            if [one.shape for one in values] != [tuple(one.shape) for one in variables]:
+                return None
+            best = [held[f"{BEST}{number}"] for number in range(header["weights"])]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigurationError(
+            f"Checkpoint {path} is damaged ({error}): remove it, and the training begins anew."
+        ) from error
     for one, value in zip(variables, values, strict=True):
         one.assign(value)
     return Checkpoint(header["epoch"], header["done"], header["worse"], header["measured"], (header["best"], best))

@@ -165,8 +165,8 @@ def evaluate(
     report["importance"] = permutation_importance(
         lambda table: model.probabilities(table).astype(np.float64),
         test,
-        [feature.name for feature in rows.features] if importance_rows else [],
-        rows=importance_rows or 2,
+        [feature.name for feature in rows.features],
+        rows=importance_rows,
         seed=seed,
         tell=lambda done, name: progress(Progress("evaluate", 0.6 + 0.3 * done, f"importance of {name}")),
     )

@@ -54,8 +54,7 @@ def staged_version(models_folder: Path | str, model: str) -> Iterator[StagedVers
     try:
         home.mkdir(parents=True, exist_ok=True)
         _sweep(home)
-        mine = f".staged-{socket.gethostname()}-{os.getpid()}-"
-        folder = Path(tempfile.mkdtemp(prefix=mine, dir=home))  # servers look at whole numbers only
+        folder = Path(tempfile.mkdtemp(prefix=staged_name(""), dir=home))  # servers look at whole numbers only
     except OSError as error:
         raise ConfigurationError(
             f"Models need a folder that can be written, but {home} cannot ({error.strerror}): choose another."
@@ -67,12 +66,17 @@ def staged_version(models_folder: Path | str, model: str) -> Iterator[StagedVers
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def staged_name(what: str) -> str:
+    """Of something that this process writes and then renames; what is left of it is removed by the next training."""
+    return f".staged-{socket.gethostname()}-{os.getpid()}-{what}"
+
+
 def _sweep(home: Path) -> None:
     """Remove what processes of this machine that were killed have left half written."""
     for path in home.glob(f".staged-{socket.gethostname()}-*-*"):
         owner = path.name.rsplit("-", 2)[1]
         if owner.isdecimal() and not Path("/proc", owner).exists():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,8 @@ def read_summary(version_folder: Path | str) -> dict[str, Any]:
     path = Path(version_folder) / SUMMARY
     try:
         summary: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        summary["fingerprint"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             f"A model of Sameriver's has {SUMMARY}, but {path} cannot be read: train it with `sameriver train`."
         ) from error
@@ -187,7 +192,12 @@ def write_saved_model(model: Any, rows: TrainingRows, folder: Path) -> None:
         "serving_default": tf.function(predict).get_concrete_function(**inputs),
         "describe": describing(rows),
     }
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    except tf.errors.OpError as error:
+        raise ConfigurationError(
+            f"The model cannot be written to {folder.parent} ({error.message[:300]}): make room, and train again."
+        ) from error
 
 
 def describing(rows: TrainingRows) -> Any:
@@ -212,7 +222,7 @@ class SavedModel:
         version_folder: as written by ``write_saved_model``.
 
     Raises:
-        ConfigurationError: there is no SavedModel.
+        ConfigurationError: there is no SavedModel of ours, or it is damaged.
     """
 
     def __init__(self, version_folder: Path | str) -> None:
@@ -221,9 +231,13 @@ class SavedModel:
         if not (Path(version_folder) / "saved_model.pb").is_file():
             raise ConfigurationError(f"A model needs saved_model.pb, but {version_folder} has none: train one first.")
         self._tensorflow = tf
-        self._loaded = tf.saved_model.load(str(version_folder))
-        self._predict = self._loaded.signatures["serving_default"]
-        described = self._loaded.signatures["describe"]()
+        try:
+            self._loaded = tf.saved_model.load(str(version_folder))
+            self._predict = self._loaded.signatures["serving_default"]
+            described = self._loaded.signatures["describe"]()
+        except Exception as error:  # of many kinds: TensorFlow's, Protocol Buffers', the file system's
+            said = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+            raise ConfigurationError(f"Model {version_folder} cannot be loaded ({said}): train it again.") from error
         self.fingerprint: str = described["fingerprint"].numpy()[0].decode()
         self.definitions: str = described["definitions"].numpy()[0].decode()
         inputs = self._predict.structured_input_signature[1]

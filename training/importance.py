@@ -38,7 +38,7 @@ def permutation_importance(
         predict: probabilities of a table's rows.
         test: rows with the features and the label.
         features: to try.
-        rows: use so many of the test rows, drawn once.
+        rows: use so many of the test rows, drawn once; none, and nothing is tried.
         repeats: of each feature's shuffle.
         seed: of both draws.
         tell: told the share done and the feature at work.
@@ -46,6 +46,8 @@ def permutation_importance(
     Returns:
         ``feature``, ``auc_lost`` (mean over the repeats), ``auc_lost_std``, ``log_loss_gained``.
     """
+    if not rows:
+        return []
     random = np.random.default_rng(seed)
     if len(test) > rows:
         test = test.take(np.sort(random.permutation(len(test))[:rows]))

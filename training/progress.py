@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shared_features.errors import SameriverError
+from shared_features.errors import ConfigurationError, SameriverError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,15 @@ def quiet(_: Progress) -> None:
     """Tell no one."""
 
 
+def _said(error: OSError) -> ConfigurationError:
+    """What the operating system refused, such as room on a disk; the error itself is raised if nobody can mend it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if error.filename is None and not full:
+        raise error
+    what = f"{error.filename or 'A file'} cannot be used ({error.strerror})"
+    return ConfigurationError(f"{what}: {'make room' if full else 'mend that'}, and give the same command again.")
+
+
 def run_command(work: Callable[[Tell], dict[str, Any]], show: Callable[[dict[str, Any]], str], as_json: bool) -> int:
     """Run a command's work and print what it has to say.
 
@@ -52,7 +62,8 @@ def run_command(work: Callable[[Tell], dict[str, Any]], show: Callable[[dict[str
 
     try:
         result = work(tell)
-    except SameriverError as error:
+    except (SameriverError, OSError) as refused:
+        error = refused if isinstance(refused, SameriverError) else _said(refused)
         print(f"error: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)

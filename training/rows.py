@@ -123,9 +123,12 @@ class TrainingRows:
         list_of = {place: name for name, names in self.lists.items() for place in names}
         read = list(dict.fromkeys(list_of.get(name, name) for name in wanted))
         for path in self.shards[split] if shards is None else shards:
-            with pq.ParquetFile(path) as file:
-                for block in file.iter_batches(batch_size=rows_per_block, columns=read):
-                    yield _spread(block, wanted) if self.lists else block
+            try:
+                with pq.ParquetFile(path) as file:
+                    for block in file.iter_batches(batch_size=rows_per_block, columns=read):
+                        yield _spread(block, wanted) if self.lists else block
+            except (pa.ArrowException, OSError) as error:
+                raise _unreadable(path, error) from error
 
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole split in memory, sorted by ``event_id``: the same table however the split was sharded."""
@@ -217,10 +220,14 @@ def _schema_of(path: Path) -> tuple[pa.Schema, int]:
         with pq.ParquetFile(path) as file:
             _require_labels(path, file)
             return file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise HistoryError(
-            f"Training rows must be Parquet, but {path} cannot be read ({error}): run `sameriver traindata` again."
-        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> HistoryError:
+    return HistoryError(
+        f"Training rows must be Parquet, but {path} cannot be read ({error}): run `sameriver traindata` again."
+    )
 
 
 def _require_labels(path: Path, file: pq.ParquetFile) -> None:
