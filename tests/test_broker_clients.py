@@ -168,10 +168,11 @@ def test_a_stream_that_breaks_the_rules_ends_with_invalid_argument(
 
 def test_a_stream_confirms_acknowledgements_and_gives_signs_of_life(official: Clients, broker: Broker) -> None:
     """Exactly-once delivery: what became of each ack id; protocol version 1: an answer to each empty request."""
-    topic, subscription = official.topic(), official.subscription(enable_exactly_once_delivery=True)
+    topic = official.topic()
+    subscription = official.subscription(enable_exactly_once_delivery=True, ack_deadline_seconds=600)
     made, parse = types.StreamingPullRequest.pb(), types.StreamingPullResponse.pb().FromString
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    requests.put(made(subscription=subscription, stream_ack_deadline_seconds=10, protocol_version=1))
+    requests.put(made(subscription=subscription, stream_ack_deadline_seconds=600, protocol_version=1))
     with grpc.insecure_channel(f"127.0.0.1:{broker.port}") as channel:
         call: Any = channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull", made.SerializeToString, parse)
         stream = call(iter(requests.get, None), timeout=120)

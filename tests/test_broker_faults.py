@@ -106,7 +106,7 @@ def test_total_queue(
     allowed = threading.Semaphore(0)  # the work goes on as the kills do
 
     def publish(mine: int) -> None:
-        publisher = Publisher(endpoint, deadline_s=120)
+        publisher = Publisher(endpoint, deadline_s=300)
         for start in range(mine, events, PUBLISHERS * 50):
             allowed.acquire()
             numbers = range(start, min(start + PUBLISHERS * 50, events), PUBLISHERS)
@@ -117,7 +117,7 @@ def test_total_queue(
     def got() -> Counter[str]:
         return Counter(line.split()[1] for one in every for line in list(one.lines) if line.startswith("got "))
 
-    threads = [threading.Thread(target=publish, args=(mine,)) for mine in range(PUBLISHERS)]
+    threads = [threading.Thread(target=publish, args=(mine,), daemon=True) for mine in range(PUBLISHERS)]
     for thread in threads:
         thread.start()
     steps = -(-events // 50)

@@ -5,6 +5,7 @@ What Google's emulator does not do is skipped there, by name.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import threading
@@ -59,11 +60,14 @@ def official(server: tuple[str, str], request: pytest.FixtureRequest) -> Iterato
 def pulled(official: Clients, subscription: str, number: int) -> list[Any]:
     """So many messages, however many pulls it takes."""
     got: list[Any] = []
-    for _ in range(20):
-        answer = official.subscriber.pull(subscription=subscription, max_messages=number - len(got), timeout=120)
-        got += answer.received_messages
-        if len(got) >= number:
-            break
+
+    def pull() -> bool:  # the emulator may answer that there is nothing, and have it a moment later
+        with contextlib.suppress(exceptions.DeadlineExceeded):
+            request = {"subscription": subscription, "max_messages": number - len(got)}
+            got.extend(official.subscriber.pull(request=request, timeout=30).received_messages)
+        return len(got) >= number
+
+    wait_until(pull, what=f"{number} messages")
     return got
 
 
@@ -127,51 +131,36 @@ def _ended_again(inbox: Inbox) -> bool:
 
 
 def test_flow_control_bounds_what_is_outstanding(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
+    topic, subscription = official.topic(), official.subscription(ack_deadline_seconds=600)
     release = threading.Event()
-    inbox = Inbox(lambda message: (release.wait(120), message.ack()))
-    for n in range(50):
-        official.publisher.publish(topic, b"%d" % n).result(120)
+    inbox = Inbox(lambda message: (release.wait(), message.ack()))
+    ids = {official.publisher.publish(topic, b"%d" % n).result(120) for n in range(50)}
     flow = pubsub_v1.types.FlowControl(max_messages=5)
     with streaming(official.subscriber, subscription, inbox, flow_control=flow):
-        pulled: list[Any] = []
-
-        def pull() -> bool:  # the emulator may answer that there is nothing, and have the rest a moment later
-            pulled.extend(
-                official.subscriber.pull(subscription=subscription, max_messages=100, timeout=120).received_messages
-            )
-            return len(pulled) >= 45  # the stream took no more than it may hold
-
-        wait_until(pull, what="what the stream may not hold is pulled")
-        release.set()
-        inbox.wait_for(50 - len(pulled))
+        try:
+            others = {one.message.message_id for one in pulled(official, subscription, 45)}
+        finally:
+            release.set()  # until then the stream took no more than it may hold
+        wait_until(lambda: ids <= others | {one.message_id for one in inbox.messages}, what="the rest in the stream")
 
 
 def test_unary_pull_acknowledge_and_deadlines(official: Clients) -> None:
-    topic, subscription = official.topic(), official.subscription()
+    topic, subscription = official.topic(), official.subscription(ack_deadline_seconds=600)
     official.publisher.publish(topic, b"1").result(120)
     official.publisher.publish(topic, b"2").result(120)
-    pull = official.subscriber.pull
-    first = pull(subscription=subscription, max_messages=1, timeout=120).received_messages
-    second = pull(subscription=subscription, max_messages=10, timeout=120).received_messages
-    assert [one.message.data for one in [*first, *second]] == [b"1", b"2"]
-    assert pull(subscription=subscription, max_messages=1, timeout=0.5).received_messages == []
-    official.subscriber.acknowledge(subscription=subscription, ack_ids=[first[0].ack_id])
-    official.subscriber.modify_ack_deadline(
-        subscription=subscription, ack_ids=[second[0].ack_id], ack_deadline_seconds=0
-    )
-    again = pull(subscription=subscription, max_messages=10, timeout=120).received_messages
-    assert [one.message.data for one in again] == [b"2"]
+    first, second = (one for _ in range(2) for one in pulled(official, subscription, 1))
+    assert [first.message.data, second.message.data] == [b"1", b"2"]
+    assert nothing_more(official, subscription)
+    official.subscriber.acknowledge(subscription=subscription, ack_ids=[first.ack_id])
+    official.subscriber.modify_ack_deadline(subscription=subscription, ack_ids=[second.ack_id], ack_deadline_seconds=0)
+    assert [one.message.data for one in pulled(official, subscription, 1)] == [b"2"]
+    assert nothing_more(official, subscription)
 
 
 def test_a_waiting_pull_gets_a_message_the_moment_it_is_published(official: Clients) -> None:
     topic, subscription = official.topic(), official.subscription()
     got: list[Any] = []
-    waiting = threading.Thread(
-        target=lambda: got.extend(
-            official.subscriber.pull(subscription=subscription, max_messages=1, timeout=120).received_messages
-        )
-    )
+    waiting = threading.Thread(target=lambda: got.extend(pulled(official, subscription, 1)), daemon=True)
     waiting.start()
     official.publisher.publish(topic, b"now").result(120)
     waiting.join(120)
@@ -207,7 +196,8 @@ def test_exactly_once_says_success_and_refuses_an_ack_id_whose_lease_is_over(off
         official.publisher.publish(topic, b"1").result(120)
         inbox.wait_for(1)
         assert answers[0].result(120) == pubsub_v1.subscriber.exceptions.AcknowledgeStatus.SUCCESS
-    subscription = official.subscription("other", enable_exactly_once_delivery=True)  # the stream may still hold on
+    # another one, as the stream may still hold on
+    subscription = official.subscription("other", enable_exactly_once_delivery=True, ack_deadline_seconds=600)
     official.publisher.publish(topic, b"2").result(120)
     (held,) = pulled(official, subscription, 1)
     official.subscriber.modify_ack_deadline(subscription=subscription, ack_ids=[held.ack_id], ack_deadline_seconds=0)

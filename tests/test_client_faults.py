@@ -114,8 +114,8 @@ def test_a_call_without_an_answer_is_given_up_at_its_deadline(server: ScriptedSe
     server.script = [hangs]
     with ModelClient(server.target, "m", deadline_s=0.3) as model:
         assert model.predict(BLOCK).result(120).refused == {}
-    assert ended.is_set()
-    assert server.calls == 2
+    assert ended.wait(120)  # the server is told
+    assert server.calls >= 2  # more where a busy machine is late again
 
 
 def test_a_message_too_large_is_sent_in_pieces_instead_of_for_ever(server: ScriptedServer) -> None:
@@ -169,7 +169,7 @@ def test_no_more_calls_are_under_way_than_allowed(server: ScriptedServer) -> Non
         model.metadata()
         server.script = [waits, waits]
         futures = [model.predict(BLOCK), model.predict(BLOCK)]
-        third = threading.Thread(target=lambda: futures.append(model.predict(BLOCK)))
+        third = threading.Thread(target=lambda: futures.append(model.predict(BLOCK)), daemon=True)
         third.start()
         assert running.acquire(timeout=120)
         assert running.acquire(timeout=120)

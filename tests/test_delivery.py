@@ -51,7 +51,7 @@ def test_the_queue_is_bounded(
         for work in works:
             queue.submit(work)
 
-    submitting = threading.Thread(target=submit)
+    submitting = threading.Thread(target=submit, daemon=True)
     submitting.start()
     wait_until(lambda: queue.waiting >= taken)
     submitting.join(0.1)  # it cannot end while nothing is published

@@ -42,7 +42,7 @@ def follow() -> Iterator[Callable[[str | None], str]]:
         server.close()
 
 
-def canary(url: str, folder: Path) -> tuple[int, str, list[str]]:
+def canary(url: str, folder: Path, catch_up_s: int = 300) -> tuple[int, str, list[str]]:
     """Run the script; its exit code, what it said, and what it had done."""
     driver, done = folder / "driver", folder / "done"
     driver.write_text(DRIVER)
@@ -50,7 +50,7 @@ def canary(url: str, folder: Path) -> tuple[int, str, list[str]]:
     done.touch()
     settings = {"URL": url, "DONE": str(done), "ROOT": str(ROOT), "PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     settings |= {"CANARY_DRIVER": str(driver), "CANARY_POLL_SECONDS": "0.4"}
-    settings |= {"CANARY_SECONDS": "1", "CANARY_CATCH_UP_SECONDS": "1"}
+    settings |= {"CANARY_SECONDS": "1", "CANARY_CATCH_UP_SECONDS": f"{catch_up_s}"}
     command = [str(ROOT / "deploy/canary/run"), "image:2"]
     ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
     return ended.returncode, ended.stdout + ended.stderr, done.read_text().split("\n")[:-1]
@@ -69,7 +69,7 @@ def test_a_canary_that_differs_is_put_back(follow: Callable[[str | None], str], 
 
 
 def test_a_canary_that_does_not_answer_is_put_back(tmp_path: Path) -> None:
-    code, said, done = canary("http://127.0.0.1:9", tmp_path)
+    code, said, done = canary("http://127.0.0.1:9", tmp_path, catch_up_s=1)
     assert (code, done) == (1, ["begin image:2", "roll-back image:2"]), said
     assert "the canary has not caught up within 1 s" in said
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -136,10 +135,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_a_complete_environment_is_left_alone(made: Made) -> None:
     before = (made.folder / "env" / "pyvenv.cfg").stat().st_mtime_ns
-    started = time.monotonic()
     done = made()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - started < 5
     assert (made.folder / "env" / "pyvenv.cfg").stat().st_mtime_ns == before
 
 

@@ -212,11 +212,11 @@ def served() -> Iterator[Served]:
 
 def asking(address: str, external: External = mood, wait: Callable[[float], bool] | None = None) -> Externals:
     event = EventType("review", SCHEMA, time="written_at", external=[external])
-    return Externals({"review": event}, {"mood": address}, wait=wait or Waits())
+    return Externals({"review": event}, {"mood": address}, wait=wait or Waits(), clock=lambda: 0.0)
 
 
 def with_options(**options: Any) -> External:
-    said = {"version": 3, "of": "text", "fills": {"mood": "score"}, "recorded": "mood_version", "timeout_s": 0.3}
+    said = {"version": 3, "of": "text", "fills": {"mood": "score"}, "recorded": "mood_version", "timeout_s": 30}
     return External("mood", **{**said, **options})
 
 
@@ -233,7 +233,7 @@ def test_texts_are_asked_about_in_batches_and_remembered(served: Served) -> None
 
 @pytest.mark.parametrize("word", ["REFUSE", "FAIL", "STALL"])
 def test_a_text_that_the_service_cannot_stand_is_refused_alone(served: Served, word: str) -> None:
-    external = with_options(batch=4)
+    external = with_options(batch=4, timeout_s=0.5 if word == "STALL" else 30)
     said = asking(served.address, external).ask(external, [b"good", b"bad", f"it {word}".encode(), b"great"])
     assert list(said.refused) == [2]
     assert np.isnan(said.values["mood"]).tolist() == [False, False, True, False]
@@ -321,7 +321,7 @@ def test_a_model_on_the_model_server_over_grpc(start_process: Start, tmp_path: P
     flags = ["--port=0", "--model_name=mood", f"--model_base_path={tmp_path / 'mood'}"]
     server = start_process(["-m", "serving.server", *flags], ready="listening on 127.0.0.1:")
     address = f"grpc://{server.line.split()[-1]}"
-    external = with_options(fills={"mood": "pair[1]"}, timeout_s=10)
+    external = with_options(fills={"mood": "pair[1]"})
     models = asking(address, external)
     said = models.ask(external, [b"good bad great", b"AWFUL", b"no\tmore", "grün".encode()])
     assert said.values["mood"][[0, 1, 3]].tolist() == [3.0, 1.0, 0.0]
@@ -329,8 +329,8 @@ def test_a_model_on_the_model_server_over_grpc(start_process: Start, tmp_path: P
     assert "INVALID_ARGUMENT" in said.refused[2]
     models.close()
     with pytest.raises(ConfigurationError, match=r"version 4 cannot be asked .*NOT_FOUND"):
-        asking(address, with_options(version=4, timeout_s=10))
+        asking(address, with_options(version=4))
     with pytest.raises(ConfigurationError, match=r"it has outputs \['pair', 'score'\], not \['nothing'\]"):
-        asking(address, with_options(fills={"mood": "nothing"}, timeout_s=10))
+        asking(address, with_options(fills={"mood": "nothing"}))
     with pytest.raises(TextsRefusedError):
         transport(external, address).call([b"\t"])

@@ -14,6 +14,7 @@ from streaming.broker.errors import RefusedError
 from streaming.broker.messages import PubsubMessage
 from streaming.topics import Endpoint, OutgoingMessage, Publisher, Subscriber, create_subscription, create_topic
 from tests.broker_clients import Inbox, clients, streaming
+from tests.processes import wait_until
 from tests.test_broker_storage import JOB, OTHER, TOPIC, Stored
 
 HOUR_US = 3_600_000_000
@@ -72,15 +73,16 @@ def test_a_publisher_waits_until_there_is_room() -> None:
                 sent.append(number)
             publisher.close()
 
-        thread = threading.Thread(target=publish)
+        thread = threading.Thread(target=publish, daemon=True)
         thread.start()
-        thread.join(0.5)
+        wait_until(lambda: len(sent) == 4, what="four messages are kept")
+        thread.join(0.5)  # it cannot end, nor send a fifth
         assert thread.is_alive()
         assert len(sent) == 4
         subscriber = Subscriber(endpoint, "job", max_messages=2)
         got: list[int] = []
         while len(got) < 20:
-            messages = subscriber.pull(10, 5.0)
+            messages = subscriber.pull(10, 120.0)
             assert messages
             got += [int(message.data[:6]) for message in messages]
             subscriber.acknowledge([message.ack_id for message in messages])
@@ -115,7 +117,7 @@ def test_a_step_of_the_clock_loses_nothing_and_keeps_the_order(hours: int) -> No
         ids, got = [], []
         for number in range(6):
             ids += publisher.publish("events", [OutgoingMessage(b"%d" % number)])
-            (message,) = subscriber.pull(10, 10.0)
+            (message,) = subscriber.pull(10, 120.0)
             got.append(message)
             clock.wall += hours * HOUR_US
         assert [int(one.data) for one in got] == list(range(6))

@@ -52,37 +52,35 @@ def rig(warm_jobs: Jobs, broker: Started, proxy: Proxy, tmp_path: Path) -> Itera
     ("kills", "events", "mean_s"), [(3, 1_000, 0.3), pytest.param(20, 10_000, 3.0, marks=pytest.mark.soak)]
 )
 def test_kills_of_the_job_lose_nothing(rig: Rig, kills: int, events: int, mean_s: float) -> None:
-    done, tries, archived, in_flight = 0, 0, 0, []
-    with flow(rig, 1_000_000) as flowing:
-        while done < kills and tries < 6 * kills:
-            tries += 1
+    """The job is stopped in its tracks at a moment that a clock chose, and killed once there is work before it."""
+    archived, in_flight = 0, []
+    with flow(rig, 1_000_000):
+        for _ in range(kills):
             job = rig.start_job()
             kill_clock(rig, archived, mean_s)
-            assert flowing.running, "the work was done before the kill"
+            job.send(signal.SIGSTOP)
             wait_until(lambda: len(rig.published) > rig.archived(), what="something is on its way")
             published = len(rig.published)
             job.kill()
             archived = rig.archived()
-            if published > archived:  # else nothing was on its way: this kill does not count
-                done += 1
-                in_flight.append(published - archived)
+            in_flight.append(published - archived)
     job = rig.start_job()
     rig.publish(max(0, events - len(rig.published)))
     rig.wait_predicted()
     totals = job.drain()
     report = rig.check()
     print(
-        f"seed {rig.seed}: {report['events']} events, {done} kills, in flight {in_flight}, "
+        f"seed {rig.seed}: {report['events']} events, in flight at each kill {in_flight}, "
         f"{rig.predictions.copies - len(rig.published)} predictions came again, {totals['duplicates']} duplicates"
     )
-    assert done == kills
+    assert min(in_flight) > 0
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.5, 1), pytest.param(5.0, 6, marks=pytest.mark.soak)])
 def test_a_bad_connection_to_the_broker_delays_and_loses_nothing(
     rig: Rig, proxy: Proxy, seconds: float, rounds: int
 ) -> None:
-    """While faults are on, whatever comes out is right; once they are off, the backlog is gone within a minute."""
+    """While faults are on, whatever comes out is right; once they are off, the backlog is gone before long."""
     job = rig.start_job()
     with flow(rig, 1_000_000, batch=2):
         for _ in range(rounds):
@@ -139,9 +137,13 @@ def test_processes_that_stand_still_go_on_where_they_were(rig: Rig, broker: Star
 def test_a_full_disk_ends_the_job_and_loses_nothing(rig: Rig) -> None:
     """The archive cannot grow: the job says so and ends, and the next one goes on from what is there."""
     job = rig.start_job(limits={"RLIMIT_FSIZE": 60_000})
-    with flow(rig, 2_000):
+    rig.publish(50)
+    rig.wait_predicted()
+    with flow(rig, 1_000_000):
         assert job.wait() not in (0, -9)
         assert "File too large" in job.log.read_text("utf-8")
+        published = len(rig.published)
+        wait_until(lambda: len(rig.published) > published, what="events come after the job has ended")
     archived = rig.archived()
     assert 0 < archived < len(rig.published)
     job = rig.start_job()

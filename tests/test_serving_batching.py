@@ -204,7 +204,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(bench: Callable[..., Ben
 
 
 def test_a_batch_waits_for_others_no_longer_than_told(bench: Callable[..., Bench]) -> None:
-    one = bench(batch_timeout_micros=10_000_000, max_batch_size=2)
+    one = bench(batch_timeout_micros=600_000_000, max_batch_size=2)
     futures = [one.pool.submit(one.run, rows(1)), one.pool.submit(one.run, rows(2))]
     assert sorted(values(future)[0] for future in futures) == [2, 3]  # at once: the batch is full
     assert one.model.sizes == [2]

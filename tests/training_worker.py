@@ -1,6 +1,7 @@
 """A worker of a training in miniature, without TensorFlow: gradient descent on a line, with a checkpoint a step.
 
-It takes the arguments that `training.several` passes on, and `--log FILE` for its process id and where it began.
+It takes the arguments that `training.several` passes on, and `--log FILE` for its process id and where it began. In
+its first life the second worker stops half-way, and waits to be killed.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,7 @@ from training.together import LOST, OneMachine, WorkerLostError, together
 STEPS = 40
 
 
-def descend(
-    add_up: object = None, rank: int = 0, workers: int = 1, held: Path | None = None, wait_s: float = 0
-) -> float:
+def descend(add_up: object = None, rank: int = 0, workers: int = 1, held: Path | None = None) -> float:
     """The slope that is learned from 1,000 points; goes on from the checkpoint, if any."""
     x = np.random.default_rng(1).normal(size=1_000).astype(np.float32)[rank::workers]
     first, slope = 0, np.float32(0)
@@ -28,6 +27,8 @@ def descend(
         with np.load(held) as found:
             first, slope = int(found["step"]), found["slope"]
     for step in range(first, STEPS):
+        if first == 0 and rank == 1 and step == STEPS // 2:
+            threading.Event().wait()
         gradient = np.array([np.sum((slope * x - 3 * x) * x), len(x)], np.float32)
         if callable(add_up):
             gradient = add_up(gradient)
@@ -36,7 +37,6 @@ def descend(
             beside = held.with_name("beside.npz")
             np.savez(beside, step=step + 1, slope=slope)
             os.replace(beside, held)
-        time.sleep(wait_s)
     return float(slope)
 
 
@@ -51,7 +51,7 @@ def main() -> int:
     with given.log.open("a") as log:
         log.write(f"{workers.rank} {os.getpid()} {held.exists()}\n")
     try:
-        slope = descend(workers._add_up, workers.rank, workers.workers, held, 0.02)
+        slope = descend(workers._add_up, workers.rank, workers.workers, held)
     except WorkerLostError:
         return LOST
     if workers.rank == 0:

@@ -2,7 +2,7 @@
 
 from shared_features import App, EventType, External, Key, Rule, coalesce, count, mean
 
-mood = External("mood", version=3, of="text", fills={"mood": "score"}, recorded="mood_version", timeout_s=1, batch=8)
+mood = External("mood", version=3, of="text", fills={"mood": "score"}, recorded="mood_version", timeout_s=30, batch=8)
 review = EventType("review", "review.avsc", time="written_at", external=[mood])
 by_shop = Key("shop", review.shop)
 mood_1h = mean(review.mood, by=by_shop, over="1h")
