@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -107,11 +107,13 @@ def test_it_says_where_it_is_in_the_real_servers_words(server: Started) -> None:
     assert f"Running gRPC ModelServer at {server.line.split()[-1]} ..." in server.wait_for_line("Running gRPC")
 
 
-def test_no_models_are_models_to_come_and_a_rest_request_has_so_much_time(tmp_path: Path) -> None:
+def test_no_models_are_models_to_come_and_a_rest_request_has_so_much_time(
+    start_process: Callable[..., Started], tmp_path: Path
+) -> None:
     config = tmp_path / "models.config"
     config.write_text("")
     flags = ["--port=0", "--rest_api_port=-1", f"--model_config_file={config}", "--rest_api_timeout_in_ms=400"]
-    started = start(["-m", "serving.server", *flags], ready="listening on")
+    started = start_process(["-m", "serving.server", *flags], ready="listening on")
     with grpc.insecure_channel(started.line.split()[-1]) as channel:
         answer = ask(channel, "Predict", 'model_spec { name: "m" }')
         assert (answer.code, answer.details) == ("NOT_FOUND", "Servable not found for request: Latest(m)")
@@ -122,4 +124,3 @@ def test_no_models_are_models_to_come_and_a_rest_request_has_so_much_time(tmp_pa
     status, text = rest(started, "POST", "m:predict", {"instances": [1e30]})
     assert (status, json.loads(text)) == (504, {"error": "Timed out waiting for notification"})
     wait_until(lambda: rest(started, "POST", "m:predict", {"instances": [3]})[0] == 200, what="an answer in time")
-    started.kill()

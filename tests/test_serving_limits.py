@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -24,7 +25,7 @@ GROWTH_LIMIT_BYTES = 200 * 2**20
 
 
 @contextmanager
-def http_server(**limits: float) -> Iterator[HttpServer]:
+def http_server(**limits: Any) -> Iterator[HttpServer]:
     def answer(_method: str, _path: str, _headers: object, body: bytes) -> Answer:
         return Answer(200, body or b"nothing")
 
