@@ -47,20 +47,20 @@ def one(kind: str, name: str, folder: str = FOLDERS[0]) -> dict[str, Any]:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and specs of all pods."""
-    for folder in FOLDERS[:2]:
-        for it in built(folder):
-            if it["kind"] in ("Deployment", "StatefulSet", "Job"):
-                yield it["metadata"]["name"], it["spec"]["template"]["spec"]
-            if it["kind"] == "FlinkDeployment":
-                yield "flink", it["spec"]["taskManager"]["podTemplate"]["spec"]
+    """Names and specs of all pods; those that Flink's folder has of its own, or changes, begin with ``flink``."""
+    base = built(FOLDERS[0])
+    for it in [*base, *(it for it in built(FOLDERS[1]) if it not in base)]:
+        name = it["metadata"]["name"] if it in base else f"flink's {it['metadata']['name']}"
+        if it["kind"] in ("Deployment", "StatefulSet"):
+            yield name, it["spec"]["template"]["spec"]
+        if it["kind"] == "FlinkDeployment":
+            for part in ("jobManager", "taskManager"):
+                yield f"{name}, {part}", it["spec"][part]["podTemplate"]["spec"]
 
 
+PODS = list(pods())
 CONTAINERS = [
-    (name, it, spec)
-    for name, spec in pods()
-    for it in spec["containers"]
-    if it.get("image", "").startswith("sameriver")
+    (name, it, spec) for name, spec in PODS for it in spec["containers"] if it.get("image", "").startswith("sameriver")
 ]
 
 
@@ -84,12 +84,11 @@ def test_pods_give_up_what_they_do_not_need(name: str, container: dict[str, Any]
     assert security["readOnlyRootFilesystem"] is True
     assert security["allowPrivilegeEscalation"] is False
     assert security["capabilities"] == {"drop": ["ALL"]}
-    assert name == "flink" or spec["securityContext"]["runAsNonRoot"] is True
-    assert name == "flink" or spec["automountServiceAccountToken"] is False
+    assert name.startswith("flink's flink") or spec["automountServiceAccountToken"] is False
     assert {"requests", "limits"} <= set(container["resources"])
     mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert {"/tmp", "/var/lib/sameriver"} <= set(mounted)
-    claims = {claim["metadata"]["name"] for claim in one("StatefulSet", "job")["spec"]["volumeClaimTemplates"]}
+    claims = {"archive"} if name == "job" else set()
     assert set(mounted.values()) <= {volume["name"] for volume in spec["volumes"]} | claims
 
 
@@ -99,7 +98,10 @@ def test_commands_are_as_the_program_wants_them(
 ) -> None:
     del name, spec
     if "args" not in container:
-        pytest.skip("a worker pool of Beam: no command of ours")
+        python, program, option = container["command"]
+        assert (python, option) == ("python", "--port=50000")
+        assert program.removeprefix("/opt/sameriver/") in repository.text(Path("deploy/Dockerfile"))
+        return
     cli = __import__("cli")
     (tmp_path / "token").write_text("0123456789abcdef")
     first, *words = [word.replace("/secrets", str(tmp_path)) for word in container["args"]]
@@ -163,16 +165,36 @@ def test_what_one_asks_for_is_there() -> None:
     assert budgets == {"model-server", "gateway"}
 
 
+@pytest.mark.parametrize(("name", "spec"), PODS, ids=[name for name, _ in PODS])
+def test_every_container_is_one_that_the_restricted_standard_takes(name: str, spec: dict[str, Any]) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards, which the namespace enforces."""
+    (namespace,) = [it for it in built(FOLDERS[0]) if it["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert spec["securityContext"]["runAsNonRoot"] is True, name
+    assert spec["securityContext"]["runAsUser"] > 0, "an image may begin as root"
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+patched = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which patches, is not on this machine")
+
+
+@patched
 def test_flinks_processes_share_what_they_must() -> None:
     """The operator merges lists of templates by place, so each is whole; savepoints and checkpoints are everyone's."""
     (cluster,) = [it["spec"] for it in built(FOLDERS[1]) if it["kind"] == "FlinkDeployment"]
     assert "podTemplate" not in cluster
     assert cluster["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
     templates = [cluster[part]["podTemplate"] for part in ("jobManager", "taskManager")]
+    job = one("StatefulSet", "job", FOLDERS[1])["spec"]
+    assert "volumeClaimTemplates" not in job or job["volumeClaimTemplates"] == []
     shared = []
-    for template in [*templates, one("Job", "submit", FOLDERS[1])["spec"]["template"]]:
+    for template in [*templates, job["template"]]:
         mounts = {it["name"]: it["mountPath"] for it in template["spec"]["containers"][0]["volumeMounts"]}
-        shared.append((mounts["archive"], mounts["checkpoints"]))
+        user = [template["spec"]["securityContext"][of] for of in ("runAsUser", "fsGroup")]
+        shared.append((mounts["archive"], mounts["checkpoints"], *user))
         assert set(mounts) <= {volume["name"] for volume in template["spec"]["volumes"]}
     assert len(set(shared)) == 1
     allowed = one("NetworkPolicy", "model-server-from-flink", FOLDERS[1])["spec"]["ingress"][0]["from"][0][
@@ -180,6 +202,24 @@ def test_flinks_processes_share_what_they_must() -> None:
     ]
     for template in templates:
         assert template["metadata"]["labels"] == allowed["matchLabels"]
+
+
+@patched
+def test_the_job_on_flink_is_pointed_at_what_is_there() -> None:
+    job, follower = one("StatefulSet", "job", FOLDERS[1])["spec"]["template"]["spec"]["containers"]
+    assert follower["name"] == "verify"
+    given = dict(word.split("=", 1) for word in job["args"] if "=" in word)
+    (cluster,) = [it for it in built(FOLDERS[1]) if it["kind"] == "FlinkDeployment"]
+    assert given["--flink-rest"] == f"{cluster['metadata']['name']}-rest:8081"  # the operator's service
+    (server,) = one("Deployment", "job-server", FOLDERS[1])["spec"]["template"]["spec"]["containers"]
+    assert f"--flink-master={given['--flink-rest']}" in server["args"]
+    (port,) = one("Service", "job-server", FOLDERS[1])["spec"]["ports"]
+    assert given["--job-endpoint"] == f"job-server:{port['port']}"
+    assert f"--job-port={port['port']}" in server["args"]
+    (settings,) = [it for it in built(FOLDERS[1]) if it["metadata"]["name"].startswith("job-server-")]
+    from deploy.flink.local import JOB_SETTINGS
+
+    assert settings["data"] == {"config.yaml": JOB_SETTINGS}
 
 
 def test_a_name_with_several_addresses_is_asked_in_turn() -> None:
