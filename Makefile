@@ -58,8 +58,8 @@ bench: setup ## measure every figure that the README quotes (ARGS=--write puts t
 model: setup ## train on a sample of the flights and tell its figures (ARGS='--out head.json --against base.json')
 	@$(BIN)/python -m benchmarks.model_check $(ARGS)
 
-soak: setup bigquery ## run the long tests
-	@$(BIN)/python -m pytest -m soak --timeout=0 $(ARGS)
+soak: setup bigquery ## run the long tests, and those of drawn examples on new ones
+	@SAMERIVER_TEST_DRAWS=new $(BIN)/python -m pytest -m "soak or hypothesis" --timeout=0 $(ARGS)
 
 format: setup ## format the code and mend what can be mended
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

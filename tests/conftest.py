@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,10 @@ if TYPE_CHECKING:
     from batch.bigquery import Endpoints
     from tests.faults.jobs import Jobs
 
-# A run must not depend on the machine's speed: no deadline per example. CI draws the same examples each time,
-# so that a red run can be repeated; a person's runs draw new ones and keep what failed in .hypothesis.
-settings.register_profile("person", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("person"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "person")
+# A run must not depend on the machine's speed: no deadline per example.
+settings.register_profile("new", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("new"), derandomize=True)
+settings.load_profile("new" if processes.NEW_DRAWS else "same")
 
 
 LONGEST_FIRST = (

@@ -22,10 +22,18 @@ SHOWN_LINES = 60
 PATIENCE_S = 300.0
 """How long a test waits for what must come: its end says that something hangs, not that the machine is busy."""
 
+NEW_DRAWS = "new" in os.environ.get("SAMERIVER_TEST_DRAWS", "")
+"""`make soak` draws other examples and faults each time; else they are the same, so that a red run can be repeated."""
+
 PORTS = range(10_000, 32_000)
 """Linux gives these neither to who asks for any port nor to connections that go out."""
 
 _reserved: list[socket.socket] = []
+
+
+def new_seed() -> int:
+    """The seed of what a test draws; the test says it where it fails."""
+    return random.randrange(1 << 30) if NEW_DRAWS else 1
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ import pytest
 from google.pubsub_v1 import types
 
 from streaming.topics import Endpoint, OutgoingMessage, Publisher, create_subscription, create_topic
-from tests.processes import Started, wait_until
+from tests.processes import Started, new_seed, wait_until
 from tests.test_broker_process import StartProcess, start_broker
 
 PUBLISHERS = 4
@@ -48,7 +48,7 @@ def test_what_was_answered_is_there_after_a_kill_at_that_instant(
     start_process: StartProcess, tmp_path: Path, kills: int, free_port: Callable[[], int]
 ) -> None:
     """Exactly-once delivery: of what was published and of what was acknowledged, nothing is lost or comes again."""
-    seed = random.randrange(1 << 30)
+    seed = new_seed()
     draw = random.Random(seed)
     where = ("--port", str(free_port()), "--data-dir", tmp_path / "data")
     broker, port = start_broker(start_process, *where)
@@ -89,7 +89,7 @@ def test_total_queue(
     start_process: StartProcess, tmp_path: Path, free_port: Callable[[], int], events: int, kills: int
 ) -> None:
     """Numbered events from 4 publishers to 3 subscribers while broker and subscribers are killed: none is lost."""
-    seed = random.randrange(1 << 30)
+    seed = new_seed()
     draw = random.Random(seed)
     where = ("--port", str(free_port()), "--data-dir", tmp_path / "data")
     broker, port = start_broker(start_process, *where)

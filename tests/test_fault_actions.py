@@ -15,7 +15,7 @@ from tests.faults.jobs import Job, Jobs
 from tests.faults.model_server import FILE, ModelServer, offset, put
 from tests.faults.rig import Rig
 from tests.faults.served import app
-from tests.processes import Started, free_port, start, wait_until
+from tests.processes import Started, free_port, new_seed, start, wait_until
 from tests.serving_calls import ask
 
 WEIGHTS = {"publish": 100, "validate": 10, "kill": 5, "deploy": 5, "reload": 3, "seek": 2, "replay": 2}
@@ -119,7 +119,7 @@ def system(warm_jobs: Jobs, tmp_path: Path) -> Iterator[Callable[[int], System]]
 @pytest.mark.parametrize("actions", [14, pytest.param(1_000, marks=pytest.mark.soak)])
 def test_weighted_random_actions(system: Callable[[int], System], actions: int) -> None:
     """Every kind of action once, in random order, the others by weight."""
-    seed = random.randrange(1 << 30)
+    seed = new_seed()
     draw = random.Random(seed)
     names = [*WEIGHTS, *draw.choices(list(WEIGHTS), list(WEIGHTS.values()), k=actions - len(WEIGHTS))]
     draw.shuffle(names)

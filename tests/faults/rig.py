@@ -28,7 +28,7 @@ from streaming.topics import (
 )
 from tests.faults import app as rules
 from tests.faults.jobs import APP, Job, Jobs
-from tests.processes import PATIENCE_S, wait_until
+from tests.processes import PATIENCE_S, new_seed, wait_until
 
 _numbers = itertools.count()
 
@@ -96,7 +96,7 @@ class Rig:
     ) -> None:
         self.app, self._file = app, file
         self.jobs, self.archive = jobs, folder / "archive"
-        self.seed = random.randrange(1 << 30) if seed is None else seed
+        self.seed = new_seed() if seed is None else seed
         self.draw = random.Random(self.seed)
         self.endpoint = Endpoint(f"faults-{next(_numbers)}", broker)
         self.job_broker = job_broker or broker
