@@ -21,6 +21,7 @@ from tests.repository import ROOT
 if TYPE_CHECKING:
     from batch.follow import FollowMonitoring
     from batch.monitor_metrics import MonitorMonitoring
+    from streaming.flink_monitoring import FlinkMonitoring
 
 COMPOSE: dict[str, Any] = yaml.safe_load(repository.text(Path("docker-compose.yml")))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -103,6 +104,15 @@ def following(mismatch: str | None = None) -> FollowMonitoring:
     return FollowMonitoring(cast(Any, follower))
 
 
+def on_flink() -> FlinkMonitoring:
+    """What `sameriver stream --runner flink` says before the first row."""
+    from streaming.flink_monitoring import FlinkMonitoring
+    from streaming.flink_rest import FlinkRest
+    from tests.shop.app import app
+
+    return FlinkMonitoring(app, Path("none"), 0, FlinkRest("localhost:8081"))
+
+
 def monitoring() -> MonitorMonitoring:
     """What `sameriver monitor` says before the first row."""
     from batch.monitor import Monitor
@@ -134,6 +144,7 @@ def exported() -> dict[str, set[str]]:
     gateway = GatewayMetrics(cast(Any, desk))
     return {
         "job": series(job.metrics().decode()),
+        "job on Flink": series(on_flink().metrics().decode()),
         "verify": series(following().metrics().decode()),
         "monitor": series(monitoring().metrics().decode()),
         "gateway": series(gateway.text().decode()),
