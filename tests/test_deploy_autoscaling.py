@@ -6,7 +6,8 @@
     metric    below    above    below     below, and no prediction has failed
 
 A server computes one request at a time, for 25 ms in which its model only waits: so three of them share this machine
-as if each had cores of its own. Requests that find it busy wait in its queue of batches.
+as if each had cores of its own. Requests that find it busy wait in its queue of batches. The load are callers who ask
+for one prediction after another: how many requests are in a server then does not depend on how quick the machine is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,8 +35,6 @@ BATCHING = "max_batch_size { value: 1 } num_batch_threads { value: 1 } max_enque
 SCALING = list(yaml.safe_load_all(repository.text(Path("deploy/kubernetes/base/model-server-scaling.yaml"))))
 METRIC: dict[str, Any] = SCALING[0]["spec"]["metrics"][0]["pods"]
 TARGET = float(METRIC["target"]["averageValue"])
-BASE_PER_S = 8.0
-WITHIN_S = 15.0  # until the load is seen; the queue that grew while servers started takes longer to go
 
 
 class Servers:
@@ -90,26 +89,31 @@ class Servers:
 
 
 class Load:
-    """Asks for predictions at a rate, whether or not the last one has been answered."""
+    """Callers who each ask for one prediction after another: so many are in the servers, however quick these are."""
 
     def __init__(self, client: ModelClient) -> None:
-        self.per_s = BASE_PER_S
-        self.futures: list[Future[Any]] = []
+        self.futures: list[futures.Future[Any]] = []
         self._client = client
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._callers: list[tuple[threading.Event, threading.Thread]] = []
 
-    def _run(self) -> None:
+    def callers(self, number: int) -> None:
+        """From now on so many."""
+        while len(self._callers) < number:
+            ended = threading.Event()
+            self._callers.append((ended, threading.Thread(target=self._ask, args=(ended,), daemon=True)))
+            self._callers[-1][1].start()
+        for ended, _ in self._callers[number:]:
+            ended.set()
+        for _, thread in self._callers[number:]:
+            thread.join()
+        del self._callers[number:]
+
+    def _ask(self, ended: threading.Event) -> None:
         block = pa.record_batch({"x": pa.array([1.0], pa.float32())})
-        next_s = time.monotonic()
-        while not self._ended.wait(max(0.0, next_s - time.monotonic())):
-            self.futures.append(self._client.predict(block))
-            next_s += 1.0 / self.per_s
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
+        while not ended.is_set():
+            asked = self._client.predict(block)
+            self.futures.append(asked)
+            futures.wait([asked])
 
 
 def scale_up_and_down(start: Start, folder: Path, pause_s: float, step_s: float) -> list[str]:
@@ -118,7 +122,7 @@ def scale_up_and_down(start: Start, folder: Path, pause_s: float, step_s: float)
     servers.join(0)
     wait = threading.Event().wait
 
-    def until(what: str, condition: Callable[[float], bool], within_s: float = WITHIN_S) -> None:
+    def until(what: str, condition: Callable[[float], bool]) -> None:
         began_s, values = time.monotonic(), []
 
         def reached() -> bool:
@@ -126,25 +130,26 @@ def scale_up_and_down(start: Start, folder: Path, pause_s: float, step_s: float)
             values.append(servers.metric())
             return condition(values[-1])
 
-        wait_until(reached, within_s, what)
+        wait_until(reached, what=what)
         told.append(f"{what}: {values[-1]:.2f} after {time.monotonic() - began_s:.1f} s")
 
     with ModelClient(cast(Any, [servers.target]), "sleeps", in_flight=10_000) as client:
         client.metadata()
         servers.metric()
         load = Load(client)
+        load.callers(1)
         wait(pause_s)
         until("below the target", lambda value: 0 < value < TARGET)
-        load.per_s = 5 * BASE_PER_S
+        load.callers(5)
         until("above the target at five times the load", lambda value: value > TARGET)
         servers.join(1, 2)
-        until("below the target with three servers", lambda value: value < TARGET, 60.0)
+        until("below the target with three servers", lambda value: value < TARGET)
         wait(pause_s)
-        load.per_s = BASE_PER_S
+        load.callers(1)
         servers.leave(1, 2)
         wait(pause_s)
-        until("below the target with one server again", lambda value: value < TARGET, 60.0)
-        load.end()
+        until("below the target with one server again", lambda value: value < TARGET)
+        load.callers(0)
         answers = [future.result(120) for future in load.futures]
     told.append(f"{len(answers)} predictions, none failed")
     assert all(float(answer.outputs["y"][0]) == 1.0 for answer in answers)
