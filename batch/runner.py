@@ -9,7 +9,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
@@ -45,7 +44,7 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
     settings = PipelineOptions(list(options))
     named = any(option.partition("=")[0] == "--runner" for option in options)
     pipeline = beam.Pipeline(options=settings) if named else beam.Pipeline(FnApiRunner(), options=settings)
-    here = _here.set(not options)
+    _here.append(here := not options)
     try:
         build(pipeline)
         with _workers_find_our_packages():
@@ -55,10 +54,12 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
     except Exception as error:
         raise _expected(error) from error
     finally:
-        _here.reset(here)
+        _here.remove(here)
 
 
-_here: ContextVar[bool] = ContextVar("_here", default=False)
+_here: list[bool] = []
+"""Of each pipeline that runs: whether its steps are in this process. Its workers' threads write steps again."""
+
 _apps: WeakValueDictionary[int, App] = WeakValueDictionary()
 
 
@@ -68,7 +69,7 @@ def _app_of(number: int) -> App:
 
 def _reduced(app: App) -> Any:
     """What Beam writes of an app: to steps in this process a number. It writes each step several times, with bz2."""
-    if not _here.get():
+    if not _here or not all(_here):
         return object.__reduce_ex__(app, 2)
     _apps[id(app)] = app
     return _app_of, (id(app),)

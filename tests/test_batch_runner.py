@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
@@ -11,6 +12,7 @@ import pytest
 
 from batch import runner
 from batch.traindata import features_of_history
+from shared_features import App
 from shared_features.errors import ConfigurationError, HistoryError
 from tests import histories
 from tests.histories import block_of, computed, event
@@ -23,6 +25,35 @@ from tests.shop.app import app
 def test_a_way_of_running_that_damages_elements_is_refused(option: str) -> None:
     with pytest.raises(ConfigurationError, match="flushes half-written elements"):
         runner.run(print, [option])
+
+
+class Look(beam.DoFn):
+    """Gives on whether the app that it was made with is there, not a copy."""
+
+    def __init__(self, held: App) -> None:
+        self._held = held
+
+    def process(self, element: tuple[int, object]) -> Iterator[tuple[int, object]]:
+        SEEN.append(self._held is app)
+        yield element
+
+
+SEEN = list[bool]()
+
+
+def test_steps_in_this_process_have_the_app_itself() -> None:
+    """Beam's workers write steps again, in threads of their own; an app may hold a raster of the globe."""
+    SEEN.clear()
+    runner.run(
+        lambda pipeline: (
+            pipeline
+            | beam.Create([(1, 2)])
+            | "first" >> beam.ParDo(Look(app))
+            | beam.GroupByKey()
+            | "second" >> beam.ParDo(Look(app))
+        )
+    )
+    assert SEEN == [True, True]
 
 
 def test_a_full_disk_is_told_in_one_sentence() -> None:
