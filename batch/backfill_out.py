@@ -18,6 +18,7 @@ from batch.output_rows import KINDS, shape_of
 from batch.writers import Shape, Written, open_destination
 from shared_features.app import App
 from shared_features.blocks import empty_block
+from shared_features.errors import ConfigurationError
 
 
 @dataclass(slots=True)
@@ -43,6 +44,26 @@ def is_here(out: str | Path) -> bool:
 def intact(out: str | Path, files: dict[str, int]) -> bool:
     """Whether the files are there as they were written; files elsewhere are taken for granted."""
     return not is_here(out) or all(_size(Path(out) / name) == size for name, size in files.items())
+
+
+def predicted_files(app: App, folder: Path) -> list[Path]:
+    """Files of a folder with rows that the app, as it is, predicted on: by publish date, those of a shard in order.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    found = []
+    for path in sorted(folder.glob("publish_date=*/*.parquet")):
+        footer = pq.read_schema(path)
+        fingerprint = (footer.metadata or {}).get(b"sameriver.fingerprint", b"").decode()
+        if fingerprint == app.fingerprint and "prediction_id" in footer.names:
+            found.append(path)
+    if not found:
+        raise ConfigurationError(
+            f"{folder} has no predictions of app {app.name!r} with fingerprint {app.fingerprint}: wanted a folder that "
+            "`sameriver backfill` wrote with models"
+        )
+    return found
 
 
 def put_in_place(app: App, out: str | Path, staged: Path, run: str, schema: pa.Schema) -> Outcome:

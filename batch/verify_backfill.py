@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch.backfill_out import predicted_files
 from batch.output_rows import with_sized_lists
 from batch.verify import same_bits
 from shared_features.app import App
 from shared_features.compute import BLOCK_ROWS
-from shared_features.errors import ConfigurationError
 from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import results
 
@@ -61,17 +61,9 @@ def verify_backfill(app: App, folder: Path) -> BackfillReport:
         ConfigurationError: no rows of the app as it is are there, with predictions.
     """
     report, runs = BackfillReport(), dict[str, list[Path]]()
-    for path in sorted(folder.glob("publish_date=*/*.parquet")):
-        footer = pq.read_schema(path)
-        fingerprint = (footer.metadata or {}).get(b"sameriver.fingerprint", b"").decode()
-        if fingerprint == app.fingerprint and "prediction_id" in footer.names:
-            report.rows += pq.read_metadata(path).num_rows
-            runs.setdefault(path.name.partition("-")[0], []).append(path)
-    if not runs:
-        raise ConfigurationError(
-            f"{folder} has no predictions of app {app.name!r} with fingerprint {app.fingerprint}: wanted a folder that "
-            "`sameriver backfill` wrote with models"
-        )
+    for path in predicted_files(app, folder):
+        report.rows += pq.read_metadata(path).num_rows
+        runs.setdefault(path.name.partition("-")[0], []).append(path)
     for paths in runs.values():
         for stage in reaction_stages(app):
             if stage.key is None:

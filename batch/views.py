@@ -2,7 +2,8 @@
 
 An app's views stand in ``views.py`` beside its ``app.py``: a list ``VIEWS`` of classes, each made with the app.
 A view folds an archive's rows in their order and says which rows of its table changed. It is told no more than
-the archive holds, so live and batch give the same table: batch folds the same rows in larger pieces.
+the archive holds, so live and batch give the same table: batch folds the same rows in larger pieces. The rows of a
+backfill, made of a history that no job has seen, are folded alike.
 
 A changed row goes out whole, with a ``revision``: of two with the same key the one with the higher revision holds.
 It is the number of the last commit folded, so that what is published again after a restart changes nothing.
@@ -21,6 +22,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from batch.backfill_out import predicted_files
+from batch.output_rows import with_sized_lists
 from batch.replay import CHUNK_ROWS
 from shared_features.app import App, load_beside
 from shared_features.blocks import concat_blocks
@@ -41,6 +44,7 @@ class View(Protocol):
     Attributes:
         name: part of its topic, ``<app>-view-<name>``.
         key: columns that name a row.
+        left_out: how many of what it was given its table does not count, by reason; a view may be without.
 
     Promised: the table depends on the rows folded and their order only, never on how they were cut into blocks.
     Not promised: any order of the table's rows.
@@ -71,6 +75,24 @@ def view_of(app: App, name: str | None) -> View:
         names = ", ".join(view.name for view in made)
         raise ConfigurationError(f"app {app.name!r} has the views {names}: name one of them, got {name or 'none'!r}")
     return found[0]
+
+
+def fold_backfill(view: View, app: App, folder: Path) -> int:
+    """Fold the rows that `sameriver backfill` wrote into a folder; how many.
+
+    They come by publish date, each shard's in the order of its positions: what depends on the set of rows, or on the
+    order within the key of the app's last stage, is the table of the archive.
+
+    Raises:
+        ConfigurationError: there are none that the app, as it is, predicted on.
+    """
+    rows = 0
+    for path in predicted_files(app, folder):
+        with pq.ParquetFile(path) as file:
+            for block in file.iter_batches(CHUNK_ROWS):
+                view.fold(with_sized_lists(app, block))
+                rows += block.num_rows
+    return rows
 
 
 class ViewFollower:

@@ -23,6 +23,12 @@ SHOWN = 10
 @click.argument("name", required=False, help="Which of the app's views; not needed where there is one.")
 @app_option
 @folder_option("--archive", "the streaming job's archive", "var/archive/<app>")
+@click.option(
+    "--backfill",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Of the rows that `sameriver backfill` wrote there, in place of an archive's.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="File of the table: .parquet or .csv.")
 @click.option("--publish", is_flag=True, help="Publish the rows that change on the topic <app>-view-<name>.")
 @follow_options(1.0)
@@ -32,6 +38,7 @@ def view(
     name: str | None,
     app_name: str,
     archive: Path | None,
+    backfill: Path | None,
     out: Path | None,
     publish: bool,
     follow: bool,
@@ -45,27 +52,37 @@ def view(
     Live and batch give the same table: the archive's rows are folded in their order. Published rows carry a revision;
     of two with the same key the one with the higher revision holds.
     """
-    from batch.views import ViewFollower, view_of, write_table
+    from batch.views import ViewFollower, fold_backfill, view_of, write_table
 
     app = options.load(app_name)
-    folder = archive or options.archive_folder(app)
-    found = view_of(app, name)
-    follower = ViewFollower(found, folder, app)
-    with ExitStack() as stack:
-        stop = stack.enter_context(stop_signal())
-        stop.drain = stop.asked.set
-        publisher = view_publisher(stack, app, follower, folder, project, emulator) if publish else None
-        _keep(follower, publisher, out, stop, every_s if follow else None)
+    found, published = view_of(app, name), 0
+    if backfill is not None:
+        if archive is not None or publish or follow:
+            raise click.UsageError(
+                "--backfill is folded once and not published: leave out --archive, --publish and --follow"
+            )
+        folder, folded = backfill, fold_backfill(found, app, backfill)
+    else:
+        folder = archive or options.archive_folder(app)
+        follower = ViewFollower(found, folder, app)
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_signal())
+            stop.drain = stop.asked.set
+            publisher = view_publisher(stack, app, follower, folder, project, emulator) if publish else None
+            _keep(follower, publisher, out, stop, every_s if follow else None)
+            published = 0 if publisher is None else publisher.published
+        folded = follower.rows
     rows = found.table().num_rows if out is None else write_table(found, out)
+    left_out = {reason: count for reason, count in getattr(found, "left_out", {}).items() if count}
     if as_json:
-        published = 0 if publisher is None else publisher.published
-        output.print_json(
-            {"view": found.name, "rows": rows, "folded": follower.rows, "published": published, "out": str(out or "")}
-        )
+        told = {"view": found.name, "rows": rows, "folded": folded, "left_out": left_out, "published": published}
+        output.print_json({**told, "out": str(out or "")})
         return
     table = found.table().slice(0, SHOWN)
     output.print_table(table.schema.names, [tuple(map(str, row.values())) for row in table.to_pylist()])
-    click.echo(f"{rows:,} rows of view {found.name} from {follower.rows:,} rows of {folder}", err=True)
+    click.echo(f"{rows:,} rows of view {found.name} from {folded:,} rows of {folder}", err=True)
+    for reason, count in left_out.items():
+        click.echo(f"left out: {count:,} {reason}", err=True)
 
 
 def view_publisher(

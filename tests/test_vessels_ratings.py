@@ -228,6 +228,7 @@ def test_a_rating_speaks_of_all_positions_from_its_first_moment_to_its_last(cuts
         ("trip_rated", "s", 8, 1, 2, False),
         ("position", "e", 4, 1, None, None),
         ("position", "f", 5, 1, None, None),
+        ("trip_rated", "t", 9, 3, 0, True),  # a vessel that nobody has heard of
     )
     view, changed = Ratings(app), dict[str, bool]()
     for begin, end in zip([0, *cuts], [*cuts, block.num_rows], strict=True):
@@ -242,3 +243,4 @@ def test_a_rating_speaks_of_all_positions_from_its_first_moment_to_its_last(cuts
         "e": ("e-s", False),
     }
     assert changed == {one: fishing for one, (_, fishing) in found.items()}
+    assert view.left_out == {"ratings that speak of no position": 1}

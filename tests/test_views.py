@@ -17,11 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from apps.vessels.effort import fishing_hours
+from apps.vessels.history import write_history
 from apps.vessels.trips import Trips
 from apps.vessels.views import FISHING, Effort
-from batch.views import ViewFollower, ViewPublisher, view_of
+from batch.backfill import backfill
+from batch.backfill_rows import Asking
+from batch.views import ViewFollower, ViewPublisher, fold_backfill, view_of
 from cli import main
-from shared_features import load_app
+from shared_features import App, Rule, load_app
 from shared_features.compute import to_block
 from shared_features.errors import ConfigurationError
 from shared_features.kernel import finish, step
@@ -31,6 +34,7 @@ from shared_features.state import StageState
 from streaming.archive import Archive, compact_archive
 from streaming.results import Answer, with_results
 from streaming.topics import OutgoingMessage
+from tests.serving_steps import serve, to_messages
 from tests.test_vessels_app import START_US, Row, events
 
 app = load_app("vessels")
@@ -204,6 +208,34 @@ def test_live_batch_and_after_a_restart_it_is_one_table(tmp_path: Path) -> None:
         main, ["view", "trips", "--app", "vessels", "--archive", str(folder), "--out", str(tmp_path / "e.csv")]
     )
     assert (csv.exit_code, pyarrow.csv.read_csv(tmp_path / "e.csv").num_rows) == (0, 3)
+
+
+def test_a_backfill_of_the_history_gives_the_tables_of_the_live_job(tmp_path: Path) -> None:
+    """Positions and second copies as a world has them; the job gets them in small pieces, batch has shards and days."""
+    slow = app.features["slow_share_6h"]
+    ruled = App(
+        "vessels", event_types=list(app.event_types.values()), predict_on=app.predict_on, features=app.features,
+        models=[Rule(app.models[0].name, slow)], reactions=app.reactions, lateness="6h",
+    )  # fmt: skip
+    write_history(tmp_path / "history", vessels=10, hours=24, seed=4, rated=0)
+    history = to_block(ruled, pq.read_table(tmp_path / "history"))
+    published = history.column("publish_time").cast(pa.int64()).to_pylist()
+    serve(ruled, to_messages(ruled, history, published), tmp_path / "archive", block_rows=700)
+    done = backfill(ruled, tmp_path / "history", tmp_path / "out", asking=Asking("", None, {}), shards=3)
+    assert done.rows_added < history.num_rows  # second copies
+    pairs: list[tuple[Any, Any]] = [(make(ruled), make(ruled)) for make in (Effort, Trips)]
+    for live, batch in pairs:
+        follower = ViewFollower(live, tmp_path / "archive", ruled)
+        for _ in follower.catch_up():
+            pass
+        assert fold_backfill(batch, ruled, tmp_path / "out") == follower.rows
+        tables = [sorted(view.table().to_pylist(), key=str) for view in (live, batch)]
+        assert tables[0] == tables[1]
+        assert len(tables[0]) > 5
+        assert live.left_out == batch.left_out
+        assert live.left_out["positions without a place"] > 0
+    with pytest.raises(ConfigurationError, match="has no predictions of app 'flights'"):
+        fold_backfill(batch, load_app("flights"), tmp_path / "out")
 
 
 def test_what_is_not_there_is_said() -> None:

@@ -47,6 +47,12 @@ class Ratings:
         self._positions: dict[int, list[tuple[npt.NDArray[np.int64], pa.Array]]] = {}
         self._ratings: dict[int, list[_Rating]] = {}
         self._rated: dict[str, _Rating] = {}
+        self._met: set[_Rating] = set()
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Ratings whose vessel has no position from their beginning to their end: a wrong number, or time."""
+        return {"ratings that speak of no position": sum(map(len, self._ratings.values())) - len(self._met)}
 
     def fold(self, block: pa.RecordBatch) -> pa.RecordBatch:
         """Take in positions and ratings; the positions that were rated, or are now rated differently."""
@@ -67,6 +73,8 @@ class Ratings:
 
     def _rate(self, rating: _Rating, times: npt.NDArray[np.int64], ids: pa.Array, changed: dict[str, _Rating]) -> None:
         inside = (times >= rating.started_us) & (times <= rating.ended_us)
+        if inside.any():
+            self._met.add(rating)
         for position in ids.filter(pa.array(inside)).to_pylist():
             before = self._rated.get(position)
             if before is None or rating < before:

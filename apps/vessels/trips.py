@@ -65,16 +65,21 @@ class Trips:
         self._probability = f"prediction.{app.models[0].name}.probability"
         self._vessels: dict[int, _Vessel] = {}
         self._trips: list[_Trip] = []
+        self.left_out = {"positions without a place": 0, "positions older than their vessel's newest": 0}
 
     def fold(self, block: pa.RecordBatch) -> pa.RecordBatch:
         """Take in positions; the trips that began, went on or ended."""
         if self._probability not in block.schema.names:
             return _rows([])
         has_place = pc.and_(block.column("position.latitude").is_valid(), block.column("position.longitude").is_valid())
-        block = block.filter(pc.and_(has_place, block.column(self._probability).is_valid()))
+        predicted = block.column(self._probability).is_valid()
+        self.left_out["positions without a place"] += pc.and_not(predicted, has_place).true_count
+        block = block.filter(pc.and_(has_place, predicted))
         vessels = block.column("position.vessel").to_numpy()
         block = block.take(pa.array(np.argsort(vessels, kind="stable")))
-        block = block.filter(pa.array(self._in_order(block)))
+        in_order = self._in_order(block)
+        self.left_out["positions older than their vessel's newest"] += int(np.count_nonzero(~in_order))
+        block = block.filter(pa.array(in_order))
         vessels, times = block.column("position.vessel").to_numpy(), _times(block)
         ports, fishing = _ports(block), block.column(self._probability).to_numpy() >= FISHING
         alerts = np.zeros(len(vessels), np.int64)

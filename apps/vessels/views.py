@@ -42,6 +42,7 @@ class Effort:
             (5, 0), np.int64
         )  # vessel, time, identity, cell, whether fishing: what may get neighbours
         self._totals: dict[int, int] = {}
+        self.left_out = {"positions later than the app's lateness": 0, "positions without a place": 0}
 
     def fold(self, block: pa.RecordBatch) -> pa.RecordBatch:
         """Take in positions; the cells whose hours changed, with 0 hours where none are left."""
@@ -69,7 +70,11 @@ class Effort:
             return np.empty((5, 0), np.int64)
         late = pc.fill_null(block.column("stage.vessel.late"), True)
         place = pc.and_(block.column("position.latitude").is_valid(), block.column("position.longitude").is_valid())
-        block = block.filter(pc.and_(pc.and_not(place, late), block.column(self._probability).is_valid()))
+        predicted = block.column(self._probability).is_valid()
+        self.left_out["positions later than the app's lateness"] += pc.and_(predicted, late).true_count
+        predicted = pc.and_not(predicted, late)
+        self.left_out["positions without a place"] += pc.and_not(predicted, place).true_count
+        block = block.filter(pc.and_(predicted, place))
         times = block.column("event_time").cast(pa.int64()).to_numpy()
         south, west = (block.column(f"position.{name}").to_numpy() for name in ("latitude", "longitude"))
         rows = np.minimum(np.floor((south + 90) * CELLS_PER_DEGREE).astype(np.int64), _LATITUDES - 1)
