@@ -196,16 +196,21 @@ def view_messages(view: View, changed: pa.RecordBatch, revision: int) -> list[Ou
     return messages
 
 
+def check_ending(path: Path) -> None:
+    """ConfigurationError unless a table can be written to a file of this name."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise ConfigurationError(f"file {path} is of an unknown kind: wanted one that ends with .parquet or .csv")
+
+
 def write_table(view: View, path: Path) -> int:
     """Write all rows by key, as Parquet or, for ``….csv``, CSV, in place of the file; the number of rows.
 
     Raises:
         ConfigurationError: another ending, or it cannot be written.
     """
+    check_ending(path)
     table = pa.Table.from_batches([view.table()]).sort_by([(name, "ascending") for name in view.key])
     temporary = path.with_name(path.name + ".new")
-    if path.suffix not in (".parquet", ".csv"):
-        raise ConfigurationError(f"file {path} is of an unknown kind: wanted one that ends with .parquet or .csv")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".csv":

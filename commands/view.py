@@ -52,9 +52,11 @@ def view(
     Live and batch give the same table: the archive's rows are folded in their order. Published rows carry a revision;
     of two with the same key the one with the higher revision holds.
     """
-    from batch.views import ViewFollower, fold_backfill, view_of, write_table
+    from batch.views import ViewFollower, check_ending, fold_backfill, view_of, write_table
 
     app = options.load(app_name)
+    if out is not None:
+        check_ending(out)  # before all is folded
     found, published = view_of(app, name), 0
     if backfill is not None:
         if archive is not None or publish or follow:

@@ -241,5 +241,7 @@ def test_a_backfill_of_the_history_gives_the_tables_of_the_live_job(tmp_path: Pa
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(ConfigurationError, match=r"has the views effort, .*: name one of them, got 'ports'"):
         view_of(app, "ports")
+    wrong = CliRunner().invoke(main, ["view", "effort", "--app", "vessels", "--archive", "nothing", "--out", "x.json"])
+    assert (wrong.exit_code, "ends with .parquet or .csv" in wrong.output) == (2, True)
     with pytest.raises(ConfigurationError, match=r"has no views: wanted some in views.py beside its app.py"):
         view_of(load_app("flights"), None)

@@ -36,7 +36,7 @@ def read_areas(path: Path | None = None) -> Areas:
     path = path or Path(os.environ.get(VARIABLE) or EXAMPLES)
     areas: list[tuple[str, Rings]] = []
     try:
-        collection = json.loads(path.read_text(encoding="utf-8"))
+        collection = json.loads(path.read_text(encoding="utf-8-sig"))
         for number, feature in enumerate(collection["features"], 1):
             name = str((feature.get("properties") or {}).get("name") or f"area {number}")
             areas.append((name, _rings(number, feature["geometry"])))
