@@ -110,9 +110,12 @@ def accept_history(
         What was counted, and whether this very content had been accepted already.
 
     Raises:
-        HistoryError: something is wrong, with everything that is.
+        HistoryError: something is wrong, with everything that is; or the file is damaged.
     """
-    before = json.loads(accepted.read_text("utf-8")) if accepted.is_file() else None
+    try:
+        before = json.loads(accepted.read_text("utf-8")) if accepted.is_file() else None
+    except ValueError as error:
+        raise HistoryError(f"{accepted} is damaged ({error}): remove it, and no history was accepted yet") from error
     version = open_history(history, make_plan(app)).version
     if before is not None and version is not None and before["version"] == json.loads(json.dumps(version)):
         return before, True

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from commands.group import CommandError
@@ -71,6 +73,23 @@ def run_job(module: str, arguments: Sequence[str], tell: Progress) -> dict[str, 
         sys.stderr.write("".join(complaints))
         raise RuntimeError(f"python -m {module} ended with exit code {process.returncode}")
     return result
+
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold a file for the block, so that something is done once at a time.
+
+    Raises:
+        ConfigurationError: another process holds it; ``what`` says what that does.
+    """
+    from shared_features.errors import ConfigurationError
+    from streaming.locks import take_lock
+
+    held = take_lock(lock)
+    if held is None:
+        raise ConfigurationError(f"{what} by another process, which holds {lock}: wait until that has ended")
+    with held:
+        yield
 
 
 def expected_error(kind: str, text: str) -> Exception:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from commands import options, output
 from commands.evaluate import evaluate_version, tell_gate, trained_model
+from commands.jobs import alone
 from commands.options import app_option, folder_option, json_option, model_option
 from commands.processes import Child
 from commands.promote import ROLLBACK, set_stage
@@ -26,8 +26,6 @@ from commands.retrain_triggers import FILE, Triggers
 from commands.signals import stop_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from serving.promotion import Stage
     from shared_features.app import App, Model
 
@@ -103,6 +101,8 @@ def retrain(
         again=_duration(again, "--again"),
     )
 
+    recently = _duration(recent, "--recent")
+
     def once() -> bool:
         """One retraining; whether what it made was promoted."""
         run = Retraining(
@@ -115,10 +115,13 @@ def retrain(
             logs=options.VAR / "log" / app.name,
             training=[*(["--quick"] if quick else []), "--seed", str(seed)],
             accept_data=accept_data,
-            recent=_duration(recent, "--recent"),
+            recent=recently,
         )
         standing = triggers.standing()
-        with _alone(home), output.progress(f"retraining {model.name}") as tell:
+        with (
+            alone(home / ".retrain.lock", f"model {model.name!r} is being retrained"),
+            output.progress(f"retraining {model.name}") as tell,
+        ):
             gate = run.steps(tell, stage, share)
         triggers.answer(standing, datetime.now(UTC))
         _tell(run, gate, as_json=as_json)
@@ -299,9 +302,9 @@ class Retraining:
             "gates": [gate.definition for gate in self.app.gates],
         }
         mark, written = out / DONE_FILE, out / "evaluation.json"
-        known = mark.is_file() and written.is_file() and json.loads(mark.read_text("utf-8")) == made_of
-        if known:
-            report.update(json.loads(written.read_text("utf-8")))
+        before = _known(written) if _known(mark) == made_of else None
+        if before is not None:
+            report.update(before)
         else:
             report.update(evaluate_version(self.app, self.model, self.rows, candidate, champion, out, tell))
             replace_text(mark, json.dumps(made_of))
@@ -310,7 +313,7 @@ class Retraining:
         if against is not None and "differences" in against:
             one = against["differences"]["auc"]
             change = f", champion's {one['value']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
-        return "found" if known else "done", f"AUC {report['auc']:.4f}{change}; {out / 'evaluation.html'}"
+        return "found" if before else "done", f"AUC {report['auc']:.4f}{change}; {out / 'evaluation.html'}"
 
     def _promote(self, stage: Stage, share: float) -> tuple[str, str]:
         """Forwards only: what somebody has rolled back or let further stays so."""
@@ -341,14 +344,9 @@ class Retraining:
             child.stop(5)
 
 
-@contextmanager
-def _alone(home: Path) -> Iterator[IO[str]]:
-    """One retraining of a model at a time."""
-    from shared_features.errors import ConfigurationError
-    from streaming.locks import take_lock
-
-    held = take_lock(home / ".retrain.lock")
-    if held is None:
-        raise ConfigurationError(f"model {home.name!r} is being retrained in {home}: wait until that has ended")
-    with held:
-        yield held
+def _known(file: Path) -> Any:
+    """What a step has left in a file of JSON; None where there is none, or a damaged one: it is done again."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None

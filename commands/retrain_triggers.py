@@ -66,17 +66,32 @@ class Triggers:
         return [_key(row) for row in self._standing()]
 
     def _known(self) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = json.loads(self.answered.read_text("utf-8")) if self.answered.is_file() else None
-        return found
+        if not self.answered.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(self.answered.read_text("utf-8"))
+            return {"retrained": found["retrained"], "alarms": found["alarms"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(self.answered, error, "no retraining has answered an alarm yet") from error
 
     def _standing(self) -> list[dict[str, Any]]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not self.alarms.is_file():
             return []
-        rows = pq.read_table(self.alarms).to_pylist()
+        try:
+            rows = pq.read_table(self.alarms).to_pylist()
+        except pa.ArrowException as error:
+            raise _damaged(self.alarms, error, "`sameriver monitor` writes it anew") from error
         newest = {(row["alarm"], row["of"]): row for row in rows if row["model"] == self.model}
         return [row for row in newest.values() if row["on"] and row["kind"] in self.kinds]
+
+
+def _damaged(path: Path, error: Exception, then: str) -> Exception:
+    from shared_features.errors import ConfigurationError
+
+    return ConfigurationError(f"{path} is damaged ({error}): remove it, and {then}")
 
 
 def _key(row: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import click
 
 from commands import options, output
 from commands.evaluate import trained_model
-from commands.jobs import run_job
+from commands.jobs import alone, run_job
 from commands.options import app_option, folder_option, json_option, model_option
 from commands.submit import submit_option
 from commands.training import ensure_rows, make_candidate, tell_candidate
@@ -64,7 +64,9 @@ def tune(
     arguments += ["--trials", str(trials), "--workers", str(workers), "--strategy", strategy, "--seed", str(seed)]
     arguments += ["--minutes", str(minutes)] if minutes is not None else []
     quickly = ["--quick"] if quick else []
-    with output.progress(f"tuning {model.name}") as tell:
+    out.mkdir(parents=True, exist_ok=True)
+    busy = alone(out / ".tune.lock", f"model {model.name!r} is being tuned")
+    with busy, output.progress(f"tuning {model.name}") as tell:
         found = run_job("training.tune", [*arguments, *quickly], tell)
     if not as_json:
         _show(found)

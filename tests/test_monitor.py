@@ -23,11 +23,12 @@ from batch.monitor_metrics import MonitorMonitoring
 from batch.scores import Scores
 from batch.views import ViewFollower, ViewPublisher
 from cli import main
+from commands.jobs import alone
 from commands.retrain import Retraining
 from commands.retrain_triggers import Triggers
 from shared_features import Alarm, App, Kpi, Label, Rule, outcome, prediction, where
 from shared_features.compute import compute_block
-from shared_features.errors import DefinitionError
+from shared_features.errors import ConfigurationError, DefinitionError
 from shared_features.plan import make_plan
 from shared_features.reactions import reaction_stages
 from streaming.archive import Archive, compact_archive
@@ -338,6 +339,12 @@ def test_what_calls_for_a_retraining(tmp_path: Path) -> None:
     assert triggers.due(start + 5 * day) == []
     write((2, "quality", True), (3, "quality", False), (4, "quality", True))
     assert triggers.due(start + 4 * day) == ["auc below 0.8 since 2024-01-05 00:00"]
+    table.write_bytes(b"PAR1")
+    with pytest.raises(ConfigurationError, match=r"alarms.parquet is damaged .*: remove it, and `sameriver monitor`"):
+        triggers.standing()
+    triggers.answered.write_text('{"retrained": ')
+    with pytest.raises(ConfigurationError, match=r"triggers.json is damaged .*: remove it, and no retraining"):
+        triggers.due(start)
 
 
 def test_a_retraining_that_nothing_calls_for_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +362,13 @@ def test_a_retraining_that_nothing_calls_for_is_none(tmp_path: Path, monkeypatch
     assert "retraining: the first time" in first.output
     assert (second.exit_code, second.stdout) == (0, "nothing calls for a retraining of wide_and_deep\n")
     assert CliRunner().invoke(main, ["retrain", "--watch"]).exit_code == 2
+    wrong = CliRunner().invoke(main, [*command, "--recent", "soon"])
+    assert (wrong.exit_code, "--recent got the duration 'soon'" in wrong.output) == (2, True)  # before it is called for
+    with (
+        alone(tmp_path / "lock", "a model is being made"),
+        pytest.raises(ConfigurationError, match="being made by anoth"),
+    ):
+        alone(tmp_path / "lock", "a model is being made").__enter__()
 
 
 def test_the_commands_of_the_guide_can_be_given() -> None:

@@ -162,6 +162,10 @@ def test_a_history_is_counted_and_remembered(tmp_path: Path) -> None:
     assert not accept_history(app, worse, tmp_path / "reports" / "data.json", anyway=True)[1]
     assert count_history(app, worse)["types"]["sale"]["events"] == 2
 
+    (tmp_path / "reports" / "data.json").write_text('{"types": ')
+    with pytest.raises(HistoryError, match=r"data.json is damaged .*: remove it"):
+        accept_history(app, worse, tmp_path / "reports" / "data.json")
+
 
 def test_what_is_wrong_with_a_history() -> None:
     def counted(**changed: Any) -> dict[str, Any]:
@@ -189,6 +193,6 @@ def test_a_recipe_is_that_of_rows_options_seed_and_libraries(tmp_path: Path) -> 
     assert len({made(), made(rows=other), made(seed=2), made(units=[4])}) == 4
     for version, summary in ((1, {"recipe": made()}), (2, {"recipe": made()}), (3, {})):
         (tmp_path / "deep" / str(version)).mkdir(parents=True)
-        write_summary(tmp_path / "deep" / str(version), summary)
+        write_summary(tmp_path / "deep" / str(version), {"fingerprint": "f", **summary})
     assert find_recipe(tmp_path / "deep", made()) == tmp_path / "deep" / "2"
     assert find_recipe(tmp_path / "deep", made(seed=2)) is None

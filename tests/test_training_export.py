@@ -119,7 +119,7 @@ def test_what_the_operating_system_refuses_is_told_to_programs_too(capsys: pytes
         return {"text": Path("/dev/full/model").read_text()}
 
     for work, said in (
-        (full, "A file cannot be used (No space left on device): make room, and give the same command again."),
+        (full, "A disk has no room left: mend that, and give the same command again."),
         (missing, "/dev/full/model cannot be used (Not a directory): mend that, and give the same command again."),
     ):
         assert run_command(work, str, as_json=True) == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from shared_features.errors import ConfigurationError
 from tests import training_rows
 from training import statistics
 from training.rows import open_rows
@@ -111,6 +112,9 @@ def test_a_beam_pass_says_what_one_process_says(tmp_path: Path) -> None:
     assert (rows.folder / "_statistics.npz").stat().st_mtime_ns == written
     other = open_rows(training_rows.write(tmp_path, {"train": training_rows.table(900, 9)}, shards=3))
     assert compute_statistics(other).rows == 900
+    (rows.folder / "_statistics.npz").write_bytes(b"PK")
+    with pytest.raises(ConfigurationError, match=r"is damaged .*: remove it, and the rows are counted anew"):
+        compute_statistics(rows)
 
 
 def test_what_is_counted_comes_back_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

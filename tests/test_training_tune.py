@@ -64,6 +64,10 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(rows: Pat
     assert whole["best"] == {**best, "options": OPTIONS | best["options"]}
     assert whole["best"]["log_loss"] < whole["defaults"]["log_loss"]
 
+    state.write_text('{"tried": ')
+    with pytest.raises(ConfigurationError, match=r"search-.* is damaged .*: remove it, and the search begins anew"):
+        search(rows, tmp_path / "two", strategy="random")
+
 
 def test_workers_try_side_by_side_and_the_process_learns(rows: Path, tmp_path: Path) -> None:
     """Every finished trial is known to the next; a trial that was begun and not finished is tried again."""

@@ -23,6 +23,8 @@ from shared_features.errors import ConfigurationError
 from training.export import staged_name
 
 HEADER, VARIABLE, BEST = "header", "variable", "best"
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises where a file of arrays is not what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def read_checkpoint(path: Path, variables: Sequence[Any]) -> Checkpoint | None:
             if [one.shape for one in values] != [tuple(one.shape) for one in variables]:
                 return None
             best = [held[f"{BEST}{number}"] for number in range(header["weights"])]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise ConfigurationError(
             f"Checkpoint {path} is damaged ({error}): remove it, and the training begins anew."
         ) from error

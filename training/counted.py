@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shared_features.errors import ConfigurationError
+from training.checkpoint import DAMAGED
 from training.rows import TrainingRows
 from training.statistics import NumberAccumulator, SplitAccumulator, TextAccumulator
 
@@ -25,13 +27,20 @@ HEADER = "header"
 
 
 def held_counts(rows: TrainingRows) -> SplitAccumulator | None:
-    """What a pass over all of the training split has left beside the rows; None if none has, or over other shards."""
+    """What a pass over all of the training split has left beside the rows; None if none has, or over other shards.
+
+    Raises:
+        ConfigurationError: the file is damaged.
+    """
     path = rows.folder / FILE
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as held:
-        header = json.loads(bytes(held[HEADER]))
-    return read_counted(path) if [header["format"], header["shards"]] == [FORMAT, shards_of(rows)] else None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            header = json.loads(bytes(held[HEADER]))
+        return read_counted(path) if [header["format"], header["shards"]] == [FORMAT, shards_of(rows)] else None
+    except DAMAGED as error:
+        raise ConfigurationError(f"{path} is damaged ({error}): remove it, and the rows are counted anew.") from error
 
 
 def shards_of(rows: TrainingRows) -> list[list[Any]]:

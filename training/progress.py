@@ -39,8 +39,8 @@ def _said(error: OSError) -> ConfigurationError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if error.filename is None and not full:
         raise error
-    what = f"{error.filename or 'A file'} cannot be used ({error.strerror})"
-    return ConfigurationError(f"{what}: {'make room' if full else 'mend that'}, and give the same command again.")
+    what = "A disk has no room left" if full else f"{error.filename} cannot be used ({error.strerror})"
+    return ConfigurationError(f"{what}: mend that, and give the same command again.")
 
 
 def run_command(work: Callable[[Tell], dict[str, Any]], show: Callable[[dict[str, Any]], str], as_json: bool) -> int:

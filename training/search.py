@@ -20,6 +20,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
+from shared_features.errors import ConfigurationError
 from shared_features.whole_files import replace_text
 
 SCORE = "log_loss"
@@ -53,6 +54,9 @@ class Search:
         strategy: ``bayesian`` (a Gaussian process, after a few random trials) or ``random``.
         trials: how many there will be.
         seed: of what is drawn by chance.
+
+    Raises:
+        ConfigurationError: the file is damaged.
     """
 
     def __init__(self, path: Path, space: Mapping[str, Any], strategy: str, trials: int, seed: int) -> None:
@@ -74,7 +78,12 @@ class Search:
         self._running: dict[int, Any] = {}
         self._asked = 0
         if path.is_file():
-            self._go_on(json.loads(path.read_text(encoding="utf-8")))
+            try:
+                self._go_on(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigurationError(
+                    f"{path} is damaged ({error}): remove it, and the search begins anew."
+                ) from error
 
     def next(self) -> tuple[int, dict[str, Any]] | None:
         """Number and options of the trial to begin; None if no new ones can be found in the space."""

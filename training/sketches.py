@@ -59,18 +59,21 @@ def read_reference(folder: Path) -> dict[str, Any]:
     ``numbers`` and ``texts`` are features, ``predictions`` the model's outputs.
 
     Raises:
-        ConfigurationError: the model was not trained on rows, or before sketches were written.
+        ConfigurationError: the model was not trained on rows, or before sketches were written; or they are damaged.
     """
     statistics, path = read_summary(folder).get("statistics"), folder / FILE
     if not isinstance(statistics, dict) or not path.is_file():
         raise ConfigurationError(
             f"model {folder} tells nothing of its training data: wanted one that `sameriver train` trained on rows"
         )
-    held = json.loads(path.read_text("utf-8"))
-    numbers = {
-        name: {**said, "sketch": _sketch(held["features"][name])} for name, said in statistics["numbers"].items()
-    }
-    outputs = {name: _sketch(text) for name, text in held["predictions"].items()}
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        numbers = {
+            name: {**said, "sketch": _sketch(held["features"][name])} for name, said in statistics["numbers"].items()
+        }
+        outputs = {name: _sketch(text) for name, text in held["predictions"].items()}
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ConfigurationError(f"sketches {path} are damaged ({error}): train the model again") from error
     predictions = {name: {"rows": one.n, "missing": 0.0, "sketch": one} for name, one in outputs.items()}
     return {"numbers": numbers, "texts": statistics["texts"], "predictions": predictions}
 
