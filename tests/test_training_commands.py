@@ -193,6 +193,6 @@ def test_a_recipe_is_that_of_rows_options_seed_and_libraries(tmp_path: Path) -> 
     assert len({made(), made(rows=other), made(seed=2), made(units=[4])}) == 4
     for version, summary in ((1, {"recipe": made()}), (2, {"recipe": made()}), (3, {})):
         (tmp_path / "deep" / str(version)).mkdir(parents=True)
-        write_summary(tmp_path / "deep" / str(version), {"fingerprint": "f", **summary})
+        write_summary(tmp_path / "deep" / str(version), summary)
     assert find_recipe(tmp_path / "deep", made()) == tmp_path / "deep" / "2"
     assert find_recipe(tmp_path / "deep", made(seed=2)) is None

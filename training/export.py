@@ -146,8 +146,7 @@ def read_summary(version_folder: Path | str) -> dict[str, Any]:
     path = Path(version_folder) / SUMMARY
     try:
         summary: dict[str, Any] = json.loads(path.read_text())
-        summary["fingerprint"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"A model of Sameriver's has {SUMMARY}, but {path} cannot be read: train it with `sameriver train`."
         ) from error
