@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch.why_contributions import Compared
     from batch.why_report import Ask, Asked
     from serving.client import ModelClient
-    from shared_features.app import App, Model
+    from shared_features.app import Model
 
 SHOWN = 10
 """Events of a window in a table, unless --events says otherwise."""
@@ -80,7 +80,7 @@ def why(
 
     folder = archive or options.archive_folder(app)
     home = models or options.models_folder(app)
-    compared = _compared(app, home, background, background_rows, log_odds=log_odds) if background_rows else None
+    compared = _compared(home, background, background_rows, log_odds=log_odds) if background_rows else None
     shown = SHOWN if events is None and not as_json else events
     with ExitStack() as stack:
         tell = stack.enter_context(output.progress("reading the archive"))
@@ -98,12 +98,12 @@ def why(
         ctx.exit(1)
 
 
-def _compared(app: App, home: Path, file: Path | None, most: int, *, log_odds: bool) -> Compared:
+def _compared(home: Path, file: Path | None, most: int, *, log_odds: bool) -> Compared:
     """With the rows of a file, or with those that the version keeps."""
     from batch.why_contributions import Compared
     from training.background import read_background
 
-    given = None if file is None else read_background(file, list(app.features))
+    given = None if file is None else read_background(file)
 
     def rows(model: Model, version: int) -> pa.Table:
         return read_background(home / model.name / str(version)) if given is None else given

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from apps.vessels.effort import fishing_hours
 from apps.vessels.history import write_history
 from apps.vessels.trips import Trips
-from apps.vessels.views import FISHING, Effort
+from apps.vessels.views import Effort
 from batch.backfill import backfill
 from batch.backfill_rows import Asking
 from batch.views import ViewFollower, ViewPublisher, fold_backfill, view_of
@@ -104,7 +104,7 @@ def test_effort_is_what_the_definition_gives() -> None:
     times_us = [round(rows[i][0] * 1e6) for i in placed]
     columns = {"key": [rows[i][1] for i in placed], "probability": [probabilities[i] for i in placed]}
     wanted: dict[Any, float] = {}
-    for i, each in zip(placed, fishing_hours(pa.table({**columns, "time_us": times_us}), FISHING), strict=True):
+    for i, each in zip(placed, fishing_hours(pa.table({**columns, "time_us": times_us})), strict=True):
         cell = (rows[i][0] // 3600, round(rows[i][2] or 0.0), (rows[i][3] or 0.0) % 360)
         wanted[cell] = wanted.get(cell, 0.0) + each
     assert sorted(filter(None, wanted.values())) == pytest.approx(sorted(hours(view).values()))

@@ -6,7 +6,7 @@ identity, no time, no label; and no text that training has seen too seldom to kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,14 @@ def _plain(column: pa.Array, known: Mapping[str, Any] | None) -> pa.Array:
     return pc.if_else(pc.is_in(column, value_set=vocabulary), column, pa.scalar(None, column.type))
 
 
-def read_background(path: Path, features: Sequence[str] = ()) -> pa.Table:
+def read_background(path: Path) -> pa.Table:
     """Rows to compare with, from a version's folder, or from a Parquet file with a column for each feature.
 
     Args:
         path: of the folder or the file.
-        features: that it must have.
 
     Raises:
-        ConfigurationError: there are none, they cannot be read, or a feature is missing.
+        ConfigurationError: there are none, or they cannot be read.
     """
     if path.is_dir():
         path = path / FILE
@@ -85,9 +84,4 @@ def read_background(path: Path, features: Sequence[str] = ()) -> pa.Table:
         ) from None
     if not found.num_rows:
         raise ConfigurationError(f"background {path} has no rows: wanted some of the training rows")
-    missing = [name for name in features if name not in found.column_names]
-    if missing:
-        raise ConfigurationError(
-            f"background {path} has no column for {', '.join(missing)}: wanted training rows of the app's features"
-        )
     return found

@@ -14,18 +14,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+FISHING = 0.5
+"""Probability from which a vessel counts as fishing."""
+
 LONGEST_GAP_US = 24 * 3_600_000_000
 HALF_US_PER_HOUR = 2 * 3_600_000_000
 
 
-def fishing_hours(positions: pa.Table, threshold: float) -> npt.NDArray[np.float64]:
+def fishing_hours(positions: pa.Table) -> npt.NDArray[np.float64]:
     """Hours that each position stands for, 0 where the vessel is not fishing; float64, shape [rows].
 
     Args:
-        positions: ``key``, ``time_us`` (int64) and ``probability``, in any order; one row a position.
-        threshold: probability from which a vessel counts as fishing; null is not fishing.
+        positions: ``key``, ``time_us`` (int64) and ``probability`` (null is not fishing), in any order; one row a
+            position.
     """
-    fishing = pc.fill_null(pc.greater_equal(positions["probability"], threshold), False)
+    fishing = pc.fill_null(pc.greater_equal(positions["probability"], FISHING), False)
     return np.where(fishing.to_numpy(zero_copy_only=False), half_us(positions) / HALF_US_PER_HOUR, 0.0)
 
 

@@ -19,7 +19,6 @@ PAGE = Path(__file__).parent / "map"
 KEY, LATITUDE, LONGITUDE = "vessel", "latitude", "longitude"
 """Fields of the event predicted on."""
 
-FISHING = 0.5
 GRID_DEGREES = 1.0
 
 
@@ -52,7 +51,7 @@ def picture(positions: pa.Table, path: Path) -> dict[str, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    hours = fishing_hours(positions, FISHING)
+    hours = fishing_hours(positions)
     grid = on_grid(positions, hours, GRID_DEGREES)
     figure, axes = pyplot.subplots(figsize=(14, 7), layout="constrained")
     for line in _coast():

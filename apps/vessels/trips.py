@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apps.vessels.effort import HALF_US_PER_HOUR, LONGEST_GAP_US
+from apps.vessels.effort import FISHING, HALF_US_PER_HOUR, LONGEST_GAP_US
 from apps.vessels.world.places import PORTS
 from shared_features import App
 from shared_features.nearest import Places
@@ -18,8 +18,6 @@ from shared_features.order import in_order
 
 PORT_KM = 20.0
 SLOW_KNOTS = 2.0
-FISHING = 0.5
-"""Probability from which a vessel counts as fishing."""
 ALERTS = ("protected_area", "implausible_position")
 _AT_SEA, _NEAR = -1, -2
 _NAMES = list(PORTS)

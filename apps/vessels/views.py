@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apps.vessels.effort import HALF_US_PER_HOUR, half_us_of
+from apps.vessels.effort import FISHING, HALF_US_PER_HOUR, half_us_of
 from apps.vessels.ratings import Ratings
 from apps.vessels.trips import Trips
 from shared_features import App
@@ -15,8 +15,6 @@ from shared_features.hashing import hash_column
 from shared_features.slots import IntegerSlots
 
 CELLS_PER_DEGREE = 10
-FISHING = 0.5
-"""Probability from which a vessel counts as fishing."""
 _HOUR_US = 3_600_000_000
 _LATITUDES, _LONGITUDES = 180 * CELLS_PER_DEGREE, 360 * CELLS_PER_DEGREE
 
