@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from google.cloud.aiplatform_v1 import types
 from google.protobuf import json_format
 
 import cli
@@ -42,6 +41,8 @@ def request(command: str, path: Path, *words: str) -> tuple[dict[str, Any], dict
 
 
 def test_a_training_on_several_machines(tmp_path: Path) -> None:
+    from google.cloud.aiplatform_v1 import types  # 3 s
+
     said, written = request("train", tmp_path / "job.json", "--workers", "3", "--seed", "7")
     assert said["url"] == (
         "https://europe-west4-aiplatform.googleapis.com/v1/projects/my-project/locations/europe-west4/customJobs"
@@ -60,6 +61,8 @@ def test_a_training_on_several_machines(tmp_path: Path) -> None:
 
 
 def test_a_search(tmp_path: Path) -> None:
+    from google.cloud.aiplatform_v1 import types  # 3 s
+
     said, written = request("tune", tmp_path / "job.json", "--trials", "30", "--workers", "4", "--strategy", "random")
     assert said["url"].endswith("/hyperparameterTuningJobs")
     job = types.HyperparameterTuningJob.from_json(json.dumps(written))
