@@ -21,9 +21,11 @@ from benchmarks.scaling_plan import (
     DAY_S,
     GB,
     JOB_CORES,
+    ON_FLINK,
     Case,
     Measured,
     Prices,
+    all_cores,
     cores,
     limits,
     partitions,
@@ -89,15 +91,16 @@ def hot_shard(case: Case, measured: Measured, seconds: float, random: np.random.
 def breaking_point(case: Case, measured: Measured) -> tuple[float, str]:
     """How many times the events a day can grow, nothing else changed, and which limit is met then.
 
-    The gateway is left out: nothing has to come by it.
+    The gateway is left out, since nothing has to come by it, and Flink, which has a row of its own.
     """
-    first = next(limit for limit in limits(case, measured) if "gateway" not in limit.name)
+    first = next(limit for limit in limits(case, measured) if "gateway" not in limit.name and limit.name != ON_FLINK)
     return 1 / first.used, first.name
 
 
 def plan(number: int = 200_000, seed: int = 1) -> dict[str, Any]:
     """Everything, as plain JSON values."""
     measured, prices, random = Measured(), Prices(), np.random.default_rng(seed)
+    parts = {"job": measured.job_us, "models": measured.models_us, "broker": measured.broker_us}
     service_s = (measured.piece_us + measured.fold_us * 1_000) / 1e6
     return {
         "cases": {
@@ -106,8 +109,10 @@ def plan(number: int = 200_000, seed: int = 1) -> dict[str, Any]:
                 "peak_per_s": rate(case),
                 "jobs": case.jobs,
                 "shards_of_a_job": shards(case, measured),
-                "cores": cores(case, measured),
-                "cores_singles": cores(case, measured, singles=True),
+                "cores": all_cores(case, measured),
+                "cores_of": {part: rate(case) * us / 1e6 / BUSY for part, us in parts.items()},
+                "cores_singles": all_cores(case, measured, singles=True),
+                "cores_flink": cores(case, measured.flink_us),
                 "state_gb": state_gb(case, measured),
                 "archive_gb_day": case.events_per_day * measured.archive_bytes / GB,
                 "backfill_partitions": partitions(case),
@@ -118,6 +123,7 @@ def plan(number: int = 200_000, seed: int = 1) -> dict[str, Any]:
                 "busiest_key_most": min(1.0, BUSY * 1e6 / measured.fold_us / rate(case)),
                 "room": breaking_point(case, measured),
                 "one_job": breaking_point(replace(case, jobs=1), measured),
+                "one_writer": BUSY * 1e6 / measured.writer_us / rate(case),
                 "queues": hot_shard(case, measured, 120.0, random),
             }
             for name, case in CASES.items()
@@ -147,6 +153,10 @@ def markdown(found: dict[str, Any]) -> str:
         row("jobs, by key", "jobs"),
         row("shards of a stage, each job", "shards_of_a_job"),
         row("cores in all, blocks", "cores"),
+        "| of them job / model servers / broker | "
+        + " | ".join("{job:.2g} / {models:.2g} / {broker:.2g}".format(**case["cores_of"]) for case in cases.values())
+        + " |\n",
+        row("cores in all, as one job on Flink", "cores_flink"),
         row("cores in all, one event a message", "cores_singles"),
         row("state and identities", "state_gb", ",.1f", " GB"),
         row("archive", "archive_gb_day", ",.1f", " GB/day"),
@@ -159,6 +169,9 @@ def markdown(found: dict[str, Any]) -> str:
         + " |\n",
         "| as one job | "
         + " | ".join(f"{case['one_job'][0]:.2g} times: {case['one_job'][1]}" for case in cases.values())
+        + " |\n",
+        "| as one job on Flink | "
+        + " | ".join(f"{case['one_writer']:.3g} times: the archive's one writer" for case in cases.values())
         + " |\n",
         "\n",
         head.replace("| a day |", "| US dollars per million events, blocks |"),
@@ -196,7 +209,7 @@ def main() -> None:
         for name, case in found["cases"].items():
             queues = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in case["queues"].items())
             print(f"{name} a day: {queues}")
-            first, *_ = [limit for limit in case["limits"] if "gateway" not in limit]
+            first = case["room"][1]
             print(f"  first limit: {first}, {case['limits'][first]:.0%} used at the peak; {case['remedies'][first]}")
 
 

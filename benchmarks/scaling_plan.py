@@ -6,7 +6,7 @@ Every figure that goes in is a field of `Measured` or `Prices`, with where it co
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 DAY_S = 86_400.0
 GB = 1e9
@@ -15,21 +15,26 @@ TIB = 2.0**40
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures of this repository's benchmarks, on a machine of 2 cores, per core where a rate is one."""
+    """Figures of this repository's benchmarks on 2 cores: of the app vessels with its two models, unless said.
 
-    events_per_core_s: float = 128_457 / 2  # bench stream, blocks of 1,000, all processes of the way together
-    singles_per_core_s: float = 28_444 / 2  # the same, one event a message
-    fold_us: float = 2.5  # bench kernel: 0.81 million/s in blocks of 1,000, two threads
+    What a piece of work costs is in microseconds of one core.
+    """
+
+    job_us: float = 16.3  # of a position in a block of 1,000: benchmarks.vessels_day, docs/vessels.md
+    models_us: float = 7.5  # both models, the same
+    broker_us: float = 3.0  # the same; Google's Pub/Sub in its place costs money, not cores
+    flink_us: float = 2e6 / 36_768  # the whole way on Flink: bench cluster, both cores
+    single_us: float = 2e6 / 28_444  # the whole way, one event a message: bench stream, both cores
+    fold_us: float = 4.5  # of job_us, what a shard does one event after the other: its windows
     piece_us: float = 100.0  # of each piece of a block, whatever its size
-    state_bytes: float = 60.0  # of an event in a window, docs/state.md: 44 to 72 with room to grow
+    writer_us: float = 2 * 0.83  # of a Flink job's one archive writer: benchmarks.cluster_writer; twice for transport
+    state_bytes: float = 210.0  # of a position of the windows' day, all windows: benchmarks.vessels_day
     identity_bytes: float = 44.0  # docs/decisions-streaming.md
     restore_per_s: float = 22e6 / 14.6  # events and identities loaded after a kill, bench stream
     archive_bytes: float = 100.0  # of an event as Parquet, 12 features; an app's own varies
     log_bytes: float = 360.0  # of an event in the log, before it is compacted
-    compaction_per_core_s: float = 167_000 / 0.9  # docs/decisions-streaming.md
+    compaction_us: float = 0.9e6 / 167_000  # docs/decisions-streaming.md
     gateway_per_s: float = 1_909.0  # bench serving, 256 clients
-    live_p50_ms: float = 33.0
-    live_p99_ms: float = 58.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ BUSY = 0.6
 """Of a core, at the peak: what queueing leaves for short waits, see `benchmarks.scaling`."""
 
 JOB_CORES, JOB_MEMORY_GB, RESTART_S = 2, 64.0, 300.0
+ON_FLINK = "on Flink: the archive's one writer"
+"""Of a job on Flink the cores and the memory are those of as many workers as it has: this is what it has one of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +104,15 @@ def rate(case: Case) -> float:
     return case.events_per_day / DAY_S * case.peak
 
 
-def cores(case: Case, measured: Measured, *, singles: bool = False) -> int:
-    """Of the whole way (broker, job, model server), so that none is busier than `BUSY` at the peak."""
-    per_core = measured.singles_per_core_s if singles else measured.events_per_core_s
-    return max(2, math.ceil(rate(case) / (per_core * BUSY)))
+def cores(case: Case, each_us: float) -> int:
+    """Of what costs so many microseconds an event, so that none is busier than `BUSY` at the peak; two at least."""
+    return max(2, math.ceil(rate(case) * each_us / 1e6 / BUSY))
+
+
+def all_cores(case: Case, measured: Measured, *, singles: bool = False) -> int:
+    """Of job, model servers and broker."""
+    whole = measured.single_us if singles else measured.job_us + measured.models_us + measured.broker_us
+    return cores(case, whole)
 
 
 def state_gb(case: Case, measured: Measured) -> float:
@@ -116,12 +128,13 @@ def limits(case: Case, measured: Measured) -> list[Limit]:
     hot = case.hot_share * rate(case) * measured.fold_us / 1e6
     restart_s = case.events_per_day / jobs * case.horizon_days / measured.restore_per_s
     found = [
-        Limit("cores of a job", peak / measured.events_per_core_s / JOB_CORES, "more jobs, by key"),
+        Limit("cores of a job", peak * measured.job_us / 1e6 / JOB_CORES, "more jobs, by key"),
         Limit("memory of a job", state_gb(case, measured) / jobs / JOB_MEMORY_GB, "more jobs, shorter windows"),
         Limit("restart of a job", restart_s / RESTART_S, "more jobs, a shorter horizon"),
         Limit("the busiest key's core", hot, "no remedy but another key: one key is folded in one place"),
         Limit("pieces of blocks", pieces_s / JOB_CORES, "larger blocks, fewer shards"),
-        Limit("compaction", peak / case.peak / measured.compaction_per_core_s, "a core for it"),
+        Limit("compaction", peak / case.peak * measured.compaction_us / 1e6, "a core for it"),
+        Limit(ON_FLINK, peak * measured.writer_us / 1e6, "more jobs, by key"),
         Limit("a stream of Pub/Sub, 10 MB/s", peak * case.event_bytes / 10e6, "--streams"),
         Limit("one gateway, if all came by it", rate(case) / measured.gateway_per_s, "publish to the topic"),
     ]
@@ -143,7 +156,7 @@ def usd_per_million(case: Case, measured: Measured, prices: Prices, *, singles: 
     """By what it is paid for; storage for 90 days."""
     event, prediction = (250.0, 400.0) if singles else (case.event_bytes, case.prediction_bytes)
     moved_tib = 1e6 * 2 * (event + prediction) / TIB  # each is published and delivered
-    hours = cores(case, measured, singles=singles) * 24 / (case.events_per_day / 1e6)
+    hours = all_cores(case, measured, singles=singles) * 24 / (case.events_per_day / 1e6)
     memory = state_gb(case, measured) / 4.0 * 24 / (case.events_per_day / 1e6)  # cores that come with that memory
     stored_gb = 1e6 * measured.archive_bytes / GB
     found = {
@@ -153,8 +166,3 @@ def usd_per_million(case: Case, measured: Measured, prices: Prices, *, singles: 
         "BigQuery, 90 days": stored_gb * (prices.bigquery_write_gb + 3 * prices.bigquery_gb_month),
     }
     return found | {"all": sum(found.values())}
-
-
-def sources() -> list[str]:
-    """The names of all figures that go in, for the test that looks whether the document has them."""
-    return [field.name for field in (*fields(Measured), *fields(Prices))]

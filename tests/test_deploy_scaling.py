@@ -33,9 +33,11 @@ def test_the_command_runs_and_the_document_has_its_tables() -> None:
 def test_what_goes_in_is_said() -> None:
     measured, prices = Measured(), Prices()
     values = [
-        f"{measured.events_per_core_s:,.0f}", f"{measured.singles_per_core_s:,.0f}", f"{measured.fold_us} µs",
+        f"{measured.job_us} µs", f"{measured.models_us} µs", f"{measured.broker_us} µs", f"{measured.fold_us} µs",
+        f"{measured.flink_us:.1f} µs", f"{measured.single_us:.1f} µs", f"{measured.writer_us / 2} µs",
         f"{measured.piece_us:.0f} µs", f"{measured.state_bytes:.0f} bytes", f"{measured.identity_bytes:.0f} bytes",
         f"{measured.archive_bytes:.0f} bytes", f"{measured.gateway_per_s:,.0f}", f"{measured.log_bytes:.0f} in the log",
+        f"{measured.compaction_us:.1f} µs",
         f"${prices.pubsub_tib:.0f} per TiB", f"${prices.core_hour} an hour", f"${prices.bigquery_write_gb} per GB",
     ]  # fmt: skip
     assert [value for value in values if value not in PAGE] == []
