@@ -49,27 +49,33 @@ class NumberEncoding(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(name="number_encoding")
         edges = [_edges(one.quantiles) for one in statistics]
         self.sizes = [max(len(one) - 1, 0) + 2 for one in edges]
-        self._count = len(edges)
-        self._column = np.repeat(np.arange(len(edges)), [size - 2 for size in self.sizes])
-        self._lower = _upright([one[:-1] for one in edges])
-        self._upper = _upright([one[1:] for one in edges])
-        self._slope = 1 / (self._upper - self._lower)
+        self._count = count = len(edges)
+        bent = np.repeat(np.arange(count), [size - 2 for size in self.sizes])
+        nullable = np.array([i for i, one in enumerate(statistics) if one.missing > 0], np.int64)
+        lower, upper = _upright([one[:-1] for one in edges]), _upright([one[1:] for one in edges])
+        flags = np.ones((len(nullable), 1), np.float32)
+        inverse_std = _upright([[1 / one.std if one.std > 0 else 0.0] for one in statistics])
+        limit = np.full((count, 1), SCALED_LIMIT, np.float32)
         self._mean = _upright([[one.mean] for one in statistics])
-        self._inverse_std = _upright([[1 / one.std if one.std > 0 else 0.0] for one in statistics])
-        self._nullable = np.array([i for i, one in enumerate(statistics) if one.missing > 0], np.int64)
+        self._bends, self._step_rows = len(bent), np.concatenate([bent, count + nullable])
+        self._step_at = np.concatenate([upper, flags])
+        self._dense_rows = np.concatenate([bent, np.arange(count), count + nullable])
+        self._origin = np.concatenate([lower, self._mean, 0 * flags])
+        self._slope = np.concatenate([1 / (upper - lower), inverse_std, flags])
+        self._least = np.concatenate([0 * lower, -limit, 0 * flags])
+        self._most = np.concatenate([0 * lower + 1, limit, flags])
 
     def call(self, numbers: Any) -> tuple[Any, Any, Any]:
         """See the class. Works on columns that lie as rows: TensorFlow gathers those whole, others value by value."""
         columns = tf.transpose(numbers)
         present = tf.math.is_finite(columns)
         filled = tf.where(present, columns, self._mean)
-        repeated = tf.gather(filled, self._column)
-        above = tf.cast(repeated >= self._upper, tf.float32)
-        along = tf.clip_by_value((repeated - self._lower) * self._slope, 0.0, 1.0)
-        scaled = tf.clip_by_value((filled - self._mean) * self._inverse_std, -SCALED_LIMIT, SCALED_LIMIT)
-        absent = tf.gather(1 - tf.cast(present, tf.float32), self._nullable)
-        passed = tf.cast(tf.math.unsorted_segment_sum(above, self._column, self._count), tf.int64)
-        steps, dense = tf.concat([above, absent], axis=0), tf.concat([along, scaled, absent], axis=0)
+        known = tf.concat([filled, 1 - tf.cast(present, tf.float32)], axis=0)
+        steps = tf.cast(tf.gather(known, self._step_rows) >= self._step_at, tf.float32)
+        dense = (tf.gather(known, self._dense_rows) - self._origin) * self._slope
+        dense = tf.clip_by_value(dense, self._least, self._most)
+        bends = self._step_rows[: self._bends]
+        passed = tf.cast(tf.math.unsorted_segment_sum(steps[: self._bends], bends, self._count), tf.int64)
         return tf.transpose(steps), tf.transpose(dense), tf.transpose(tf.where(present, 1 + passed, 0))
 
 
