@@ -48,8 +48,8 @@ def test_its_clients_count_and_time_what_is_answered(start_process: Callable[...
     )
     target = server.line.split()[-1]
     assert concurrent(target, 0, clients=3, count=20, inputs=1)["count"] >= 20
-    found = concurrent(target, 0.2, clients=3, inputs=1)
-    assert found["per_s"] == found["count"] / 0.2 > 0
+    found = concurrent(target, 1.0, clients=3, inputs=1)
+    assert found["per_s"] == found["count"] / 1.0 > 0
     assert found["p99_ms"] >= found["p50_ms"] > 0
 
 
