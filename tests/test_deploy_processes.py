@@ -109,7 +109,7 @@ def composed(start_process: Start, tmp_path: Path) -> Iterator[Composed]:
 
 def ask(composed: Composed) -> None:
     """One event by the gateway, with its prediction."""
-    url = f"http://{composed.port('gateway', 8600)}/v1/apps/shop/events"
+    url = f"http://{composed.port('gateway', 8600)}/v1/apps/shop/events?wait_s=60"
     assert httpx.post(url, json=SALE, timeout=120).status_code == 401
     answer = httpx.post(url, json=SALE, headers={"Authorization": f"Bearer {composed.token}"}, timeout=120)
     assert (answer.status_code, answer.json()["outputs"]) == (200, {"probability": 1.0})

@@ -38,7 +38,7 @@ class Stack:
         self.environment = {"PUBSUB_EMULATOR_HOST": self.ready["pubsub_emulator_host"]}
 
     def post(self, body: bytes, url: str = "") -> httpx.Response:
-        return httpx.post(url or self.url, content=body, timeout=120, params={"wait_s": 30})
+        return httpx.post(url or self.url, content=body, timeout=120, params={"wait_s": 60})
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +126,17 @@ def test_it_is_called_from_any_language(
 ) -> None:
     if shutil.which(PROGRAMS[language]) is None:
         pytest.skip(f"{PROGRAMS[language]} is not installed")
+    url = f"{before.url}?wait_s=60"
     if language == "curl":
-        command = ["curl", "-s", "-w", "%{stderr}%{http_code}", before.url, "-d", RAW.decode().replace("UA1", "curl-1")]
+        command = ["curl", "-s", "-w", "%{stderr}%{http_code}", url, "-d", RAW.decode().replace("UA1", "curl-1")]
     elif language == "js":
         (tmp_path / "post_event.mjs").write_text(program(language))
-        command = ["node", "post_event.mjs", before.url]
+        command = ["node", "post_event.mjs", url]
     elif language == "java":
         (tmp_path / "PostEvent.java").write_text(program(language))
-        command = ["java", "PostEvent.java", before.url]
+        command = ["java", "PostEvent.java", url]
     else:
-        command = [str(go_program()), before.url]
+        command = [str(go_program()), url]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     status, text = (done.stderr, done.stdout) if language == "curl" else done.stdout.split(" ", 1)
