@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
-from batch.snapshot import snapshot
 from batch.verify import verify
 from streaming.archive import read_commits
 from tests import histories
@@ -110,16 +109,36 @@ def test_a_kill_a_savepoint_and_held_outputs(
     bench.close()
 
 
+def rows_of(out: Path) -> bytes | list[dict[str, Any]]:
+    """What a batch job wrote: a file's bytes, or the rows of a folder's tables."""
+    if out.is_file():
+        return out.read_bytes()
+    tables = [pq.read_table(path, partitioning=None) for path in sorted(out.rglob("*.parquet"))]
+    rows: list[dict[str, Any]] = [row for table in tables for row in table.to_pylist()]
+    assert rows
+    return sorted(rows, key=repr)
+
+
 @pytest.mark.soak
-def test_a_snapshot_made_on_the_cluster_is_that_made_in_process(
-    cluster: FlinkCluster, warm_jobs: Jobs, tmp_path: Path
+@pytest.mark.parametrize(
+    ("command", "source", "more"),
+    [
+        ("traindata", "--history", []),
+        ("backfill", "--source", []),
+        ("snapshot", "--source", ["--at=2023-11-14T22:20:00", "--collect"]),
+    ],
+)
+def test_batch_jobs_on_the_cluster_write_what_they_write_in_process(
+    cluster: FlinkCluster, warm_jobs: Jobs, tmp_path: Path, command: str, source: str, more: list[str]
 ) -> None:
-    folder = histories.write(tmp_path / "history", sales(ROWS), row_group_rows=200)
-    cut, (here, there) = "2023-11-14T22:20:00", (tmp_path / "here.state", tmp_path / "there.state")
-    snapshot(app, folder, here, cut=dt.datetime.fromisoformat(f"{cut}+00:00"))
-    options = ["--app=tests/shop", f"--source={folder}", f"--at={cut}", f"--out={there}", "--collect", "--runner=flink"]
-    options.append(f"--beam=--job_endpoint={cluster.places['job-endpoint']}")
-    options.append(f"--beam=--environment_config={cluster.places['worker-pool']}")
-    job = warm_jobs.start(["snapshot", *options, "--json"])
-    assert job.wait(2 * COME_BACK_S) == 0, job.log.read_text("utf-8")
-    assert here.read_bytes() == there.read_bytes()
+    history = histories.write(tmp_path / "history", sales(ROWS), row_group_rows=200)
+    places = [f"--beam=--job_endpoint={cluster.places['job-endpoint']}"]
+    places += [f"--beam=--environment_config={cluster.places['worker-pool']}"]
+    written = []
+    for name, runner in (("here", []), ("there", ["--runner=flink", *places])):
+        out = tmp_path / f"{name}.out"
+        given = [command, "--app=tests/shop", f"{source}={history}", f"--out={out}", *more, *runner, "--json"]
+        job = warm_jobs.start(given)
+        assert job.wait(2 * COME_BACK_S) == 0, job.log.read_text("utf-8")
+        written.append(rows_of(out))
+    assert written[0] == written[1]
