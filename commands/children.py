@@ -9,7 +9,7 @@ from pathlib import Path
 from commands.options import PROJECT
 from commands.processes import Child, Record
 
-START_S = 120.0
+START_S = 300.0
 DRAIN_S = 120.0
 STOP_S = 20.0
 

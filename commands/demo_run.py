@@ -37,10 +37,10 @@ KILL_EVENTS = 2_000
 KILL_SHARE = 0.25
 """Of those events, published before the kill."""
 
-HELD_S = 30.0
+HELD_S = 120.0
 """What a killed job held comes again when its leases are over, after 10 s."""
 
-QUIET_S = 20.0
+QUIET_S = 60.0
 """How long predictions may stay away before those missing count as lost."""
 
 STAGES = {
@@ -146,6 +146,7 @@ class DemoRun:
             archive = self._folder / "archive"
             wait_until(lambda: ended(archive) >= tally.distinct(), HELD_S, 0.2)
             totals = live.drain()
+            wait_until(lambda: not tally.lost(), QUIET_S)
             wait_until(lambda: time.monotonic() - tally.changed_s > 0.5, 10)
             missing = lost(tally, archive)
             stage.detail = f"{tally.predictions():,} predictions of {tally.to_predict():,}, {missing:,} lost"
@@ -210,8 +211,8 @@ class DemoRun:
                 on_record=lambda record: _note_sent(tally, record),
             )
             self._stack.callback(publisher.stop, 5)
-            subscriber.wait_ready(60)
-            publisher.wait_ready(60)
+            subscriber.wait_ready(START_S)
+            publisher.wait_ready(START_S)
             live.job_ready()
             stage.detail = "broker, model server, streaming job; official publisher and subscriber"
             if self.map is not None:
