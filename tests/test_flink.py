@@ -26,7 +26,7 @@ from tests.test_verify import sales
 Start = Callable[..., Started]
 
 DOCUMENT = REPOSITORY / "docs" / "flink.md"
-COME_BACK_S = 120
+COME_BACK_S = 300
 ROWS = 800
 
 
