@@ -24,7 +24,7 @@ from shared_features.expressions import Expression
 from shared_features.fingerprint import canonical
 from shared_features.kernel import key_column
 from shared_features.keys import Key
-from shared_features.order import in_order
+from shared_features.order import in_order, switch
 from shared_features.slots import IntegerSlots, TextSlots
 
 BYTES_PER_KEY = 100
@@ -43,19 +43,17 @@ class _Memory:
     """What one reaction remembers of one value of its key.
 
     Attributes:
-        on: of a hysteresis.
         value: of ``changes``, as it was last; `_NOTHING` before the first.
         fired_us: event times at which it fired and which a later event can still count.
     """
 
-    on: bool = False
     value: Any = _NOTHING
     fired_us: deque[int] = field(default_factory=deque)
 
     @property
     def is_of_use(self) -> bool:
         """Whether it says more than a new one."""
-        return self.on or self.value is not _NOTHING or bool(self.fired_us)
+        return self.value is not _NOTHING or bool(self.fired_us)
 
 
 class ReactionStage:
@@ -73,6 +71,7 @@ class ReactionStage:
         self.reactions = [one for one in app.reactions if (None if one.by is None else one.by.name) == name]
         self._slots = TextSlots() if key is None or key.dtype == "string" else IntegerSlots()
         self._newest_us = np.empty(0, np.int64)  # by slot: event time of the newest event that took part
+        self._on = {one.name: np.empty(0, np.bool_) for one in self.reactions}  # by slot: where `until` is awaited
         self._memories: dict[str, dict[int, _Memory]] = {one.name: {} for one in self.reactions}  # by slot
 
     @property
@@ -88,7 +87,12 @@ class ReactionStage:
     @property
     def remembered(self) -> dict[str, int]:
         """For how many values of the key each reaction remembers something; none without a key."""
-        return {} if self.key is None else {name: len(memories) for name, memories in self._memories.items()}
+        if self.key is None:
+            return {}
+        return {
+            name: len(memories.keys() | set(np.flatnonzero(self._on[name]).tolist()))
+            for name, memories in self._memories.items()
+        }
 
     def fold(self, evaluator: Evaluator, predicted: np.ndarray) -> dict[str, pa.Array]:
         """Fold a block in row order.
@@ -132,10 +136,11 @@ class ReactionStage:
         """Which rows are not older than the newest one of their key that took part before them; bool [rows]."""
         more = len(self._slots) - len(self._newest_us)
         if more > 0:
-            room = np.full(more + (len(self._slots) >> 2), _NEVER_US, np.int64)
-            self._newest_us = np.concatenate([self._newest_us, room])
-        found = in_order(slots, times, self._newest_us[slots])
-        np.maximum.at(self._newest_us, slots, times)
+            more += len(self._slots) >> 2
+            self._newest_us = np.concatenate([self._newest_us, np.full(more, _NEVER_US, np.int64)])
+            self._on = {name: np.concatenate([on, np.zeros(more, np.bool_)]) for name, on in self._on.items()}
+        found = np.empty(len(slots), np.bool_)
+        in_order(slots, times, self._newest_us, found)
         return found
 
     def _fold_one(
@@ -148,36 +153,39 @@ class ReactionStage:
         ordered: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each of the rows whether the reaction fires, and, with ``until``, whether it is on afterwards."""
-        memories = self._memories[one.name]
-        when = _true(evaluator, one.when)[rows]
-        until = None if one.until is None else _true(evaluator, one.until)[rows]
-        started = np.zeros(len(rows), np.bool_)
-        # Most rows of most reactions change nothing but the newest time: their condition is not true, or it could only
-        # switch off what is off. The others are taken one by one.
-        matters = when
-        if until is not None:
-            started[:] = [slot in memories and memories[slot].on for slot in slots.tolist()]
-            matters = when | (until & (started | np.isin(slots, slots[when])))
-        touched = np.flatnonzero(ordered & matters)
-        changes = None
+        fires, started = ordered & _true(evaluator, one.when)[rows], np.zeros(len(rows), np.bool_)
+        if one.until is not None:
+            ends = ordered & _true(evaluator, one.until)[rows]
+            switch(slots, fires, ends, self._on[one.name], started)
+            if one.announce != "both":
+                fires &= started if one.announce == "start" else ~started
+        if one.changes is not None or one.at_most is not None:
+            self._hold_back(one, evaluator, rows, slots, times, fires)
+        return fires, started
+
+    def _hold_back(
+        self,
+        one: Reaction,
+        evaluator: Evaluator,
+        rows: np.ndarray,
+        slots: np.ndarray,
+        times: np.ndarray,
+        fires: np.ndarray,
+    ) -> None:
+        """Take back what must not fire, in place: the same value again, or more than the rate allows."""
+        memories, told = self._memories[one.name], np.flatnonzero(fires)
+        values = None
         if one.changes is not None:
-            values = evaluator.array(one.changes).take(pa.array(rows[touched])).to_pylist()
-            changes = dict(zip(touched.tolist(), values, strict=True))
-        fires = np.zeros(len(rows), np.bool_)
-        for row in touched.tolist():
+            values = evaluator.array(one.changes).take(pa.array(rows[told])).to_pylist()
+        for place, row in enumerate(told.tolist()):
             slot = int(slots[row])
             memory = memories.pop(slot, None) or _Memory()
-            was_on = memory.on
-            fired = bool(when[row]) if until is None else _switch(memory, one.announce, when[row], until[row])
-            if memory.on != was_on:
-                started[row:][slots[row:] == slot] = memory.on
-            fired = fired and (changes is None or _changed(memory, changes[row]))
+            fired = values is None or _changed(memory, values[place])
             fires[row] = fired and (
                 one.at_most is None or _allowed(memory, int(times[row]), one.at_most, one.every_us or 0)
             )
             if memory.is_of_use:
                 memories[slot] = memory
-        return fires, started
 
     def save(self) -> list[bytes]:
         """What it remembers, as one Arrow IPC stream for each reaction; none without a key.
@@ -188,13 +196,13 @@ class ReactionStage:
         return [] if self.key is None else [self._saved(self.key, one) for one in self.reactions]
 
     def _saved(self, key: Key, one: Reaction) -> bytes:
-        memories, nothing = self._memories[one.name], _Memory()
-        kept = [memories.get(slot, nothing) for slot in range(len(self._slots))]
+        memories, nothing, slots = self._memories[one.name], _Memory(), len(self._slots)
+        kept = [memories.get(slot, nothing) for slot in range(slots)]
         values = [None if memory.value is _NOTHING else memory.value for memory in kept]
         columns = {
             "key": self._slots.keys().cast(ARROW_TYPES[key.dtype]),
-            "newest_us": pa.array(self._newest_us[: len(kept)]),
-            "on": pa.array([memory.on for memory in kept], pa.bool_()),
+            "newest_us": pa.array(self._newest_us[:slots]),
+            "on": pa.array(self._on[one.name][:slots]),
             "value": pa.array(values, pa.null() if one.changes is None else ARROW_TYPES[one.changes.dtype]),
             "fired_us": pa.array([list(memory.fired_us) for memory in kept], pa.list_(pa.int64())),
         }
@@ -228,30 +236,19 @@ class ReactionStage:
 
     def _remember(self, one: Reaction, block: pa.RecordBatch) -> None:
         slots = self._slots.of(block.column("key"))
-        self._in_order(slots, block.column("newest_us").to_numpy())
+        self._in_order(slots, block.column("newest_us").to_numpy().copy())
+        self._on[one.name][slots] = block.column("on").to_numpy(zero_copy_only=False)
+        remembered = (block.column(name).to_pylist() for name in ("value", "fired_us"))
         self._memories[one.name] |= {
-            slot: _Memory(on, _NOTHING if value is None else value, deque(fired_us))
-            for slot, on, value, fired_us in zip(
-                slots.tolist(),
-                *(block.column(name).to_pylist() for name in ("on", "value", "fired_us")),
-                strict=True,
-            )
-            if on or value is not None or fired_us
+            slot: _Memory(_NOTHING if value is None else value, deque(fired_us))
+            for slot, value, fired_us in zip(slots.tolist(), *remembered, strict=True)
+            if value is not None or fired_us
         }
 
 
 def _whose(one: Reaction) -> str:
     """All that decides what is remembered."""
     return canonical([one.name, {**one.definition, "payload": {}}])
-
-
-def _switch(memory: _Memory, announce: str, when: bool, until: bool) -> bool:
-    """Hysteresis: whether this event switches it in a way that is announced."""
-    switches = until if memory.on else when
-    if not switches:
-        return False
-    memory.on = not memory.on
-    return announce == "both" or announce == ("start" if memory.on else "end")
 
 
 def _changed(memory: _Memory, value: Any) -> bool:
