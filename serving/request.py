@@ -29,7 +29,7 @@ _INTEGERS: dict[str, np.dtype[Any]] = {
     "DT_BOOL": np.dtype("?"),
 }
 _NUMERIC_OUTPUTS = {"DT_DOUBLE", "DT_FLOAT", "DT_HALF", "DT_UINT16", "DT_UINT32", "DT_UINT64"} | set(_INTEGERS)
-_FEW_ROWS = 16  # below this a dictionary of the distinct strings costs more than it saves
+_FEW_ROWS = 16  # below this a dictionary of the distinct strings, or a cast, costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +243,10 @@ def _float64(name: str, column: pa.Array) -> Array:
     """Numbers and booleans as float64 with NaN for null."""
     kind = str(column.type)
     if kind == "bool":
+        if column.null_count and len(column) < _FEW_ROWS:
+            return np.array([np.nan if value is None else float(value) for value in column.to_pylist()], np.float64)
         if column.null_count:
-            values = [np.nan if value is None else float(value) for value in column.to_pylist()]
-            return np.array(values, np.float64)
+            column = column.cast("double")
     elif kind == "null":
         return np.full(len(column), np.nan)
     elif not (kind.startswith(("int", "uint", "float", "double", "halffloat"))):

@@ -17,6 +17,7 @@ from shared_features.columns import FEW_ROWS, Evaluator, from_arrow, is_one_of
 from shared_features.reactions import ReactionStage
 
 PREDICTED, RECORDED, FOLDED, FAILED = "predicted", "recorded", "folded", "prediction_failed"
+_OUTCOMES = (PREDICTED, RECORDED, FOLDED, FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +92,19 @@ def with_results(
         stages: see `reactions`; changed in place.
     """
     rows = asked_rows(app, block)
-    outcome = np.full(block.num_rows, FOLDED, object)
-    failure = np.full(block.num_rows, None, object)
-    outcome[rows] = RECORDED if answers is None else PREDICTED
+    outcome = np.full(block.num_rows, _OUTCOMES.index(FOLDED))
+    outcome[rows] = _OUTCOMES.index(RECORDED if answers is None else PREDICTED)
+    failures: dict[int, str] = {}
     for name, answer in (answers or {}).items():
         for index, reason in answer.refused.items():
-            outcome[rows[index]] = FAILED
-            failure[rows[index]] = failure[rows[index]] or (reason if len(app.models) == 1 else f"{name}: {reason}")
-    columns = {"outcome": pa.array(outcome, pa.string()), "failure": pa.array(failure, pa.string())}
+            failures.setdefault(int(rows[index]), reason if len(app.models) == 1 else f"{name}: {reason}")
+    outcome[list(failures)] = _OUTCOMES.index(FAILED)
+    columns = {"outcome": pa.array(_OUTCOMES).take(pa.array(outcome)), "failure": pa.nulls(block.num_rows, pa.string())}
+    if failures:
+        columns["failure"] = pa.array([failures.get(row) for row in range(block.num_rows)], pa.string())
     if answers is None:
         return append_columns(block, columns)
-    failed = outcome != PREDICTED
+    failed = outcome != _OUTCOMES.index(PREDICTED)
     for model in app.models:
         answer = answers[model.name]
         version = np.zeros(block.num_rows, np.int64)
