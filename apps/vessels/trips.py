@@ -97,10 +97,12 @@ class Trips:
 
     def _in_order(self, block: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Which rows are not older than their vessel's newest one before them."""
-        vessels = block.column("position.vessel").to_numpy()
+        vessels, slots = np.unique(block.column("position.vessel").to_numpy(), return_inverse=True)
         known = [self._vessels.get(vessel) for vessel in vessels.tolist()]
         newest = np.array([-(2**62) if one is None else one.newest_us for one in known], np.int64)
-        return in_order(vessels, _times(block), newest)
+        found = np.empty(len(slots), np.bool_)
+        in_order(slots, _times(block), newest, found)
+        return found
 
     def _sail(
         self, number: int, times: Integers, ports: Integers, fishing: npt.NDArray[np.bool_], alerts: Integers
