@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Events of a window in a table, unless --events says otherwise."""
+SERVER_WAIT_S = 10.0
 
 
 @click.command()
@@ -138,12 +140,33 @@ def _of_server(stack: ExitStack, target: str) -> Ask:
         from serving.in_process import input_tensors
 
         client = stack.enter_context(ModelClient(target, model.name))
+        _require_answer(client)
         answer = client.predict(block).result()
         outputs = {name: float(values[0]) for name, values in answer.outputs.items()}
         tensors = input_tensors(model.name, client.metadata(), block)
         return Asked(answer.model_version, outputs, tensors, lambda rows: _answered(client, rows))
 
     return ask
+
+
+def _require_answer(client: ModelClient) -> None:
+    """A job waits for its model server for ever; whoever asks about one prediction does not."""
+    from serving.model_error import ModelError
+    from shared_features.errors import ConfigurationError
+
+    patience = threading.Timer(SERVER_WAIT_S, client.close)
+    patience.start()
+    try:
+        client.metadata()
+    except ModelError as error:
+        if not patience.finished.is_set():
+            raise
+        raise ConfigurationError(
+            f"model server {client.target} has not answered for {SERVER_WAIT_S:.0f} s: start it, or leave out "
+            "--model-server and give --models"
+        ) from error
+    finally:
+        patience.cancel()
 
 
 def _answered(client: ModelClient, rows: pa.RecordBatch) -> Mapping[str, np.ndarray]:
@@ -179,7 +202,12 @@ def _tell(told: Mapping[str, Any]) -> None:
         _tell_prediction(prediction)
     if told["reactions"]:
         click.echo(f"\nreactions that fired: {', '.join(told['reactions'])}")
-    click.echo("\nall of it came out again" if told["same"] else "\nSomething did not come out again: see above")
+    if not told["same"]:
+        click.echo("\nSomething did not come out again: see above")
+    elif all(prediction["same"] for prediction in told["predictions"]):
+        click.echo("\nall of it came out again")
+    else:
+        click.echo("\nall features came out again; a prediction was not computed again: see above")
 
 
 def _renamed(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,20 @@ class _Output(ctypes.Structure):
     _fields_ = (("operation", _Pointer), ("index", ctypes.c_int))
 
 
+@contextmanager
+def _without_start_up_lines() -> Iterator[None]:
+    """Standard error goes nowhere meanwhile: TensorFlow 2.21 says some lines before it looks at any level."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class _Library:
     """The functions that are used, with their types. Short ones keep the interpreter lock: giving it up costs more."""
 
@@ -67,8 +82,9 @@ class _Library:
         full = str(folder / f"libtensorflow_cc{suffix}")
         # TensorFlow's own start-up lines are noise to whoever serves; its errors come back as statuses.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        ctypes.CDLL(framework)
-        slow, quick = ctypes.CDLL(full), ctypes.PyDLL(full)
+        with _without_start_up_lines():
+            ctypes.CDLL(framework)
+            slow, quick = ctypes.CDLL(full), ctypes.PyDLL(full)
 
         def function(library: Any, name: str, result: Any, *arguments: Any) -> Any:
             found = getattr(library, name)

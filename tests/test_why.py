@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -19,6 +21,8 @@ from batch.archive_rows import Wanted, find_rows
 from batch.why import find_prediction, gather_evidence
 from batch.why_report import explain
 from cli import main
+from commands.why import _require_answer
+from serving.client import ModelClient
 from shared_features import App, Rule, count, decayed_sum, first, last, mean
 from shared_features.errors import ConfigurationError, FingerprintError, HistoryError
 from shared_features.kernel import step
@@ -28,6 +32,7 @@ from streaming.archive import Archive, compact_archive, read_commits
 from streaming.deduplication import Deduplicator
 from streaming.snapshots import NAME, write_snapshot
 from tests import repository
+from tests.processes import free_port
 from tests.serving_steps import serve, to_messages
 from tests.shop import app as shop_app
 from tests.shop.app import app as shop
@@ -221,6 +226,23 @@ def test_what_cannot_be_found_is_told_in_a_sentence(tmp_path: Path, prediction_i
         find_prediction(shop, tmp_path, prediction_id)
     with pytest.raises(ConfigurationError, match="of event 'e1' published on 2023-11-14 is not in archive"):
         find_prediction(shop, tmp_path, "f" * 32, event_id="e1", day=date(2023, 11, 14))
+
+
+def test_a_model_server_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.why.SERVER_WAIT_S", 0.1)
+    with (
+        ModelClient(f"127.0.0.1:{free_port()}", "m") as client,
+        pytest.raises(ConfigurationError, match="has not answered for 0 s: start it, or leave out --model-server"),
+    ):
+        _require_answer(client)
+
+
+@pytest.mark.tensorflow
+def test_a_model_is_loaded_without_tensorflows_lines() -> None:
+    """Two of them come before TensorFlow looks at the level of its log."""
+    loads = "import os; from serving.tensorflow_c import _Library; _Library(); os.write(2, b'ours')"
+    done = subprocess.run([sys.executable, "-c", loads], cwd=repository.ROOT, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"ours")
 
 
 def test_other_archives_and_damaged_ones_are_refused(tmp_path: Path) -> None:
