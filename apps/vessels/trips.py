@@ -101,7 +101,7 @@ class Trips:
         known = [self._vessels.get(vessel) for vessel in vessels.tolist()]
         newest = np.array([-(2**62) if one is None else one.newest_us for one in known], np.int64)
         found = np.empty(len(slots), np.bool_)
-        in_order(slots, _times(block), newest, found)
+        in_order(slots, _times(block).copy(), newest, found)  # Arrow's memory is read-only
         return found
 
     def _sail(
