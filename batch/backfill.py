@@ -124,8 +124,10 @@ def backfill(
 
     Raises:
         HistoryError: as `open_history`; or the range has events that came so late that more history is needed.
-        ConfigurationError: ``out`` cannot be written, or another backfill writes there.
+        ConfigurationError: the range is empty, ``out`` cannot be written, or another backfill writes there.
     """
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError(f"a range from {since} to {until} holds nothing: wanted --from before --to")
     started = time.monotonic()
     watch = progress or _silent
     plan = make_plan(app)

@@ -295,6 +295,9 @@ def _times(folder: Path, paths: dict[Path, int]) -> dict[Path, int]:
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path: Path) -> None:
+    day = dt.datetime(2024, 1, 2, tzinfo=dt.UTC)
+    with pytest.raises(ConfigurationError, match="holds nothing: wanted --from before --to"):
+        backfill(app, tmp_path, tmp_path / "out", since=day, until=day)
     folder = histories.write(tmp_path / "history", block_of(SPREAD))
     with pytest.raises(ConfigurationError, match="the number of shards is 0, wanted 1 or more"):
         backfill(app, folder, tmp_path / "a", shards=0)
