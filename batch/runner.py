@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
@@ -16,9 +16,11 @@ from weakref import WeakValueDictionary
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineResult
 
 from shared_features import errors
 from shared_features.app import App
+from streaming.flink_rest import connect
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and the step at work."""
@@ -37,9 +39,13 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
 
     Raises:
         SameriverError: as raised in a step, whatever process it ran in.
-        ConfigurationError: the options choose a way of running that damages elements, or a disk is full.
+        ConfigurationError: the options choose a way of running that damages elements, a disk is full, or a job
+            server is not there.
     """
     _refuse_flushing_by_time(options)
+    servers = [option.partition("=")[2] for option in options if option.startswith("--job_endpoint=")]
+    if servers:
+        connect(servers[-1])  # of options that are given again Beam takes the last; it would wait for minutes
     # Options are given in full: Beam would otherwise read this process's own command line.
     settings = PipelineOptions(list(options))
     named = any(option.partition("=")[0] == "--runner" for option in options)
@@ -50,11 +56,21 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
         with _workers_find_our_packages():
             result = pipeline.run()
             if result is not None:
-                result.wait_until_finish()
+                _wait(result)
     except Exception as error:
         raise _expected(error) from error
     finally:
         _here.remove(here)
+
+
+def _wait(result: PipelineResult) -> None:
+    """Until the job has ended; one that this process may no longer wait for is ended where it runs."""
+    try:
+        result.wait_until_finish()
+    except BaseException:
+        with suppress(Exception):  # it may have ended by itself
+            result.cancel()
+        raise
 
 
 _here: list[bool] = []

@@ -27,8 +27,16 @@ from streaming.cluster_worker import DRAIN_FILE, ClusterJob
 from streaming.delivery import Totals
 from streaming.flink_known import KnownJob
 from streaming.flink_monitoring import FlinkMonitoring
-from streaming.flink_rest import FlinkRest, UnknownJobError, UnreachableError, local_path, reach
-from streaming.flink_settings import CONNECT_S, FlinkSettings, check, connect, flink_options
+from streaming.flink_rest import (
+    CONNECT_S,
+    FlinkRest,
+    UnknownJobError,
+    UnreachableError,
+    connect,
+    local_path,
+    reach,
+)
+from streaming.flink_settings import FlinkSettings, check, flink_options
 from streaming.job import JobSettings, connect_models, create_topics
 from streaming.job_description import describe_job
 from streaming.monitoring_access import write_address

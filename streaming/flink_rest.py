@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from shared_features.errors import ConfigurationError, SameriverError
 
 CALL_S = 30.0
+CONNECT_S = 5.0
 SAVEPOINT_S = 300.0
 POLL_S = 0.2
 
@@ -131,6 +133,18 @@ def reach(address: str) -> FlinkRest:
     except UnreachableError as error:
         raise ConfigurationError(f"{error}: start a cluster as docs/flink.md says, or give --flink-rest") from None
     return rest
+
+
+def connect(job_endpoint: str) -> None:
+    """Raise ConfigurationError unless something listens at the job server's ``host:port``."""
+    host, _, port = job_endpoint.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, ValueError):
+        raise ConfigurationError(
+            f"job server {job_endpoint!r} does not answer: wanted host:port of a Beam job server for Flink; start one "
+            "as docs/flink.md says"
+        ) from None
 
 
 def local_path(uri: str) -> str:

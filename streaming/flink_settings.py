@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ from shared_features.errors import ConfigurationError
 from streaming.job import JobSettings
 from streaming.key_groups import KEY_GROUPS, MAX_SHARDS
 
-CONNECT_S = 5.0
 SERVER_TIMEOUT_S = 60
 BUNDLE_MS = 100
 """A bundle costs milliseconds in each step: with 30 ms, 255 events a second on 2 cores waited 2.7 times as long."""
@@ -86,18 +84,6 @@ def flink_options(name: str, flink: FlinkSettings, start_from: str | None) -> Pi
     if start_from is not None:
         options += [f"--savepoint_path={start_from}", "--allow_non_restored_state"]
     return _FlinkOptions(options)
-
-
-def connect(job_endpoint: str) -> None:
-    """Raise ConfigurationError unless something listens at the job server's ``host:port``."""
-    host, _, port = job_endpoint.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_S).close()
-    except (OSError, ValueError):
-        raise ConfigurationError(
-            f"job server {job_endpoint!r} does not answer: wanted host:port of a Beam job server for Flink; start one "
-            "as docs/flink.md says"
-        ) from None
 
 
 def check(settings: JobSettings, flink: FlinkSettings) -> None:

@@ -27,6 +27,11 @@ def test_a_way_of_running_that_damages_elements_is_refused(option: str) -> None:
         runner.run(print, [option])
 
 
+def test_a_job_server_that_is_not_there_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"job server '127\.0\.0\.1:9' does not answer: wanted host:port"):
+        runner.run(print, ["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--job_endpoint=127.0.0.1:9"])
+
+
 class Look(beam.DoFn):
     """Gives on whether the app that it was made with is there, not a copy."""
 
