@@ -3,7 +3,8 @@
 Calls to the model outlive the bundle that started them. The queue restores the fold order: a row is durable only
 with or after every row folded before it (contract C6). One thread commits; it takes along everything at the head
 of the queue whose predictions have come, so that a burst shares one sync to disk. Another thread publishes what is
-durable, while the next commit is on its way to the disk.
+durable, while the next commit is on its way to the disk. A third sends large blocks to the models while the job folds
+the next.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ import pyarrow as pa
 
 from shared_features.app import App, Rule
 from shared_features.blocks import concat_blocks
+from shared_features.columns import FEW_ROWS
 from shared_features.reactions import ReactionStage, reaction_stages
 from streaming import results
 from streaming.archive import Archive
@@ -60,13 +62,17 @@ class Totals:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A folded work, and the answers that its models owe: of those that a server holds, if rows are predicted on."""
+    """A folded work, and the answers that its models owe once they are asked: of those that a server holds."""
 
     work: Work
-    answers: dict[str, Future[results.Answer]]
+    asked: Future[dict[str, Future[results.Answer]]]
+
+    @property
+    def answers(self) -> dict[str, Future[results.Answer]]:
+        return self.asked.result()
 
     def is_ready(self) -> bool:
-        return all(answer.done() for answer in self.answers.values())
+        return self.asked.done() and all(answer.done() for answer in self.answers.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,7 @@ class Delivery:
             threading.Thread(target=self._run, args=(part,), name=name, daemon=True)
             for name, part in (("archive", self._archive_all), ("publish", self._publish_all))
         ]
+        self._asking = ThreadPoolExecutor(1, "ask")
         for thread in self._threads:
             thread.start()
 
@@ -155,11 +162,15 @@ class Delivery:
 
     def submit(self, work: Work) -> None:
         """Take one folded work; returns when the queue has room. Raises what made the committing thread fail."""
-        answers = self._ask(work, work.block) if work.block is not None and work.block.num_rows else {}
+        asked: Future[dict[str, Future[results.Answer]]] = Future()
+        if work.block is None or work.block.num_rows <= FEW_ROWS:  # at once: the way to another thread is longer
+            asked.set_result({} if work.block is None or not work.block.num_rows else self._ask(work, work.block))
+        else:
+            asked = self._asking.submit(self._ask, work, work.block)
         with self._changed:
             self._changed.wait_for(lambda: self._has_room() or self._failure is not None)
             self._raise_failure()
-            self._queue.append(_Waiting(work, answers))
+            self._queue.append(_Waiting(work, asked))
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
@@ -178,6 +189,7 @@ class Delivery:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._asking.shutdown(wait=False, cancel_futures=True)  # it may wait for a model that is away
         self._raise_failure()
 
     def _raise_failure(self) -> None:
