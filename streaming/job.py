@@ -242,6 +242,8 @@ class StreamingJob:
         try:
             self._delivery.close()
         finally:
+            if self._job.saver is not None:
+                self._job.saver.close()
             self._job.subscriber.close()
             self._publisher.close()
             for routed in self._routed.values():

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ FOLDER = "state"
 _FORMAT = 4
 _HEADER, _STATE, _REACTION, _IDENTITIES = b"H", b"S", b"R", b"D"
 _FRAME_BYTES = 1 << 22
+_NOT_SAVED = "state was not saved (%s): a restart folds more of the archive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +81,21 @@ class StateSaver:
         self._deduplicator, self._states = deduplicator, states
         self._stages = recovered.stages
         self._last, self._saved_rows = recovered.last, -recovered.rows
+        self._keeping: threading.Thread | None = None
 
     def between_works(self, *, at_end: bool = False) -> None:
         """Save if it is time to: wait until what was folded is published, then write, some millions of events a second.
 
         The more there is to write, the seldomer: once for an eighth as many rows as events and identities are
-        remembered. Where it cannot be written, the job goes on.
+        remembered. The job goes on while the file is forced to disk, and where it cannot be written.
 
         Args:
             at_end: nothing will be pulled any more.
         """
+        if at_end:
+            self.close()
+        if self._keeping is not None and self._keeping.is_alive():
+            return
         waiting = self._archive.rows - self._saved_rows
         if waiting < SAVE_ROWS:
             return
@@ -99,12 +106,27 @@ class StateSaver:
             return
         self._saved_rows = self._archive.rows
         commit, counts = self._archive.last if self._archive.last[0] >= 0 else self._last
+        folder = self._archive.folder / FOLDER
         try:
-            save_state(
-                self._archive.folder / FOLDER, self._plan, states, self._stages, self._deduplicator, commit, counts
-            )
+            file = _written(folder, self._plan, states, self._stages, self._deduplicator, commit, counts)
         except OSError as error:
-            log.warning("state was not saved (%s): a restart folds more of the archive", error)
+            log.warning(_NOT_SAVED, error)
+            return
+        self._keeping = threading.Thread(target=self._keep, args=(file, commit), name="keep state", daemon=True)
+        self._keeping.start()
+        if at_end:
+            self.close()
+
+    def _keep(self, file: IO[bytes], commit: int) -> None:
+        try:
+            _keep(file, commit)
+        except OSError as error:
+            log.warning(_NOT_SAVED, error)
+
+    def close(self) -> None:
+        """Wait until what was written is on disk."""
+        if self._keeping is not None:
+            self._keeping.join()
 
 
 def is_worth_it(waiting: int, states: Sequence[StageState], identities: int = 0) -> bool:
@@ -130,6 +152,20 @@ def save_state(
         commit, counts: the last commit; its counts tell archives of the same app apart.
         notes: JSON-able, for `load_state` to give back.
     """
+    _keep(_written(folder, plan, states, stages, deduplicator, commit, counts, notes), commit)
+
+
+def _written(
+    folder: Path,
+    plan: Plan,
+    states: Sequence[StageState],
+    stages: Sequence[ReactionStage],
+    deduplicator: Deduplicator,
+    commit: int,
+    counts: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
+) -> IO[bytes]:
+    """All of it in an open file, which the disk may not have yet, and no restart sees."""
     began_s = time.monotonic()
     header = {
         "format": _FORMAT,
@@ -141,8 +177,8 @@ def save_state(
         "notes": notes or {},
     }
     folder.mkdir(exist_ok=True)
-    temporary, target = folder / "new", folder / f"{commit:016d}.state"
-    with temporary.open("wb") as file:
+    file = (folder / "new").open("wb")
+    try:
         write_frame(file, _HEADER, json.dumps(header).encode("utf-8"))
         for state in states:
             with _PartWriter(file, _STATE) as part:
@@ -153,13 +189,25 @@ def save_state(
         with _PartWriter(file, _IDENTITIES) as part:
             deduplicator.save(part)
         file.flush()
+    except BaseException:
+        file.close()
+        raise
+    log.info("wrote state as of commit %d in %.2f s", commit, time.monotonic() - began_s)
+    return file
+
+
+def _keep(file: IO[bytes], commit: int) -> None:
+    """Make it durable and the newest, and drop the one before it."""
+    temporary = Path(file.name)
+    folder = temporary.parent
+    target = folder / f"{commit:016d}.state"
+    with file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
     sync_folder(folder)
     for older in folder.glob("*.state"):
         if older != target:
             older.unlink()
-    log.info("saved state as of commit %d in %.2f s", commit, time.monotonic() - began_s)
 
 
 def load_state(archive: Path, plan: Plan, deduplicator: Deduplicator, folder: str = FOLDER) -> SavedState | None:

@@ -62,7 +62,9 @@ def save(folder: Path) -> None:
     recovered, deduplicator, _ = come_back(folder)
     opened = Archive(folder, IDENTITY)
     delivery: Any = Idle()
-    StateSaver(PLAN, opened, delivery, deduplicator, lambda: recovered.states, recovered).between_works()
+    saver = StateSaver(PLAN, opened, delivery, deduplicator, lambda: recovered.states, recovered)
+    saver.between_works()
+    saver.close()
     opened.close()
 
 
@@ -173,6 +175,7 @@ def test_it_is_saved_no_oftener_than_it_is_worth(tmp_path: Path, monkeypatch: py
     saver = StateSaver(PLAN, opened, delivery, deduplicator, lambda: recovered.states, recovered)
 
     def saved() -> list[int]:
+        saver.close()
         return sorted(int(path.stem) for path in tmp_path.glob("state/*.state"))
 
     saver.between_works()
