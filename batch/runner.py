@@ -20,7 +20,6 @@ from apache_beam.runners.runner import PipelineResult
 
 from shared_features import errors
 from shared_features.app import App
-from streaming.flink_rest import connect
 
 Progress: TypeAlias = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and the step at work."""
@@ -39,13 +38,9 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
 
     Raises:
         SameriverError: as raised in a step, whatever process it ran in.
-        ConfigurationError: the options choose a way of running that damages elements, a disk is full, or a job
-            server is not there.
+        ConfigurationError: the options choose a way of running that damages elements, or a disk is full.
     """
     _refuse_flushing_by_time(options)
-    servers = [option.partition("=")[2] for option in options if option.startswith("--job_endpoint=")]
-    if servers:
-        connect(servers[-1])  # of options that are given again Beam takes the last; it would wait for minutes
     # Options are given in full: Beam would otherwise read this process's own command line.
     settings = PipelineOptions(list(options))
     named = any(option.partition("=")[0] == "--runner" for option in options)

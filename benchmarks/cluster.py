@@ -1,7 +1,7 @@
 """`sameriver bench cluster`: the way of an event through a Flink cluster on this machine, and what a kill costs.
 
 A job manager, two task managers, two Python workers, broker, model server and load share the cores. The positions and
-the small model are those of `benchmarks.stream`; checkpoints are taken every 5 s, and results go out at once.
+the small model are those of `benchmarks.stream`; checkpoints are taken every 5 s, results go out at once unless said.
 """
 
 from __future__ import annotations
@@ -48,12 +48,15 @@ TARGETS: dict[str, tuple[str, float]] = {
 Progress = Callable[[float, str], None]
 
 
-def run(*, events: int = 300_000, rule: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+def run(
+    *, events: int = 300_000, rule: bool = False, outputs: str = "at-once", progress: Progress | None = None
+) -> dict[str, Any]:
     """Measure everything.
 
     Args:
         events: positions sent in blocks of 1,000.
         rule: predict by a rule in place of a small model on a server.
+        outputs: of the job: ``at-once``, or ``checkpoint``, for which the figures aimed at are not meant.
         progress: called with the share done and the step at work.
     """
     tell = progress or (lambda _done, _step: None)
@@ -64,10 +67,11 @@ def run(*, events: int = 300_000, rule: bool = False, progress: Progress | None 
         rows.slice(end - count, count) for end, count in zip(np.cumsum(counts), counts, strict=True)
     )
     tell(0.1, "cluster")
-    with tempfile.TemporaryDirectory() as folder, ClusterBench(Path(folder), rule=rule) as bench:
+    with tempfile.TemporaryDirectory() as folder, ClusterBench(Path(folder), rule, outputs) as bench:
         bench.throughput("", _block_messages(first), first.num_rows)  # the first block compiles and connects
         tell(0.2, "blocks")
-        result: dict[str, Any] = {"events": events, "model_server": not rule, "checkpoint_ms": CHECKPOINT_MS}
+        result: dict[str, Any] = {"events": events, "model_server": not rule, "outputs": outputs}
+        result["checkpoint_ms"] = CHECKPOINT_MS
         result |= bench.throughput("", _block_messages(blocks), events)
         tell(0.5, "calm")
         result |= bench.growth()  # what is not archived yet of the blocks would keep the next events waiting
@@ -85,7 +89,8 @@ def run(*, events: int = 300_000, rule: bool = False, progress: Progress | None 
 class ClusterBench(Bench):
     """The same broker, model server and receiver, with the job on a cluster."""
 
-    def __init__(self, folder: Path, *, rule: bool = False) -> None:
+    def __init__(self, folder: Path, rule: bool, outputs: str) -> None:
+        self._outputs = outputs
         command = ["-m", "deploy.flink.cluster", "--any-ports", "--folder", os.fspath(folder / "flink")]
         self._cluster = Process(command, '"ready"')
         self._where: dict[str, Any] = json.loads(self._cluster.line)
@@ -101,7 +106,7 @@ class ClusterBench(Bench):
 
     def job_options(self) -> list[str]:
         places = {name.replace("_", "-"): self._where[name] for name in ("job_endpoint", "flink_rest", "worker_pool")}
-        chosen = ["--runner", "flink", "--checkpoint-ms", f"{CHECKPOINT_MS}"]
+        chosen = ["--runner", "flink", "--checkpoint-ms", f"{CHECKPOINT_MS}", "--outputs", self._outputs]
         return [*chosen, *(f"--{name}={value}" for name, value in places.items())]
 
     def throughput(self, name: str, messages: Sequence[OutgoingMessage], events: int) -> dict[str, Any]:

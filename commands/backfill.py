@@ -88,7 +88,7 @@ def backfill(
             work=work,
             shards=shards,
             span=span,
-            runner_options=[*options.runner_options(runner), *beam_options],
+            runner_options=options.runner_options(runner, beam_options),
             progress=tell,
         )
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -212,6 +212,17 @@ def batch_runner_options(command: Command) -> Command:
     )(command)
 
 
-def runner_options(runner: str) -> list[str]:
-    """Beam's options for a runner by its short name; none for the one in this process."""
-    return {"flink": list(_ON_FLINK), "dataflow": ["--runner=DataflowRunner"]}.get(runner, [])
+def runner_options(runner: str, further: Sequence[str]) -> list[str]:
+    """Beam's options for a runner by its short name, and those that the user adds; none for the one in this process.
+
+    Raises:
+        ConfigurationError: they name a job server that does not answer; Beam itself would wait for minutes.
+    """
+    chosen = {"flink": list(_ON_FLINK), "dataflow": ["--runner=DataflowRunner"]}.get(runner, [])
+    chosen += further
+    servers = [option.partition("=")[2] for option in chosen if option.startswith("--job_endpoint=")]
+    if servers:
+        from streaming.flink_rest import connect
+
+        connect(servers[-1])
+    return chosen

@@ -126,7 +126,7 @@ def snapshot(
             horizon_s=horizon_s,
             asking=asked,
             shards=shards,
-            runner_options=[*options.runner_options(runner), *beam_options],
+            runner_options=options.runner_options(runner, beam_options),
             progress=tell,
         )
     _tell(summary, as_json=as_json)

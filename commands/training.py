@@ -94,7 +94,7 @@ def traindata(
         target = out or str(options.training_folder(app))
         source, elsewhere = history or str(options.history_folder(app)), target.startswith(("gs://", "bq://"))
         settings: dict[str, Any] = {"splits": splits, "shards": shards, "span": span}
-        settings["runner_options"] = [*options.runner_options(runner), *beam_options]
+        settings["runner_options"] = options.runner_options(runner, beam_options)
         more: dict[str, Any] = {"file_format": file_format, "rows_per_file": rows_per_file, "lateness": delays}
         if elsewhere:
             more["work"] = work or options.VAR / "training-work" / app.name

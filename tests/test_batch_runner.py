@@ -12,6 +12,7 @@ import pytest
 
 from batch import runner
 from batch.traindata import features_of_history
+from commands.options import runner_options
 from shared_features import App
 from shared_features.errors import ConfigurationError, HistoryError
 from tests import histories
@@ -29,7 +30,7 @@ def test_a_way_of_running_that_damages_elements_is_refused(option: str) -> None:
 
 def test_a_job_server_that_is_not_there_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError, match=r"job server '127\.0\.0\.1:9' does not answer: wanted host:port"):
-        runner.run(print, ["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--job_endpoint=127.0.0.1:9"])
+        runner_options("flink", ["--job_endpoint=127.0.0.1:9"])
 
 
 class Look(beam.DoFn):
