@@ -29,6 +29,7 @@ def write_report(path: Path, report: Mapping[str, Any], labels: Array, judged: S
     period = f"{report['rows']:,} test rows, {report['from'][:10]} to {report['to'][:10]}"
     parts = [
         f"<h1>{text(title)}</h1>",
+        *(f"<p>{text(part)}</p>" for part in report["card"]["purpose"].split("\n\n") if part),
         f"<p>{text(period)}; {report['positives']:.1%} of them positive.</p>",
         _models(report),
         _gate(report),
@@ -144,9 +145,8 @@ def _card(card: Mapping[str, Any]) -> str:
         *([name, str(value)] for name, value in sorted(card["options"].items())),
     ]
     limits = "".join(f"<li>{text(one)}</li>" for one in card["limits"])
-    purpose = f"<p>{text(card['purpose'])}</p>" if card["purpose"] else ""
     return (
-        f"<h2>Model card</h2>{purpose}<h3>Limits</h3><ul>{limits}</ul><h3>Data</h3>"
+        f"<h2>Model card</h2><h3>Limits</h3><ul>{limits}</ul><h3>Data</h3>"
         f"{table(['split', 'rows', 'from', 'to'], data)}<h3>Made of</h3>{table(['', ''], made)}"
     )
 
