@@ -87,7 +87,8 @@ def _show(found: dict[str, object]) -> None:
     output.print_table(headings, lines[:SHOWN])
     best = found["best"]
     assert isinstance(best, dict)
-    click.echo(f"best options, for the app file: {json.dumps(best['options'])}")
+    said = f"best options, for the app file: {json.dumps(best['options'])}"
+    click.echo(said if best["number"] else "nothing was better than the app's own options")
     assert isinstance(found["files"], list)
     for path in found["files"]:
         click.echo(path)

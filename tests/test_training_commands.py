@@ -22,9 +22,11 @@ from click.testing import CliRunner
 import cli
 from batch.history_check import accept_history, check_history, count_history
 from batch.rows import row_schema
+from commands.retrain import Retraining
 from shared_features import App, EventType, Gate, load_app
 from shared_features.errors import HistoryError
-from tests import repository, training_rows
+from tests import histories, repository, training_rows
+from tests.histories import event
 from training.export import write_summary
 from training.recipe import find_recipe, recipe, rows_digest
 from training.rows import open_rows
@@ -100,6 +102,65 @@ def here(module: str, arguments: Sequence[str], tell: Any) -> dict[str, Any]:
     assert code == 0, result
     found: dict[str, Any] = result
     return found
+
+
+RETRAINED = """
+from shared_features import App, EventType, Gate, Key, Label, Model, count
+
+sale = EventType("sale", "SCHEMAS/sale.avsc", time="sold_at")
+visit = EventType("visit", "SCHEMAS/visit.avsc", time="entered_at")
+by_shop = Key("shop", sale.shop, visit.shop)
+app = App(
+    name="shop",
+    event_types=[sale, visit],
+    predict_on=sale,
+    features={"amount": sale.amount, "sales": count(sale.amount, by=by_shop, over="9s")},
+    label=Label(visit.length >= 3, join=("shop", "shop"), within="4s"),
+    models=[Model("boosted_trees", iterations=9, min_leaf_rows=5)],
+    gates=[Gate("auc", at_least=0.7)],
+)
+"""
+
+
+@pytest.mark.tensorflow
+def test_a_retraining_ends_with_what_the_gates_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a history on, by the real steps: made, found again, on trial, rolled back, refused; in this process."""
+    random = np.random.default_rng(4)
+    amounts = random.integers(0, 9, 600)
+    lengths = np.where(random.random(600) < 0.8, amounts, random.integers(0, 9, 600))
+    sales = [event("sale", 5 * at, shop="a", amount=float(one)) for at, one in enumerate(amounts)]
+    visits = [event("visit", 5 * at + 2, shop="a", length=float(one)) for at, one in enumerate(lengths)]
+    histories.write(tmp_path / "history", histories.block_of([*sales, *visits]), files=2)
+    file = tmp_path / "app.py"
+    file.write_text(RETRAINED.replace("SCHEMAS", str(repository.ROOT / "tests" / "shop" / "schemas")))
+    monkeypatch.chdir(tmp_path)
+    for module in ("training", "evaluate"):
+        monkeypatch.setattr(f"commands.{module}.run_job", here)
+    monkeypatch.setattr(Retraining, "_run", lambda _, __, arguments: said(*arguments)[1])
+
+    def said(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+        with redirect_stdout(io.StringIO()) as lines:
+            code = cli.main([command, *arguments, "--json"], standalone_mode=False)
+        return code or 0, json.loads(lines.getvalue().splitlines()[-1])
+
+    def retrained(*arguments: str) -> tuple[int, dict[str, str], int | None]:
+        code, told = said("retrain", "--app", str(file), "--history", "history", *arguments)
+        return code, {step["step"]: step["outcome"] for step in told["steps"]}, told["champion"]
+
+    made = dict.fromkeys(("data", "traindata", "train", "evaluate", "gate", "promote"), "done")
+    assert retrained() == (0, {**made, "champion": "found"}, 1)
+    found = dict.fromkeys(("data", "traindata", "champion", "train", "promote"), "found")
+    assert retrained() == (0, found, 1)
+    again = {**found, **dict.fromkeys(("train", "evaluate", "gate", "promote"), "done")}
+    assert retrained("--seed", "2", "--stage", "canary") == (0, again, 1)
+    assert said("rollback", "--app", str(file))[1]["promotion"]["champion"] == 1
+    refused = {**found, "evaluate": "found", "gate": "done", "promote": "refused"}
+    assert retrained("--seed", "2", "--stage", "canary") == (1, refused, 1)
+    (tmp_path / "var" / "reports" / "shop" / "boosted_trees" / "2" / "retrain.json").write_text("{")
+    assert retrained("--seed", "2")[1]["evaluate"] == "done"  # what is damaged is done again
+    file.write_text(file.read_text().replace("0.7", "0.9999"))
+    code, steps, champion = retrained("--seed", "3")
+    assert (code, steps["gate"], "promote" in steps, champion) == (1, "refused", False, 1)
 
 
 def flight_rows(schema: pa.Schema, count: int, seed: int) -> pa.Table:

@@ -31,6 +31,7 @@ class EventLog:
         from tensorflow.core.framework import summary_pb2
 
         if self._writer is None:
+            self._folder.mkdir(parents=True, exist_ok=True)  # an OSError says what is wrong, TensorFlow's error less
             self._writer = tf.summary.create_file_writer(str(self._folder))
         plugin = summary_pb2.SummaryMetadata.PluginData(plugin_name="scalars")
         scalar = summary_pb2.SummaryMetadata(plugin_data=plugin, data_class=summary_pb2.DATA_CLASS_SCALAR)
