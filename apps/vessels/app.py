@@ -89,7 +89,7 @@ app = App(
         rated.fishing, join=("event_id", "position_id"), within="90d"
     ),  # an analyst rates when the trip is over
     models=[
-        # Small: at 22 million positions a day its arithmetic is half of what a position costs.
+        # Small: at 22 million positions a day each layer's arithmetic is felt.
         Model("wide_and_deep", baseline="slow_share_6h", units=[32, 32], buckets=12),
         Model("gfw_logistic", **published_model(list(published))),
     ],
