@@ -42,18 +42,27 @@ def follow() -> Iterator[Callable[[str | None], str]]:
         server.close()
 
 
-def canary(url: str, folder: Path, catch_up_s: int = 300) -> tuple[int, str, list[str]]:
-    """Run the script; its exit code, what it said, and what it had done."""
+def begin(url: str, folder: Path, watch_s: int, catch_up_s: int = 300) -> subprocess.Popen[str]:
+    """Start the script; ``done`` in the folder notes what it had done."""
     driver, done = folder / "driver", folder / "done"
     driver.write_text(DRIVER)
     driver.chmod(0o755)
     done.touch()
     settings = {"URL": url, "DONE": str(done), "ROOT": str(ROOT), "PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     settings |= {"CANARY_DRIVER": str(driver), "CANARY_POLL_SECONDS": "0.4"}
-    settings |= {"CANARY_SECONDS": "1", "CANARY_CATCH_UP_SECONDS": f"{catch_up_s}"}
+    settings |= {"CANARY_SECONDS": f"{watch_s}", "CANARY_CATCH_UP_SECONDS": f"{catch_up_s}"}
     command = [str(ROOT / "deploy/canary/run"), "image:2"]
-    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
-    return ended.returncode, ended.stdout + ended.stderr, done.read_text().split("\n")[:-1]
+    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(run: subprocess.Popen[str], folder: Path) -> tuple[int, str, list[str]]:
+    """The script's exit code, what it said from now on, and what it had done."""
+    said, _ = run.communicate(timeout=120)
+    return run.returncode, said, (folder / "done").read_text().split("\n")[:-1]
+
+
+def canary(url: str, folder: Path, catch_up_s: int = 300) -> tuple[int, str, list[str]]:
+    return ended(begin(url, folder, 1, catch_up_s), folder)
 
 
 def test_a_canary_that_agrees_becomes_the_job(follow: Callable[[str | None], str], tmp_path: Path) -> None:
@@ -72,6 +81,19 @@ def test_a_canary_that_does_not_answer_is_put_back(tmp_path: Path) -> None:
     code, said, done = canary("http://127.0.0.1:9", tmp_path, catch_up_s=1)
     assert (code, done) == (1, ["begin image:2", "roll-back image:2"]), said
     assert "the canary has not caught up within 1 s" in said
+
+
+def test_a_canary_whose_run_is_cancelled_is_put_back(follow: Callable[[str | None], str], tmp_path: Path) -> None:
+    run = begin(follow(None), tmp_path, 3600)
+    assert run.stdout is not None
+    assert [run.stdout.readline().split("  ")[1] for _ in range(2)] == [
+        "image:2 follows the running job\n",
+        "the canary has caught up; watching it for 3600 s\n",
+    ]
+    run.terminate()
+    code, said, done = ended(run, tmp_path)
+    assert (code, done) == (1, ["begin image:2", "roll-back image:2"]), said
+    assert "interrupted: putting the old image back" in said
 
 
 def test_the_workflow_is_one_and_runs_what_is_there() -> None:
