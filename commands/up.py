@@ -155,7 +155,7 @@ From Python:
   publisher = pubsub_v1.PublisherClient()
   publisher.publish("projects/{options.PROJECT}/topics/{topics["events"]}", data, event_type="{app.predict_on.name}")
 
-{_over_http(app, gateway)}From the command line: sameriver publish FILE, sameriver tail.{model}
+{_over_http(app, gateway)}From the command line: sameriver publish FILE --app {app.spec}, sameriver tail --app {app.spec}.{model}
 Ctrl-C drains and stops everything."""
     )
 
