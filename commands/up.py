@@ -138,6 +138,7 @@ def _tell_ready(app: App, live: Live, as_json: bool) -> None:
         )
         return
     model = f" The model: {model_server}." if model_server else ""
+    of = f"--app {app.spec}"
     width = max(map(len, topics)) + 2
     lines = "\n".join(f"  {role:<{width}}{name}" for role, name in topics.items())
     click.echo(
@@ -155,7 +156,7 @@ From Python:
   publisher = pubsub_v1.PublisherClient()
   publisher.publish("projects/{options.PROJECT}/topics/{topics["events"]}", data, event_type="{app.predict_on.name}")
 
-{_over_http(app, gateway)}From the command line: sameriver publish FILE --app {app.spec}, sameriver tail --app {app.spec}.{model}
+{_over_http(app, gateway)}From the command line: sameriver publish FILE {of}, sameriver tail {of}.{model}
 Ctrl-C drains and stops everything."""
     )
 
