@@ -59,7 +59,7 @@ model: setup ## train on a sample of the flights and tell its figures (ARGS='--o
 	@$(BIN)/python -m benchmarks.model_check $(ARGS)
 
 soak: setup bigquery ## run the long tests, and those of drawn examples on new ones
-	@SAMERIVER_TEST_DRAWS=new $(BIN)/python -m pytest -m "soak or hypothesis" --timeout=0 $(ARGS)
+	@SAMERIVER_DRAWS_OF_TESTS=new $(BIN)/python -m pytest -m "soak or hypothesis" --timeout=0 $(ARGS)
 
 format: setup ## format the code and mend what can be mended
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

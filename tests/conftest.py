@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,6 +51,14 @@ LONGEST_FIRST = (
     "test_broker_process.py",
     "test_backfill.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The run's folder: made by the process that starts the others."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="sameriver-test-run-")
+        os.environ[processes.RUN_FOLDER] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -120,9 +132,9 @@ def storage_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HistorySummary]:
-    """The whole history of flights, written once: its folder and its summary."""
+def written() -> tuple[Path, HistorySummary]:
+    """The whole history of flights: its folder and its summary."""
     from apps.flights.history import write_history
 
-    folder = tmp_path_factory.mktemp("history") / "flights"
+    folder = processes.once_a_run("flights", write_history)
     return folder, write_history(folder)

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pytest
 
 from apps.flights.history import SPLITS, history_is_complete, write_history
 from batch.splits import Splits
@@ -88,11 +87,9 @@ def in_order(rows: pa.Table) -> pa.Table:
     return rows.take(order).combine_chunks().replace_schema_metadata(None)
 
 
-def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real flights of 2013: as made by `sameriver data flights`, else made here, once a run (6 s)."""
+def flights() -> Path:
+    """The real flights of 2013: as made by `sameriver data flights`, else made once a run (6 s)."""
     made = processes.REPOSITORY / "var" / "history" / "flights"
     if history_is_complete(made):
         return made
-    folder = tmp_path_factory.getbasetemp() / "histories-flights"
-    write_history(folder)
-    return folder
+    return processes.once_a_run("flights", write_history)

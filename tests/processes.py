@@ -6,6 +6,7 @@ Nothing here sleeps: a reader thread takes the output line by line and wakes who
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import signal
@@ -22,8 +23,11 @@ SHOWN_LINES = 60
 PATIENCE_S = 300.0
 """How long a test waits for what must come: its end says that something hangs, not that the machine is busy."""
 
-NEW_DRAWS = "new" in os.environ.get("SAMERIVER_TEST_DRAWS", "")
+NEW_DRAWS = "new" in os.environ.get("SAMERIVER_DRAWS_OF_TESTS", "")
 """`make soak` draws other examples and faults each time; else they are the same, so that a red run can be repeated."""
+
+RUN_FOLDER = "SAMERIVER_RUN_FOLDER_OF_TESTS"
+"""Names the folder that the processes of one run share; tests/conftest.py makes and removes it."""
 
 PORTS = range(10_000, 32_000)
 """Linux gives these neither to who asks for any port nor to connections that go out."""
@@ -54,6 +58,18 @@ def free_port() -> int:
         _reserved.append(ours)
         return port
     raise AssertionError("no port is free")
+
+
+def once_a_run(name: str, make: Callable[[Path], object]) -> Path:
+    """A file or folder that one process of this run makes, whichever asks first, for all of them."""
+    home = Path(os.environ[RUN_FOLDER])
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / name).exists():
+            aside = home / f"{name}-{os.getpid()}"
+            make(aside)
+            aside.rename(home / name)
+    return home / name
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S, what: str = "condition") -> None:

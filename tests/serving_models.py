@@ -18,11 +18,9 @@ reads_files, writes_files, saves, runs_python, prints_to_file   what a model mus
 
 from __future__ import annotations
 
-import atexit
 import functools
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +34,13 @@ SLEEPS = "TensorDataset,ExperimentalSleepDataset,SleepDataset,DatasetToSingleEle
 @functools.cache
 def exported() -> Path:
     """Folder with one SavedModel a name; kept for the run."""
-    folder = Path(tempfile.mkdtemp(prefix="sameriver-models-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return processes.once_a_run("models", _export)
+
+
+def _export(folder: Path) -> None:
+    folder.mkdir()
     exporter = processes.start(["-m", "tests.serving_models", folder], env={"TF_CPP_MIN_LOG_LEVEL": "3"})
-    code = exporter.wait()
-    assert code == 0, exporter.tail()
-    return folder
+    assert exporter.wait() == 0, exporter.tail()
 
 
 def put(name: str, base_path: Path, version: int | str) -> Path:

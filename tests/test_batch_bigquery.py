@@ -202,11 +202,9 @@ def test_an_empty_table_gives_no_rows(dataset: str) -> None:
     assert features_of_history(app, uri).num_rows == 0
 
 
-def test_real_flights_are_the_same_bytes(
-    dataset: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_real_flights_are_the_same_bytes(dataset: str, tmp_path: Path) -> None:
     """The first 20,000 events of February."""
-    events = pq.read_table(histories.flights(tmp_path_factory) / "2013-02.parquet").slice(0, 20_000)
+    events = pq.read_table(histories.flights() / "2013-02.parquet").slice(0, 20_000)
     pq.write_table(events, tmp_path / "events.parquet")
     bigquery.load_table(f"{dataset}.flights", events)
     flights = load_app("flights")

@@ -260,8 +260,8 @@ def test_shards_must_be_one_or_more(tmp_path: Path) -> None:
         features(folder, shards=0)
 
 
-def test_a_real_month_of_flights_equals_compute(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    month = pq.read_table(histories.flights(tmp_path_factory) / "2013-02.parquet")
+def test_a_real_month_of_flights_equals_compute(tmp_path: Path) -> None:
+    month = pq.read_table(histories.flights() / "2013-02.parquet")
     shuffled = month.take(np.random.default_rng(1).permutation(month.num_rows))
     pq.write_table(shuffled, tmp_path / "shuffled.parquet", row_group_size=9000)
     flights = load_app("flights")

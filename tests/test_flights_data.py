@@ -300,7 +300,6 @@ def test_time_on_the_ground_is_plausible(history: pa.Table) -> None:
 def test_summary_counts(written: Written, tables: source.Source, history: pa.Table) -> None:
     folder, summary = written
     flights = tables.flights
-    assert not summary.reused
     assert summary.events == {"departed": 328_521, "arrived": 327_346, "weather": 26_115}
     assert summary.events == dict(Counter(history["event_type"].to_pylist()))
     counts = summary.counts

@@ -21,9 +21,11 @@ Written = tuple[Path, HistorySummary]
 
 
 def test_same_bytes_in_another_zone_locale_and_process(written: Written, tmp_path: Path) -> None:
-    code = "import sys; from apps.flights.history import write_history; write_history(sys.argv[1])"
+    code = "import sys; from apps.flights.history import write_history; print(write_history(sys.argv[1]).reused)"
     environment = {**os.environ, "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "h"], check=True, cwd=ROOT, env=environment, timeout=120)
+    command = [sys.executable, "-c", code, str(tmp_path / "h")]
+    done = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "False\n"
     names = sorted(path.name for path in written[0].iterdir())
     assert sorted(path.name for path in (tmp_path / "h").iterdir()) == names
     for name in names:

@@ -152,9 +152,7 @@ def test_a_snapshot_is_refused_where_it_would_not_be_true(tmp_path: Path) -> Non
         begin_from(tmp_path / "archive", out, make_plan(load_app("flights")), HORIZON_US, lambda _: None)
 
 
-def test_on_real_flights_with_a_broker(
-    start_process: Start, warm_jobs: Jobs, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_on_real_flights_with_a_broker(start_process: Start, warm_jobs: Jobs, tmp_path: Path) -> None:
     """Two days of flights: the first is history, the second is published; the cut is among what was published.
 
     Some events of the first day come on the second: late, with the features of their time changed by them. What was
@@ -165,7 +163,7 @@ def test_on_real_flights_with_a_broker(
     endpoint = Endpoint("hand-over", broker.line.rsplit(" ", 1)[-1])
     create_topics(app, endpoint)
     create_subscription(endpoint, "history", f"{app.name}-events")
-    first, second = two_days(tmp_path_factory)
+    first, second = two_days()
     late = np.arange(first.num_rows) % 40 == 7
     now_us = time.time_ns() // 1000
     old = with_publish_times(first.filter(pa.array(~late)), now_us - 3_600_000_000)
@@ -208,9 +206,9 @@ def test_on_real_flights_with_a_broker(
     assert subscription_of(app) != "nowhere"
 
 
-def two_days(tmp_path_factory: pytest.TempPathFactory) -> list[pa.RecordBatch]:
+def two_days() -> list[pa.RecordBatch]:
     """Events of 5 and 6 November 2013."""
-    table = flatten(pq.read_table(histories.flights(tmp_path_factory) / "2013-11.parquet"))
+    table = flatten(pq.read_table(histories.flights() / "2013-11.parquet"))
     app = load_app("flights")
     days = table["event_time"].cast(pa.date32())
     return [

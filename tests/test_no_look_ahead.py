@@ -11,7 +11,6 @@ import hypothesis.strategies as st
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import given, settings
 
 from batch.traindata import features_of_history, make_training_rows
@@ -52,12 +51,10 @@ def test_a_changed_later_event_changes_no_earlier_feature(
     assert [first[event_id] for event_id in earlier] == [second[event_id] for event_id in earlier]
 
 
-def test_on_real_flights_only_labels_see_what_came_later(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_on_real_flights_only_labels_see_what_came_later(tmp_path: Path) -> None:
     """Every arrival from 20 January on is made an hour later and every flight after it late: rows before the day
     keep every feature, and those whose arrival changed may change their label."""
-    january = pq.read_table(histories.flights(tmp_path_factory) / "2013-01.parquet")
+    january = pq.read_table(histories.flights() / "2013-01.parquet")
     day = pa.scalar(1_358_640_000_000_000, pa.timestamp("us", "UTC"))  # 2013-01-20T00:00Z
     later = pc.greater_equal(january["publish_time"], day)
     structs = {}

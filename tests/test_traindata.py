@@ -258,9 +258,9 @@ def test_progress_rises_to_one(history: Path, tmp_path: Path) -> None:
     assert {"read", "fold by shop", "fold by till", "written"} <= {step for _, step in told}
 
 
-def test_a_real_month_of_flights(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_real_month_of_flights(tmp_path: Path) -> None:
     """January 2013: 27,004 flights; the label of each row is what pandas finds in the same files."""
-    january = histories.flights(tmp_path_factory) / "2013-01.parquet"
+    january = histories.flights() / "2013-01.parquet"
     flights = load_app("flights")
     summary = make_training_rows(flights, january, tmp_path / "rows", splits=SPLITS_2013)
     table = pq.read_table(january).flatten()
