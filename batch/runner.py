@@ -59,7 +59,10 @@ def run(build: Callable[[beam.Pipeline], None], options: Sequence[str] = ()) -> 
 
 
 def _wait(result: PipelineResult) -> None:
-    """Until the job has ended; one that this process may no longer wait for is ended where it runs."""
+    """Until the job has ended. One that this process may not wait for any more is cancelled where it runs.
+
+    Beam's job server for Flink takes that for a batch job, and lets Flink go on with it (2.62.0).
+    """
     try:
         result.wait_until_finish()
     except BaseException:
