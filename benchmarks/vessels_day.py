@@ -103,7 +103,8 @@ def _messages(app: App, history: Path) -> tuple[np.ndarray[Any, Any], list[Outgo
 
 def _numbers(block: pa.RecordBatch) -> np.ndarray[Any, Any]:
     """The simulated positions' identities: numbers of up to 18 digits."""
-    return block.column("event_id").cast(pa.int64()).to_numpy()
+    found: np.ndarray[Any, Any] = block.column("event_id").cast(pa.int64()).to_numpy()
+    return found
 
 
 class _Predictions(Receiver):
