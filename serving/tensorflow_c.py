@@ -61,6 +61,9 @@ class _Output(ctypes.Structure):
 @contextmanager
 def _without_start_up_lines() -> Iterator[None]:
     """Standard error goes nowhere meanwhile: TensorFlow 2.21 says some lines before it looks at any level."""
+    if sys.stderr is None:  # whoever started this process has closed it
+        yield
+        return
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
