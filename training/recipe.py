@@ -12,8 +12,9 @@ from shared_features.fingerprint import canonical
 from training.export import read_summary, versions
 from training.rows import TrainingRows
 
-PROCEDURE = 2
-"""Of training: counted up whenever the same recipe would give other weights. 2: weights are averaged."""
+PROCEDURE = 3
+"""Of training: counted up whenever the same recipe would give other weights. 2: weights are averaged; 3: numbers are
+encoded in another order."""
 
 
 def rows_digest(rows: TrainingRows) -> str:
