@@ -145,13 +145,6 @@ class FlinkJob:
                 totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + rows
         return totals
 
-    def savepoint(self, *, cancel: bool = False) -> str:
-        """Write a savepoint into the archive's folder, note it there, and end the job if asked to."""
-        folder = (self.settings.archive / "savepoints").absolute().as_uri()
-        found = self.rest.savepoint(self.job_id, folder, cancel=cancel)
-        self._known.note(savepoint=found if cancel else None)
-        return found
-
     def _has_archive(self) -> bool:
         return (self.settings.archive / "archive.json").exists()
 
@@ -159,10 +152,14 @@ class FlinkJob:
         mark = self.settings.archive / DRAIN_FILE
         mark.touch()
         try:
-            done, until = self._completed() + DRAIN_CHECKPOINTS, time.monotonic() + self.flink.start_s
-            while self._completed() < done and time.monotonic() < until:
+            done, begin, told = self._completed() + DRAIN_CHECKPOINTS, time.monotonic(), 1
+            while self._completed() < done and (waited := time.monotonic() - begin) < self.flink.start_s:
+                if waited > told * TELL_S:
+                    told += 1
+                    log.warning("draining waits for a checkpoint; the job is %s", self.rest.state(self.job_id))
                 time.sleep(POLL_S / 5)
-            self.savepoint(cancel=True)
+            folder = (self.settings.archive / "savepoints").absolute().as_uri()
+            self._known.note(savepoint=self.rest.stop_with_savepoint(self.job_id, folder))
             until = time.monotonic() + CONNECT_S * 4
             while not self._has_ended() and time.monotonic() < until:
                 time.sleep(POLL_S / 5)

@@ -70,14 +70,13 @@ class FlinkRest:
         """End the job, without a savepoint."""
         self._ask(f"/jobs/{job}?mode=cancel", None, "PATCH")
 
-    def savepoint(self, job: str, folder: str, *, cancel: bool) -> str:
-        """Write a savepoint; where it is.
+    def stop_with_savepoint(self, job: str, folder: str) -> str:
+        """Write a savepoint with which the job ends; where it is.
 
         Args:
             folder: as the job manager and the task managers reach it; a path or URI.
-            cancel: whether the job ends with it.
         """
-        body = {"target-directory": folder, "cancel-job": cancel}
+        body = {"target-directory": folder, "cancel-job": True}
         request = self._ask(f"/jobs/{job}/savepoints", body, "POST")["request-id"]
         until = time.monotonic() + SAVEPOINT_S
         while time.monotonic() < until:
