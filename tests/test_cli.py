@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -65,10 +66,11 @@ def refused(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_
 
     def check(*arguments: str | int | Path, words: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         shown = invoke(*arguments, env=env)
-        lines = shown.stderr.strip().splitlines()
-        assert (shown.exit_code, len(lines)) == (2, 1), shown.output
-        assert lines[0].startswith("error: ")
-        assert [word for word in words if str(word) not in lines[0]] == [], lines[0]
+        *progress, error = shown.stderr.strip().splitlines()
+        assert shown.exit_code == 2, shown.output
+        assert error.startswith("error: ")
+        assert [word for word in words if str(word) not in error] == [], error
+        assert all(re.match(r"\w+: +\d+% ", line) for line in progress), shown.output  # told after two seconds
         assert list((tmp_path / "here").iterdir()) == []  # refused before any harm
 
     return check
