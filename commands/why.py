@@ -154,12 +154,18 @@ def _require_answer(client: ModelClient) -> None:
     from serving.model_error import ModelError
     from shared_features.errors import ConfigurationError
 
-    patience = threading.Timer(SERVER_WAIT_S, client.close)
+    given_up = threading.Event()
+
+    def give_up() -> None:
+        given_up.set()
+        client.close()
+
+    patience = threading.Timer(SERVER_WAIT_S, give_up)
     patience.start()
     try:
         client.metadata()
     except ModelError as error:
-        if not patience.finished.is_set():
+        if not given_up.is_set():
             raise
         raise ConfigurationError(
             f"model server {client.target} has not answered for {SERVER_WAIT_S:.0f} s: start it, or leave out "
