@@ -20,9 +20,9 @@ class Measured:
     What a piece of work costs is in microseconds of one core.
     """
 
-    job_us: float = 16.3  # of a position in a block of 1,000: benchmarks.vessels_day, docs/vessels.md
-    models_us: float = 7.5  # both models, the same
-    broker_us: float = 3.0  # the same; Google's Pub/Sub in its place costs money, not cores
+    job_us: float = 15.1  # of a position in a block of 1,000: benchmarks.vessels_day, docs/vessels.md
+    models_us: float = 4.3  # both models, the same
+    broker_us: float = 2.8  # the same; Google's Pub/Sub in its place costs money, not cores
     flink_us: float = 2e6 / 36_768  # the whole way on Flink: bench cluster, both cores
     single_us: float = 2e6 / 28_444  # the whole way, one event a message: bench stream, both cores
     fold_us: float = 4.5  # of job_us, what a shard does one event after the other: its windows

@@ -149,6 +149,7 @@ def test_kill_under_load_loses_nothing_that_was_acknowledged_to_the_publisher(
     assert failures == []
     assert set(stored) <= received.keys()
     again = sum(number - 1 for number in received.values())
-    assert again <= 3 * 2 * HELD, f"{again} of {len(received)} messages came again"
+    print(f"{again} of {len(received)} messages came again")
+    assert max(received.values()) <= 3, "acknowledgements of 3,000 messages ago were lost, at each of three kills"
     assert broker.stop() == 0
     assert broker.lines == [broker.line]  # nothing damaged

@@ -176,6 +176,7 @@ class Subscriber:
             try:
                 for data in call:
                     pause_s = 0.05
+                    self._acks.try_again()
                     self._take_in(data)
                 code, details = call.code(), call.details()
             except grpc.RpcError as error:
@@ -265,6 +266,7 @@ class _Acks:
         self._done: list[str] = []
         self._deadlines: dict[str, int] = {}
         self._closing_at: float | None = None
+        self._pausing = False
         self._thread = threading.Thread(target=self._run, name="acknowledge", daemon=True)
         self._thread.start()
 
@@ -281,6 +283,13 @@ class _Acks:
             self._deadlines.update(dict.fromkeys(ack_ids, seconds))
             self._changed.notify()
 
+    def try_again(self) -> None:
+        """The service is there: a pause after calls that failed is over."""
+        if self._pausing:
+            with self._changed:
+                self._pausing = False
+                self._changed.notify()
+
     def close(self, within_s: float) -> None:
         """Send what is left, trying for `within_s`."""
         with self._changed:
@@ -293,7 +302,9 @@ class _Acks:
         while True:
             with self._changed:
                 if pause_s:
-                    self._changed.wait_for(lambda: self._closing_at is not None, pause_s)
+                    self._pausing = True
+                    self._changed.wait_for(lambda: not self._pausing or self._closing_at is not None, pause_s)
+                    self._pausing = False
                 self._changed.wait_for(lambda: self._done or self._deadlines or self._closing_at is not None)
                 done, self._done = self._done, []
                 deadlines, self._deadlines = self._deadlines, {}
