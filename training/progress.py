@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -43,6 +44,23 @@ def _said(error: OSError) -> ConfigurationError:
     return ConfigurationError(f"{what}: mend that, and give the same command again.")
 
 
+_signals: list[int] = []
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM ends this program with 143, by an exception, so that nothing half-written is left.
+
+    TensorFlow now and then swallows an exception that comes in the midst of it: `run_command` raises it again where
+    the work next tells how far it is.
+    """
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _frame: object) -> None:
+    _signals.append(number)
+    sys.exit(128 + number)
+
+
 def run_command(work: Callable[[Tell], dict[str, Any]], show: Callable[[dict[str, Any]], str], as_json: bool) -> int:
     """Run a command's work and print what it has to say.
 
@@ -55,6 +73,8 @@ def run_command(work: Callable[[Tell], dict[str, Any]], show: Callable[[dict[str
     """
 
     def tell(progress: Progress) -> None:
+        if _signals:
+            sys.exit(128 + _signals[0])
         if as_json:
             print(json.dumps({"progress": asdict(progress)}), flush=True)
         else:

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from training.event_log import UNLOGGED, EventLog
 from training.export import SavedModel, read_summary, staged_version, write_saved_model, write_summary
 from training.metrics import figures
 from training.options import KINDS, WideAndDeepOptions
-from training.progress import Progress, Tell, quiet, run_command
+from training.progress import Progress, Tell, end_on_sigterm, quiet, run_command
 from training.recipe import find_recipe, recipe
 from training.rows import LABEL, TrainingRows, open_rows
 from training.sketches import write_sketches
@@ -390,5 +389,5 @@ def _options(text: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves no half-written version
+    end_on_sigterm()
     sys.exit(main())

@@ -1,0 +1,16 @@
+"""How a training tells how far it is, and ends."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from training import progress
+
+
+def test_a_signal_that_a_library_swallowed_ends_the_work_where_it_next_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_signals", [signal.SIGTERM])
+    with pytest.raises(SystemExit) as ended:
+        progress.run_command(lambda tell: {"": tell(progress.Progress("train", 0.5, "epoch 2"))}, str, True)
+    assert ended.value.code == 143
