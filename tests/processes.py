@@ -32,8 +32,6 @@ RUN_FOLDER = "SAMERIVER_RUN_FOLDER_OF_TESTS"
 PORTS = range(10_000, 32_000)
 """Linux gives these neither to who asks for any port nor to connections that go out."""
 
-_reserved: list[socket.socket] = []
-
 
 def new_seed() -> int:
     """The seed of what a test draws; the test says it where it fails."""
@@ -55,7 +53,7 @@ def free_port() -> int:
         except OSError:
             ours.close()
             continue
-        _reserved.append(ours)
+        ours.detach()  # open until this process ends
         return port
     raise AssertionError("no port is free")
 
