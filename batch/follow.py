@@ -25,7 +25,7 @@ from streaming.deduplication import Deduplicator
 from streaming.following import follow_commits
 from streaming.locks import take_lock
 from streaming.routes import EachVersion
-from streaming.saved_state import is_worth_it, load_state, save_state
+from streaming.saved_state import is_worth_it, keep_state, load_state, write_state
 from streaming.snapshots import Begin
 
 POLL_S = 0.5
@@ -128,16 +128,18 @@ class Follower:
         notes = {"report": asdict(self.report), "positions": positions}
         self._saved_rows = self.report.events
         try:
-            save_state(
+            commit = self.commits - 1
+            file = write_state(
                 self._archive / FOLDER,
                 self._plan,
                 replay.states,
                 replay.stages,
                 Deduplicator(0),
-                self.commits - 1,
+                commit,
                 self._counts,
                 notes,
             )
+            keep_state(file, commit)
         except OSError as error:
             log.warning("what was verified is not remembered (%s): next time it begins further back", error)
 

@@ -160,32 +160,24 @@ class ReactionStage:
             if one.announce != "both":
                 fires &= started if one.announce == "start" else ~started
         if one.changes is not None or one.at_most is not None:
-            self._hold_back(one, evaluator, rows, slots, times, fires)
+            told, values = np.flatnonzero(fires), None
+            if one.changes is not None:
+                values = evaluator.array(one.changes).take(pa.array(rows[told])).to_pylist()
+            fires[told] = self._may_fire(one, slots[told], times[told], values)
         return fires, started
 
-    def _hold_back(
-        self,
-        one: Reaction,
-        evaluator: Evaluator,
-        rows: np.ndarray,
-        slots: np.ndarray,
-        times: np.ndarray,
-        fires: np.ndarray,
-    ) -> None:
-        """Take back what must not fire, in place: the same value again, or more than the rate allows."""
-        memories, told = self._memories[one.name], np.flatnonzero(fires)
-        values = None
-        if one.changes is not None:
-            values = evaluator.array(one.changes).take(pa.array(rows[told])).to_pylist()
-        for place, row in enumerate(told.tolist()):
-            slot = int(slots[row])
+    def _may_fire(
+        self, one: Reaction, slots: np.ndarray, times: np.ndarray, values: Sequence[Any] | None
+    ) -> list[bool]:
+        """Which of the rows that would fire may: not the same value again, and no more than the rate allows."""
+        memories, found = self._memories[one.name], []
+        for place, (slot, time_us) in enumerate(zip(slots.tolist(), times.tolist(), strict=True)):
             memory = memories.pop(slot, None) or _Memory()
             fired = values is None or _changed(memory, values[place])
-            fires[row] = fired and (
-                one.at_most is None or _allowed(memory, int(times[row]), one.at_most, one.every_us or 0)
-            )
+            found.append(fired and (one.at_most is None or _allowed(memory, time_us, one.at_most, one.every_us or 0)))
             if memory.is_of_use:
                 memories[slot] = memory
+        return found
 
     def save(self) -> list[bytes]:
         """What it remembers, as one Arrow IPC stream for each reaction; none without a key.

@@ -108,18 +108,16 @@ class StateSaver:
         commit, counts = self._archive.last if self._archive.last[0] >= 0 else self._last
         folder = self._archive.folder / FOLDER
         try:
-            file = _written(folder, self._plan, states, self._stages, self._deduplicator, commit, counts)
+            file = write_state(folder, self._plan, states, self._stages, self._deduplicator, commit, counts)
         except OSError as error:
             log.warning(_NOT_SAVED, error)
             return
         self._keeping = threading.Thread(target=self._keep, args=(file, commit), name="keep state", daemon=True)
         self._keeping.start()
-        if at_end:
-            self.close()
 
     def _keep(self, file: IO[bytes], commit: int) -> None:
         try:
-            _keep(file, commit)
+            keep_state(file, commit)
         except OSError as error:
             log.warning(_NOT_SAVED, error)
 
@@ -134,28 +132,7 @@ def is_worth_it(waiting: int, states: Sequence[StageState], identities: int = 0)
     return waiting >= max(SAVE_ROWS, (identities + sum(state.retained for state in states)) // 8)
 
 
-def save_state(
-    folder: Path,
-    plan: Plan,
-    states: Sequence[StageState],
-    stages: Sequence[ReactionStage],
-    deduplicator: Deduplicator,
-    commit: int,
-    counts: Mapping[str, Any],
-    notes: Mapping[str, Any] | None = None,
-) -> None:
-    """Write what a restart needs of everything up to a commit, and drop the one before it.
-
-    Args:
-        folder: of saved state, in the archive's.
-        plan, states, stages, deduplicator: as the commits up to this one, and no other, have made them.
-        commit, counts: the last commit; its counts tell archives of the same app apart.
-        notes: JSON-able, for `load_state` to give back.
-    """
-    _keep(_written(folder, plan, states, stages, deduplicator, commit, counts, notes), commit)
-
-
-def _written(
+def write_state(
     folder: Path,
     plan: Plan,
     states: Sequence[StageState],
@@ -165,7 +142,14 @@ def _written(
     counts: Mapping[str, Any],
     notes: Mapping[str, Any] | None = None,
 ) -> IO[bytes]:
-    """All of it in an open file, which the disk may not have yet, and no restart sees."""
+    """Write what a restart needs of everything up to a commit to a file that no restart sees: see `keep_state`.
+
+    Args:
+        folder: of saved state, in the archive's.
+        plan, states, stages, deduplicator: as the commits up to this one, and no other, have made them.
+        commit, counts: the last commit; its counts tell archives of the same app apart.
+        notes: JSON-able, for `load_state` to give back.
+    """
     began_s = time.monotonic()
     header = {
         "format": _FORMAT,
@@ -196,8 +180,8 @@ def _written(
     return file
 
 
-def _keep(file: IO[bytes], commit: int) -> None:
-    """Make it durable and the newest, and drop the one before it."""
+def keep_state(file: IO[bytes], commit: int) -> None:
+    """Make what `write_state` gave for a commit durable and the newest, and drop the one before it."""
     temporary = Path(file.name)
     folder = temporary.parent
     target = folder / f"{commit:016d}.state"

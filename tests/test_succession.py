@@ -25,7 +25,7 @@ from streaming.archive import compact_archive, read_commits
 from streaming.deduplication import Deduplicator
 from streaming.messages import plain
 from streaming.recovery import recover
-from streaming.saved_state import FOLDER, save_state
+from streaming.saved_state import FOLDER, keep_state, write_state
 from streaming.snapshots import NAME, read_snapshot
 from tests.serving_steps import serve, to_messages
 from tests.shop.app import app as shop
@@ -119,7 +119,8 @@ def save(app: App, archive: Path) -> None:
     """As the job does that goes on."""
     plan, deduplicator = make_plan(app), Deduplicator(7 * 86_400_000_000)
     found = recover(plan, archive, deduplicator, lambda *_: None, with_features=False)
-    save_state(archive / FOLDER, plan, found.states, found.stages, deduplicator, *found.last)
+    file = write_state(archive / FOLDER, plan, found.states, found.stages, deduplicator, *found.last)
+    keep_state(file, found.last[0])
 
 
 def assert_as_from_the_beginning(app: App, block: pa.RecordBatch, archive: Path) -> None:

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from training.progress import Progress
+from training.progress import Progress, end_on_sigterm
 from training.together import PLACE
 
 TRIES = 5
@@ -113,5 +112,5 @@ def main(arguments: Sequence[str] | None = None, module: str = "training.train")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_sigterm()
     sys.exit(main())
